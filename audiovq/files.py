@@ -1,0 +1,82 @@
+"""Write a file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from audiovq.errors import AudiovqError
+
+
+class PartialFile:
+    """A file under a temporary name in its own folder, which takes its real name only when whole.
+
+    Args:
+        path: where it shall be. A link is followed, what it points to is replaced.
+        force: replace what is there.
+
+    Raises:
+        AudiovqError: exists (without `force`), is no regular file, or the folder cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        self.name, self.force = os.fspath(path), force
+        self.path = Path(os.path.realpath(path))
+        self._check_target()
+        self.temporary = self.path.with_name(f".audiovq-{secrets.token_hex(8)}.part")
+        try:
+            self.file = open(self.temporary, "xb+")  # noqa: SIM115 (closed by commit or discard)
+        except FileNotFoundError as error:
+            raise AudiovqError(f"{self.name}: its folder does not exist; make it first") from error
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def __enter__(self) -> PartialFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.discard()
+
+    def write(self, content: bytes) -> None:
+        """Append to the file; what the disk refuses is known on return."""
+        try:
+            self.file.write(content)
+            self.file.flush()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def commit(self) -> None:
+        """Close the file and give it its name."""
+        try:
+            self.file.close()
+            self._check_target()
+            os.replace(self.temporary, self.path)
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove the temporary file, if it is still there."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+        self.temporary.unlink(missing_ok=True)
+
+    def _failed(self, error: OSError) -> AudiovqError:
+        return AudiovqError(f"{self.name}: cannot be written ({error.strerror}); check folder and disk")
+
+    def _check_target(self) -> None:
+        try:
+            mode = self.path.stat().st_mode
+        except OSError:
+            return
+        if not stat.S_ISREG(mode):
+            raise AudiovqError(f"{self.name}: is there and is not a regular file; name another")
+        if not self.force:
+            raise AudiovqError(f"{self.name}: exists already; name another or give --force")

@@ -1,0 +1,276 @@
+"""Code files: what is saved is loaded, and whatever else is refused in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from audiovq import files
+from audiovq.codes import CodeSequence
+from audiovq.errors import AudiovqError
+
+
+def refusal(act: Callable[[], object]) -> str:
+    with pytest.raises(AudiovqError) as caught:
+        act()
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def example() -> CodeSequence:
+    # 44,100 samples at 44.1 kHz are 16,000 at 16 kHz: 125 codes.
+    codes = np.random.default_rng(0).integers(0, 512, 125)
+    return CodeSequence(
+        codes, 128, 44_100, 44_100, gain=1 / 3, voice=(0, 63, 7), speaker="Zoë", fingerprint="abc123"
+    )
+
+
+def facts(sequence: CodeSequence) -> dict[str, Any]:
+    names = ("hop", "sample_rate", "num_samples", "gain", "voice", "speaker", "fingerprint")
+    return {name: getattr(sequence, name) for name in names}
+
+
+def edit_sidecar(folder: Path, **changes: object) -> CodeSequence:
+    """Save the example, change its sidecar, load it."""
+    path = folder / "codes.npy"
+    example().save(path, force=True)
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(sidecar | changes))
+    return CodeSequence.load(path)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "codes.npy"
+    example().save(path)
+    loaded = CodeSequence.load(path)
+    np.testing.assert_array_equal(loaded.codes, example().codes)
+    assert facts(loaded) == facts(example())
+    assert loaded.codes.dtype == np.uint16
+    assert (len(loaded), loaded.seconds) == (125, 1.0)
+    assert sorted(os.listdir(tmp_path)) == ["codes.json", "codes.npy"]
+    plain = np.load(path, allow_pickle=False)
+    assert (plain.dtype, plain.shape) == (np.uint16, (125,))
+    assert path.read_bytes()[6:8] == b"\x01\x00"
+    text = path.with_suffix(".json").read_text(encoding="utf-8")
+    assert '"speaker": "Zoë"' in text
+    assert json.loads(text) | {"format": "audiovq-codes", "version": 1, "num_codes": 125} == json.loads(text)
+
+
+def test_array_alone_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "codes.npy"
+    for dtype in (np.uint8, np.int16, np.int64, ">u2"):
+        np.save(path, np.arange(100).astype(dtype))
+        loaded = CodeSequence.load(path)
+        assert loaded.codes.tolist() == list(range(100))
+        assert loaded.codes.dtype == np.uint16
+        assert facts(loaded) == facts(CodeSequence(np.arange(3)))
+        assert loaded.seconds == 0.8
+    assert CodeSequence.load(path, hop=640).seconds == 4.0
+
+
+def test_standard_input_and_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stdout", out)
+    example().save("-")
+    content = out.buffer.getvalue()
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    np.testing.assert_array_equal(CodeSequence.load("-").codes, example().codes)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"noise")))
+    assert refusal(lambda: CodeSequence.load("-")).startswith("standard input: is not an npy file")
+
+
+class Trap:
+    """Leaves a mark if it is ever unpickled."""
+
+    sprung = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (setattr, (Trap, "sprung", True))
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros(5, np.float32), "float32; codes are integers"),
+        (np.zeros(5, bool), "bool"),
+        (np.zeros(5, complex), "complex"),
+        (np.array(["1"]), "integers"),
+        (np.zeros((2, 5), np.uint16), "shape (2, 5)"),
+        (np.array(3), "shape ()"),
+        (np.zeros(0, np.uint16), "none"),
+        (np.array([1, -2]), "-2 is out of range"),
+        (np.array([1, 65_536]), "65536 is out of range"),
+        (np.zeros(3, [("a", "u2")]), "integers"),
+        (np.array([Trap()], dtype=object), "pickled"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, reason: str) -> None:
+    path = tmp_path / "codes.npy"
+    np.save(path, array, allow_pickle=True)
+    message = refusal(lambda: CodeSequence.load(path))
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+    assert not Trap.sprung
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "zip.npz", codes=np.arange(3))
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "text.npy").write_text("1 2 3")
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Trap()))
+    np.save(tmp_path / "cut.npy", np.arange(100))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-1])
+    (tmp_path / "folder.npy").mkdir()
+    for name, reason in {
+        "zip.npz": "not an npy",
+        "empty.npy": "empty",
+        "text.npy": "not an npy",
+        "pickle.npy": "not an npy",
+        "cut.npy": "damaged",
+        "folder.npy": "folder",
+        "missing.npy": "does not exist",
+    }.items():
+        message = refusal(lambda name=name: CodeSequence.load(tmp_path / name))
+        assert message.startswith(f"{tmp_path / name}: ")
+        assert reason in message
+    assert not Trap.sprung
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.integers(0, 200), st.binary(min_size=1, max_size=8))
+def test_damaged_headers_never_raise_anything_else(tmp_path: Path, at: int, damage: bytes) -> None:
+    path = tmp_path / "codes.npy"
+    np.save(path, np.arange(50, dtype=np.uint16))
+    content = bytearray(path.read_bytes())
+    content[at : at + len(damage)] = damage
+    path.write_bytes(content)
+    try:
+        loaded = CodeSequence.load(path)
+    except AudiovqError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert loaded.codes.dtype == np.uint16
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"format": "other"}, "move it away"),
+        ({"version": 2}, "version 2"),
+        ({"version": "1"}, "version '1'"),
+        ({"num_codes": 124}, "does not belong to codes.npy"),
+        ({"num_samples": 40_000}, "not 125"),
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"num_samples": True}, "num_samples is True"),
+        ({"sample_rate": 44_100.5}, "sample_rate is 44100.5"),
+        ({"sample_rate": 10**9}, "sample_rate is 1000000000 Hz"),
+        ({"sample_rate": None}, "sample_rate is None"),
+        ({"hop": -1}, "hop is -1"),
+        ({"gain": 0}, "gain is 0"),
+        ({"gain": "1"}, "gain is '1'"),
+        ({"gain": float("nan")}, "gain is nan"),
+        ({"gain": 10**400}, "gain is 1"),
+        ({"voice": [1, 2.5]}, "voice is"),
+        ({"voice": "12"}, "voice is '12'"),
+        ({"voice": [-1]}, "voice is"),
+        ({"speaker": 5}, "speaker is 5"),
+        ({"fingerprint": ["a"]}, "fingerprint is"),
+    ],
+)
+def test_sidecars_that_make_no_sense_are_refused(
+    tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    message = refusal(lambda: edit_sidecar(tmp_path, **changes))
+    assert message.startswith(f"{tmp_path / 'codes.json'}: ")
+    assert reason in message
+
+
+def test_broken_sidecars_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "codes.npy"
+    example().save(path)
+    for content, reason in (
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[1]", "move it away"),
+        (b'{"format": "audiovq-codes", "version": 1, "num_codes": 125}', "lacks hop"),
+    ):
+        path.with_suffix(".json").write_bytes(content)
+        assert reason in refusal(lambda: CodeSequence.load(path))
+
+
+def test_later_fields_are_ignored(tmp_path: Path) -> None:
+    assert facts(edit_sidecar(tmp_path, colour="blue", voice=None)) == facts(example()) | {"voice": None}
+
+
+def test_nothing_is_overwritten_or_left_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, sidecar = tmp_path / "codes.npy", tmp_path / "codes.json"
+    for existing in (path, sidecar):
+        existing.write_text("precious")
+        assert "--force" in refusal(lambda: example().save(path))
+        assert existing.read_text() == "precious"
+        assert os.listdir(tmp_path) == [existing.name]
+        existing.unlink()
+    assert ".npy" in refusal(lambda: example().save(tmp_path / "codes.json"))
+    assert "folder does not exist" in refusal(lambda: example().save(tmp_path / "no" / "codes.npy"))
+
+    real = os.replace
+
+    def fail_on_sidecar(old: Path, new: Path) -> None:
+        if Path(new).suffix == ".json":
+            raise OSError(28, "No space left on device")
+        real(old, new)
+
+    monkeypatch.setattr(files.os, "replace", fail_on_sidecar)
+    assert "No space left" in refusal(lambda: example().save(path))
+    assert os.listdir(tmp_path) == []
+    monkeypatch.undo()
+    example().save(path)
+    example().save(path, force=True)
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_check_against_the_model(tmp_path: Path) -> None:
+    path = tmp_path / "codes.npy"
+    example().save(path)
+    loaded = CodeSequence.load(path)
+    loaded.check_against(512, "abc123", hop=128)
+    message = refusal(lambda: loaded.check_against(512, "def456"))
+    assert message.startswith(f"{path}: ")
+    assert "abc123" in message
+    assert "def456" in message
+    assert "out of range" in refusal(lambda: loaded.check_against(16, "abc123"))
+    assert "128 samples" in refusal(lambda: loaded.check_against(512, "abc123", hop=64))
+    alone = CodeSequence(np.array([0, 511]))
+    alone.check_against(512, "anything", hop=64)
+    assert "511 is out of range" in refusal(lambda: alone.check_against(511, "anything"))
+
+
+def test_numpy_numbers_are_numbers(tmp_path: Path) -> None:
+    voice = tuple(np.arange(3))
+    sequence = CodeSequence(
+        np.zeros(2, int), np.int64(128), np.int32(8_000), np.int64(100), np.float32(0.5), voice
+    )
+    sequence.save(tmp_path / "codes.npy")
+    assert facts(CodeSequence.load(tmp_path / "codes.npy")) == facts(sequence)
