@@ -1,0 +1,180 @@
+"""The model file: one safetensors with its configuration, speaker table and history in the header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audiovq.config import SAMPLE_RATE, ModelConfig, from_dict, to_dict
+from audiovq.errors import AudiovqError
+from audiovq.files import PartialFile
+
+if TYPE_CHECKING:
+    from audiovq.waveform.model import WaveformModel
+
+VERSION = 1
+NOT_STORED = ("codebook.counts", "codebook.sums", "codebook.revivals", "conditioner.harmonics.")
+"""State that only training needs."""
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A trained speaker: number, name, sex (M, F or ""), minutes of training speech."""
+
+    number: int
+    name: str
+    sex: str
+    minutes: float
+
+
+@dataclass(frozen=True)
+class ModelHeader:
+    """What a model file says of itself. `fingerprint`: 16 hex digits over every stored tensor."""
+
+    config: ModelConfig
+    speakers: tuple[Speaker, ...]
+    training: dict[str, Any]
+    fingerprint: str
+
+
+def save_model(
+    path: str | Path,
+    model: WaveformModel,
+    speakers: list[Speaker],
+    training: dict[str, Any],
+    force: bool = False,
+) -> str:
+    """Write a model, weights as float16 (half the size; what is loaded is what was scored).
+
+    Returns: the fingerprint. Raises: AudiovqError if the file exists (without `force`) or cannot be written.
+    """
+    import safetensors.torch
+
+    tensors = {
+        name: value.detach().half().contiguous() if value.is_floating_point() else value.contiguous()
+        for name, value in model.state_dict().items()
+        if not name.startswith(NOT_STORED)
+    }
+    digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    header = {
+        "version": VERSION,
+        "config": to_dict(model.config),
+        "speakers": [asdict(s) for s in speakers],
+        "training": training,
+        "fingerprint": digest.hexdigest()[:16],
+    }
+    content = safetensors.torch.save(tensors, metadata={"audiovq-model": json.dumps(header)})
+    with PartialFile(path, force=force) as file:
+        file.write(content)
+    return digest.hexdigest()[:16]
+
+
+def read_header(path: str | Path) -> ModelHeader:
+    """Read what a model says of itself, without its weights and without torch.
+
+    Raises: AudiovqError if the file is missing, no audiovq model, damaged, or of a newer version.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 2 <= size <= 1 << 24:
+                raise ValueError("no safetensors header")
+            head = json.loads(file.read(size))
+            ends = [v["data_offsets"][1] for k, v in head.items() if k != "__metadata__"]
+            if path.stat().st_size != 8 + size + max(ends, default=0):
+                raise ValueError("truncated")
+        tree = json.loads(head["__metadata__"]["audiovq-model"])
+        version = tree["version"]
+    except FileNotFoundError:
+        raise AudiovqError(f"{path}: no such model file; give the path of a .safetensors model") from None
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise _no_model(path) from None
+    if version != VERSION:
+        raise AudiovqError(
+            f"{path}: is of model version {version}, this audiovq reads {VERSION}; update audiovq"
+        )
+    try:
+        speakers = tuple(Speaker(**s) for s in tree["speakers"])
+        config = from_dict(ModelConfig, tree["config"])
+        return ModelHeader(config, speakers, tree["training"], tree["fingerprint"])
+    except (KeyError, TypeError):
+        raise _no_model(path) from None
+    except AudiovqError as error:
+        raise AudiovqError(f"{path}: {error}") from None
+
+
+def load_model(path: str | Path) -> tuple[WaveformModel, ModelHeader]:
+    """Build the model of a file, in evaluation mode, fp32.
+
+    Raises: AudiovqError as `read_header`, or if weights and configuration disagree.
+    """
+    from audiovq.waveform.model import WaveformModel
+
+    header = read_header(path)
+    model = WaveformModel(header.config, len(header.speakers))
+    held = load_weights(model, path, exactly=True)
+    missing = sorted(n for n in set(model.state_dict()) - held if not n.startswith(NOT_STORED))
+    if missing:
+        raise AudiovqError(f"{path}: lacks {missing[0]}, so it is damaged; use a file that training wrote")
+    return model.eval(), header
+
+
+def load_weights(model: WaveformModel, path: str | Path, exactly: bool = False) -> set[str]:
+    """Copy a file's weights into a model of the same shape; what a file does not store keeps its value.
+
+    Returns: the names that the file holds. Raises: AudiovqError if it holds tensors the model lacks, or of
+        other shapes; but unless `exactly`, a voice table of other speakers is left out.
+    """
+    import safetensors.torch
+
+    read_header(path)
+    try:
+        stored = safetensors.torch.load_file(str(path))
+    except (OSError, safetensors.SafetensorError):
+        raise _no_model(path) from None
+    state = model.state_dict()
+    for name, value in stored.items():
+        if name in state and state[name].shape == value.shape:
+            state[name].copy_(value)
+        elif exactly or name != "voice_table.points":
+            raise AudiovqError(
+                f"{path}: its {name} does not fit this configuration; use the one it was made with"
+            )
+    return set(stored)
+
+
+def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str, object]:
+    """What a model is: rates, sizes, speakers, receptive field, fingerprint."""
+    config = header.config
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    return {
+        "model": config.name,
+        "fingerprint": header.fingerprint,
+        "file_bytes": path.stat().st_size,
+        "sample_rate_hz": SAMPLE_RATE,
+        "hop_samples": model.hop,
+        "codes": config.codebook.size,
+        "codes_per_second": config.codes_per_second,
+        "bits_per_second": config.bits_per_second,
+        "voice_bits": model.voice_encoder.bits if model.voice_encoder is not None else 0,
+        "speakers": len(header.speakers),
+        "parameters": sum(parameters.values()),
+        **{f"parameters_{name}": count for name, count in parameters.items()},
+        "encoder_receptive_field_samples": model.encoder.receptive_field,
+        "wavenet_receptive_field_samples": model.wavenet.receptive_field,
+        "samples_per_step": model.wavenet.group,
+        "linear_prediction_order": model.wavenet.lpc_order,
+        "spectral_head": model.spectral is not None,
+        "hours_of_training_speech": round(float(header.training.get("hours", 0.0)), 2),
+    }
+
+
+def _no_model(path: str | Path) -> AudiovqError:
+    return AudiovqError(f"{path}: not an audiovq model, or damaged; use a file that training wrote")

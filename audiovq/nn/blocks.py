@@ -1,0 +1,99 @@
+"""Building blocks shared by the encoder, the conditioner and the spectral head.
+
+Everything here works on `(B, T, C)`: with time before channels, a convolution with few taps is one
+matrix product over `(batch x time, taps x channels)`, which is where a CPU is fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TimeConv(nn.Linear):
+    """Dilated convolution over time, laid out as one matrix product.
+
+    Args:
+        in_channels, out_channels: C and C'.
+        kernel: number of taps (odd; the convolution is centred).
+        dilation: distance between taps in steps.
+
+    Shape: `(B, T, C) -> (B, T, C')`, zero-padded at both ends.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, dilation: int = 1) -> None:
+        if kernel % 2 == 0:
+            raise ValueError(f"a centred convolution needs an odd number of taps, got {kernel}")
+        super().__init__(kernel * in_channels, out_channels)
+        self.kernel, self.dilation = kernel, dilation
+        self.reach = kernel // 2 * dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.shape[1]
+        padded = F.pad(x, (0, 0, self.reach, self.reach))
+        taps = [padded[:, i * self.dilation : i * self.dilation + steps] for i in range(self.kernel)]
+        return F.linear(torch.cat(taps, dim=-1), self.weight, self.bias)
+
+
+class ResidualUnit(nn.Module):
+    """Dilated residual unit: norm, dilated convolution, activation, pointwise convolution, sum.
+
+    With `condition_channels` a global condition scales and shifts the normalised input (FiLM,
+    arXiv 1709.07871), so that a voice can act on every unit.
+
+    Shape: `(B, T, C) -> (B, T, C)`; condition `(B, V)`.
+    """
+
+    def __init__(self, channels: int, kernel: int, dilation: int, condition_channels: int = 0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, elementwise_affine=condition_channels == 0)
+        self.film = nn.Linear(condition_channels, 2 * channels) if condition_channels else None
+        self.dilated = TimeConv(channels, channels, kernel, dilation)
+        self.pointwise = nn.Linear(channels, channels)
+        with torch.no_grad():  # a unit starts close to the identity, so that deep stacks train at once
+            self.pointwise.weight.mul_(0.3)
+            if self.film is not None:
+                self.film.weight.mul_(0.3)
+                self.film.bias.zero_()
+
+    @property
+    def reach(self) -> int:
+        """Steps seen on each side."""
+        return self.dilated.reach
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        y = self.norm(x)
+        if self.film is not None:
+            assert condition is not None, "a conditioned unit needs its condition (B, V)"
+            scale, shift = self.film(condition).unsqueeze(1).chunk(2, dim=-1)
+            y = y * (1 + scale) + shift
+        return x + self.pointwise(F.leaky_relu(self.dilated(y), 0.1))
+
+
+class ResidualStack(nn.Module):
+    """A run of `ResidualUnit`s with the given dilations and a norm at the end.
+
+    Shape: `(B, T, C) -> (B, T, C)`; condition `(B, V)` or None.
+    """
+
+    def __init__(
+        self, channels: int, dilations: Sequence[int], kernel: int = 3, condition_channels: int = 0
+    ) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(
+            ResidualUnit(channels, kernel, dilation, condition_channels) for dilation in dilations
+        )
+        self.norm = nn.LayerNorm(channels)
+
+    @property
+    def reach(self) -> int:
+        """Steps of context that an output depends on, on each side."""
+        return sum(unit.reach for unit in self.units)  # type: ignore[misc]
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        for unit in self.units:
+            x = unit(x, condition)
+        return self.norm(x)

@@ -1,0 +1,310 @@
+"""Fused element-wise passes for training WaveNets in bf16 on a CPU.
+
+Between the matrix products of a WaveNet layer stand a dozen cheap operations (shift, sums, tanh, sigmoid,
+products, and their gradients), each of which torch runs as a pass over memory; together they cost more
+than the products. Here each group is one compiled pass. bf16 tensors are seen as their uint16 bits.
+The plain torch forms in `nn.wavenet` and `waveform.decoder` are the specification; tests hold these to them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+_jit = numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+
+
+@_jit
+def _load(bits: np.uint16) -> np.float32:
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@_jit
+def _store(value: np.float32) -> np.uint16:
+    """Round to nearest even."""
+    bits = np.float32(value).view(np.uint32)
+    odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@_jit
+def _exp(x: np.float32) -> np.float32:
+    """exp without branches, so that LLVM vectorises it: 2^n times the Taylor series of what is left."""
+    x = min(max(x, np.float32(-87.0)), np.float32(87.0))
+    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    r = x - n * np.float32(0.6931471805599453)
+    p = np.float32(1 / 720)
+    p = p * r + np.float32(1 / 120)
+    p = p * r + np.float32(1 / 24)
+    p = p * r + np.float32(1 / 6)
+    p = p * r + np.float32(1 / 2)
+    p = p * r + np.float32(1.0)
+    p = p * r + np.float32(1.0)
+    scale = np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return p * scale
+
+
+@_jit
+def _sigmoid(x: np.float32) -> np.float32:
+    return np.float32(1.0) / (np.float32(1.0) + _exp(-x))
+
+
+@_jit
+def _gate_forward(
+    both: np.ndarray, condition: np.ndarray, dilation: int, y: np.ndarray, kept: np.ndarray
+) -> None:
+    batch, steps, wide = both.shape
+    channels = wide // 4
+    double = 2 * channels
+    hold = steps // condition.shape[1]
+    row = np.empty(double, dtype=np.float32)
+    for b in range(batch):
+        for t in range(steps):
+            now, c, k, out = both[b, t], condition[b, t // hold], kept[b, t], y[b, t]
+            for i in range(double):
+                row[i] = _load(now[i]) + c[i]
+            if t >= dilation:
+                past = both[b, t - dilation]
+                for i in range(double):
+                    row[i] += _load(past[double + i])
+            for i in range(channels):
+                a = np.float32(2.0) * _sigmoid(np.float32(2.0) * row[i]) - np.float32(1.0)
+                s = _sigmoid(row[channels + i])
+                k[i] = _store(a)
+                k[channels + i] = _store(s)
+                out[i] = _store(a * s)
+
+
+@_jit
+def _gate_backward(
+    dy: np.ndarray, kept: np.ndarray, dilation: int, dboth: np.ndarray, dcondition: np.ndarray
+) -> None:
+    batch, steps, double = kept.shape
+    channels = double // 2
+    hold = steps // dcondition.shape[1]
+    one = np.float32(1.0)
+    for b in range(batch):
+        for t in range(max(0, steps - dilation), steps):
+            dboth[b, t, double:] = 0
+        for t in range(steps):
+            g, k, out, c = dy[b, t], kept[b, t], dboth[b, t], dcondition[b, t // hold]
+            for i in range(channels):
+                d, a, s = _load(g[i]), _load(k[i]), _load(k[channels + i])
+                da = d * s * (one - a * a)
+                ds = d * a * s * (one - s)
+                c[i] += da
+                c[channels + i] += ds
+                out[i] = _store(da)
+                out[channels + i] = _store(ds)
+            if t >= dilation:
+                past = dboth[b, t - dilation]
+                for i in range(double):
+                    past[double + i] = out[i]
+
+
+class Gate(torch.autograd.Function):
+    """`tanh(z_a) * sigmoid(z_b)` with `z[t] = both[t, :2R] + both[t - dilation, 2R:] + condition[frame]`.
+
+    Args of `apply`: both `(B, T, 4R)` bf16, condition `(B, F, 2R)` (T a multiple of F), dilation in steps.
+    Returns `(B, T, R)` bf16.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor, condition: Tensor, dilation: int) -> Tensor:
+        batch, steps, wide = both.shape
+        y = both.new_empty(batch, steps, wide // 4)
+        kept = both.new_empty(batch, steps, wide // 2)
+        _gate_forward(
+            bits(both), condition.detach().float().contiguous().numpy(), dilation, bits(y), bits(kept)
+        )
+        ctx.save_for_backward(kept)
+        ctx.dilation, ctx.condition = dilation, (condition.shape, condition.dtype)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        batch, steps, double = kept.shape
+        dboth = kept.new_empty(batch, steps, 2 * double)
+        shape, dtype = ctx.condition
+        dcondition = torch.zeros(shape)
+        _gate_backward(bits(dy.contiguous()), bits(kept), ctx.dilation, bits(dboth), dcondition.numpy())
+        return dboth, dcondition.to(dtype), None
+
+
+@_jit
+def _head_forward(
+    start: np.ndarray,
+    tables: np.ndarray,
+    prediction: np.ndarray,
+    fed: np.ndarray,
+    place: np.ndarray,
+    y: np.ndarray,
+    kept: np.ndarray,
+) -> None:
+    steps, group, double = start.shape
+    hidden = double // 2
+    row = np.empty(double, dtype=np.float32)
+    for t in range(steps):
+        for j in range(group):
+            s0 = start[t, j]
+            for i in range(double):
+                row[i] = _load(s0[i])
+            for k in range(j):
+                table = tables[k, fed[t, j - 1 - k]]
+                for i in range(double):
+                    row[i] += table[i]
+            if place.size:
+                low = int(place[t, j])
+                low = min(max(low, 0), prediction.shape[0] - 2)
+                w = place[t, j] - np.float32(low)
+                lower, upper = prediction[low], prediction[low + 1]
+                for i in range(double):
+                    row[i] += lower[i] + w * (upper[i] - lower[i])
+            keep, out = kept[t, j], y[t, j]
+            for i in range(hidden):
+                a = np.float32(2.0) * _sigmoid(np.float32(2.0) * row[i]) - np.float32(1.0)
+                s = _sigmoid(row[hidden + i])
+                keep[i] = _store(a)
+                keep[hidden + i] = _store(s)
+                out[i] = _store(a * s)
+
+
+@_jit
+def _head_backward(
+    dy: np.ndarray,
+    kept: np.ndarray,
+    fed: np.ndarray,
+    place: np.ndarray,
+    dstart: np.ndarray,
+    dtables: np.ndarray,
+    dprediction: np.ndarray,
+) -> None:
+    steps, group, double = kept.shape
+    hidden = double // 2
+    one = np.float32(1.0)
+    row = np.empty(double, dtype=np.float32)
+    for t in range(steps):
+        for j in range(group):
+            g, keep, out = dy[t, j], kept[t, j], dstart[t, j]
+            for i in range(hidden):
+                d, a, s = _load(g[i]), _load(keep[i]), _load(keep[hidden + i])
+                row[i] = d * s * (one - a * a)
+                row[hidden + i] = d * a * s * (one - s)
+            for i in range(double):
+                out[i] = _store(row[i])
+            for k in range(j):
+                table = dtables[k, fed[t, j - 1 - k]]
+                for i in range(double):
+                    table[i] += row[i]
+            if place.size:
+                low = int(place[t, j])
+                low = min(max(low, 0), dprediction.shape[0] - 2)
+                w = place[t, j] - np.float32(low)
+                lower, upper = dprediction[low], dprediction[low + 1]
+                for i in range(double):
+                    lower[i] += (one - w) * row[i]
+                    upper[i] += w * row[i]
+
+
+class Head(torch.autograd.Function):
+    """Gated activations of the output heads of all samples.
+
+    Args of `apply`: start `(T, G, 2H)` bf16; tables `(G-1, 256, 2H)` and prediction `(P, 2H)` fp32;
+    fed `(T, G)` int64 codes; place `(T, G)` fp32 position in the prediction table, or empty `(0, G)`.
+    Returns `(T, G, H)` bf16.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, start: Tensor, tables: Tensor, prediction: Tensor, fed: Tensor, place: Tensor
+    ) -> Tensor:
+        steps, group, double = start.shape
+        y, kept = start.new_empty(steps, group, double // 2), torch.empty_like(start)
+        indices, places = fed.contiguous().numpy(), place.contiguous().numpy()
+        _head_forward(
+            bits(start),
+            tables.detach().numpy(),
+            prediction.detach().numpy(),
+            indices,
+            places,
+            bits(y),
+            bits(kept),
+        )
+        ctx.save_for_backward(kept, fed, place)
+        ctx.shapes = tables.shape, prediction.shape
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        kept, fed, place = ctx.saved_tensors
+        dstart = torch.empty_like(kept)
+        dtables, dprediction = (torch.zeros(shape) for shape in ctx.shapes)
+        _head_backward(
+            bits(dy.contiguous()),
+            bits(kept),
+            fed.contiguous().numpy(),
+            place.contiguous().numpy(),
+            bits(dstart),
+            dtables.numpy(),
+            dprediction.numpy(),
+        )
+        return dstart, dtables, dprediction, None, None
+
+
+@_jit
+def _likelihood(logits: np.ndarray, targets: np.ndarray, scale: np.float32, gradient: np.ndarray) -> float:
+    count, classes = logits.shape
+    total = 0.0
+    row = np.empty(classes, dtype=np.float32)
+    for n in range(count):
+        x, g = logits[n], gradient[n]
+        top = np.float32(-1e30)
+        for i in range(classes):
+            row[i] = _load(x[i])
+            top = max(top, row[i])
+        target = row[targets[n]]
+        mass = np.float32(0.0)
+        for i in range(classes):
+            row[i] = _exp(row[i] - top)
+            mass += row[i]
+        total += np.log(mass) + top - target
+        factor = scale / mass
+        for i in range(classes):
+            g[i] = _store(row[i] * factor)
+        g[targets[n]] = _store(row[targets[n]] * factor - scale)
+    return total / count
+
+
+class NegativeLogLikelihood(torch.autograd.Function):
+    """Mean negative log-likelihood in nats, its gradient computed in the same pass.
+
+    Args of `apply`: logits `(N, 256)` bf16, targets `(N,)` int64. Returns a scalar fp32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        gradient = torch.empty_like(logits)
+        scale = np.float32(1.0 / len(targets))
+        value = _likelihood(bits(logits), targets.contiguous().numpy(), scale, bits(gradient))
+        ctx.save_for_backward(gradient)
+        return torch.tensor(value, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream.to(gradient.dtype), None
+
+
+def usable(tensor: Tensor) -> bool:
+    """Whether the fused passes apply: bf16 on a CPU."""
+    return tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
+
+
+def bits(tensor: Tensor) -> np.ndarray:
+    """A contiguous bf16 tensor's memory as uint16."""
+    return tensor.detach().view(torch.uint16).numpy()

@@ -1,0 +1,111 @@
+"""Linear prediction from a magnitude spectrum, and the excitation it leaves.
+
+The spectral envelope that the conditioner already knows is turned into a short all-pole filter; the
+WaveNet then draws only the excitation (the idea of LPCNet, arXiv 1810.11846).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+FLOOR = 1e-4
+"""White noise added to the spectrum, as a share of its mean power: bounds the gain of the filter."""
+LAG_WINDOW_HZ = 40.0
+"""Bandwidth of the Gaussian lag window, Hz: keeps poles away from the unit circle."""
+EXCITATION_RANGE = 16.0
+"""Largest excitation that mu-law represents, in standard deviations of the excitation."""
+
+
+def predictor(
+    log_magnitude: Tensor, order: int, pre_emphasis: float, sample_rate: int = 16_000
+) -> tuple[Tensor, Tensor]:
+    """Linear prediction coefficients and residual gain from log-magnitude spectra.
+
+    Power spectrum, autocorrelation by inverse FFT (Wiener-Khinchin), lag window, Levinson-Durbin.
+
+    Args:
+        log_magnitude: `(..., bins)`, natural log, of a window of unit energy (`nn.spectral.hann`).
+        order: number of coefficients P.
+        pre_emphasis: coefficient of the filter `1 - c z^-1` that the predicted signal went through.
+
+    Returns: coefficients `(..., P)` such that `x[t] ~ sum_k a[k] x[t-1-k]`, and the residual's standard
+        deviation `(...)`.
+    """
+    power = torch.exp(2 * log_magnitude.double())
+    bins = power.shape[-1]
+    omega = torch.linspace(0, math.pi, bins, dtype=power.dtype, device=power.device)
+    power = power * (1 - 2 * pre_emphasis * torch.cos(omega) + pre_emphasis**2)
+    r = torch.fft.irfft(power)[..., : order + 1]
+    lags = torch.arange(order + 1, dtype=power.dtype, device=power.device)
+    window = torch.exp(-0.5 * (2 * math.pi * LAG_WINDOW_HZ / sample_rate * lags) ** 2)
+    window = window.clone()
+    window[0] = 1 + FLOOR
+    r = r * window + 0.0
+    r[..., 0] += 1e-9
+    error = r[..., 0].clone()
+    a = r.new_zeros(*r.shape[:-1], order)
+    for i in range(order):
+        k = (r[..., i + 1] - (a[..., :i] * r[..., 1 : i + 1].flip(-1)).sum(-1)) / error
+        update = a[..., :i] - k.unsqueeze(-1) * a[..., :i].flip(-1)
+        a = torch.cat([update, k.unsqueeze(-1), a[..., i + 1 :]], dim=-1)
+        error = error * (1 - k * k)
+    return a.float(), error.clamp_min(1e-12).sqrt().float()
+
+
+def compand(value: Tensor, mu: float = 255.0) -> Tensor:
+    """Continuous mu-law curve, odd, 1 at 1; values beyond 1 continue on the same logarithm."""
+    return torch.sign(value) * torch.log1p(mu * value.abs()) / math.log1p(mu)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=False)
+def excite(
+    signal: np.ndarray,
+    coefficients: np.ndarray,
+    gains: np.ndarray,
+    hop: int,
+    table: np.ndarray,
+    jitter: np.ndarray,
+    codes: np.ndarray,
+    fed: np.ndarray,
+    history: np.ndarray,
+    predictions: np.ndarray,
+) -> None:
+    """Closed-loop excitation codes of a signal, in place, for teacher forcing.
+
+    The predictor runs over its own reconstruction, as it will when drawing, so that what the network sees
+    in training is what generation can produce. With jitter the fed code differs from the ideal one and the
+    next ideal codes correct for it: the network learns to recover from its own mistakes.
+
+    Args:
+        signal: `(N,)` float32, pre-emphasised samples.
+        coefficients, gains: `(F, P)` and `(F,)` float32, one row for each `hop` samples.
+        table: `(256,)` float32, excitation value of each code in standard deviations.
+        jitter: `(N,)` int64, added to the code that is fed back.
+        codes: `(N,)` int64, out: ideal code of each sample given the history (the target).
+        fed: `(N,)` int64, out: code that was fed back.
+        history: `(N,)` float32, out: reconstruction.
+        predictions: `(N,)` float32, out: prediction of each sample.
+    """
+    order = coefficients.shape[1]
+    scale = np.log(256.0)
+    for t in range(signal.shape[0]):
+        f = t // hop
+        p = np.float32(0.0)
+        for k in range(min(order, t)):
+            p += coefficients[f, k] * history[t - 1 - k]
+        v = (signal[t] - p) / (gains[f] * EXCITATION_RANGE)
+        m = np.log1p(255.0 * abs(v)) / scale
+        if v < 0:
+            m = -m
+        code = int(np.floor((m + 1.0) * 0.5 * 255.0 + 0.5))
+        code = min(max(code, 0), 255)
+        codes[t] = code
+        code = min(max(code + jitter[t], 0), 255)
+        fed[t] = code
+        predictions[t] = p
+        history[t] = p + gains[f] * table[code]

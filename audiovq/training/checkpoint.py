@@ -1,0 +1,67 @@
+"""Checkpoints: one safetensors file with everything that training needs to go on as if never stopped.
+
+Tensors are named `model.*` (weights), `average.*` (their running average) and `optimiser.*`; the header
+holds the configuration, the stage, the step and the speaker table. Batches depend on the step number
+alone, so no reader state is stored. Written to a temporary name, then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from audiovq.errors import AudiovqError
+
+
+@dataclass
+class Checkpoint:
+    """Named tensors in groups, and a JSON header."""
+
+    header: dict[str, Any]
+    groups: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write atomically: a reader sees the old file or the new one, never a part.
+
+        Raises: AudiovqError if the disk refuses.
+        """
+        flat = {
+            f"{group}.{name}": tensor.detach().contiguous()
+            for group, tensors in self.groups.items()
+            for name, tensor in tensors.items()
+        }
+        temporary = path.with_name(path.name + ".part")
+        try:
+            safetensors.torch.save_file(flat, temporary, metadata={"audiovq": json.dumps(self.header)})
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except (OSError, safetensors.SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise AudiovqError(f"{path}: cannot write the checkpoint ({error}); free some space") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read a file that `save` wrote.
+
+        Raises: AudiovqError if it is missing or no such file.
+        """
+        if not path.is_file():
+            raise AudiovqError(f"{path}: no checkpoint there; start without --resume")
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                groups: dict[str, dict[str, Tensor]] = {}
+                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    group, _, name = key.partition(".")
+                    groups.setdefault(group, {})[name] = file.get_tensor(key)
+            return cls(json.loads(metadata["audiovq"]), groups)
+        except (OSError, safetensors.SafetensorError, KeyError, ValueError):
+            raise AudiovqError(f"{path}: not an audiovq checkpoint; use one that training wrote") from None

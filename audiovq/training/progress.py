@@ -1,0 +1,96 @@
+"""What training tells while it runs: lines on standard error, a CSV and TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Progress:
+    """A line every `every` seconds: stage, step, share, speed in seconds of audio a second, time left.
+
+    Args:
+        stage: name; steps: in all; start: step at which this process begins.
+        audio: seconds of audio a step.
+    """
+
+    def __init__(self, stage: str, steps: int, start: int, audio: float, every: float = 15.0) -> None:
+        self.stage, self.steps, self.start, self.audio, self.every = stage, steps, start, audio, every
+        self._began = self._last = time.monotonic()
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    @property
+    def speed(self) -> float:
+        """Seconds of audio a second since this process began the stage."""
+        return self._done * self.audio / max(1e-9, time.monotonic() - self._began)
+
+    def update(self, step: int, metrics: dict[str, float]) -> None:
+        """Count a finished step and print when it is time."""
+        self._done = step + 1 - self.start
+        self._count += 1
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        now = time.monotonic()
+        if now - self._last < self.every and step + 1 < self.steps:
+            return
+        self._last = now
+        left = (now - self._began) / self._done * (self.steps - step - 1)
+        means = "  ".join(f"{n} {v / self._count:.3f}" for n, v in self._sums.items())
+        print(
+            f"{self.stage}  {step + 1}/{self.steps}  {100 * (step + 1) / self.steps:.0f} %  "
+            f"{self.speed:.1f} s of audio/s  left {clock(left)}  {means}",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._sums, self._count = {}, 0
+
+
+class MetricsLog:
+    """`metrics.csv` (stage, step, seconds of training, name, value) and TensorBoard if it is installed.
+
+    A row's step counts finished steps. On resuming at a step, rows of later steps and stages are dropped.
+    """
+
+    def __init__(self, run: Path, stages: list[str], stage: int, step: int) -> None:
+        self.path = run / "metrics.csv"
+        rows = []
+        if self.path.exists():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                rows = [r for r in csv.reader(file) if len(r) == 5][1:]
+        kept = [r for r in rows if (int(r[0]), int(r[1])) <= (stage, step)]
+        self._file = open(self.path, "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._csv = csv.writer(self._file)
+        self._csv.writerow(["stage", "step", "seconds", "name", "value"])
+        self._csv.writerows(kept)
+        self._stages = stages
+        self._board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "tensorboard"))
+        except ImportError:
+            pass
+
+    def write(self, stage: int, step: int, seconds: float, metrics: dict[str, float]) -> None:
+        """Append one row a metric. `seconds`: training time spent on the stage so far."""
+        for name, value in metrics.items():
+            self._csv.writerow([stage, step, f"{seconds:.1f}", name, f"{value:.6g}"])
+            if self._board is not None:
+                self._board.add_scalar(f"{self._stages[stage]}/{name}", value, step)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close both."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = int(seconds + 0.5)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,0 +1,223 @@
+"""What each stage of training optimises, and with which parts of the model moving.
+
+codes       encoder, codebook, voice encoder and conditioner, by the conditioner's spectra
+spectral    the spectral head, on frozen codes
+wavenet     the WaveNet decoder, on frozen codes, by likelihood
+end-to-end  everything but the spectral head, by the WaveNet's likelihood (arXiv 1711.00937)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiovq.config import SAMPLE_RATE, StageConfig
+from audiovq.data.crops import Batch
+from audiovq.errors import AudiovqError
+from audiovq.nn import fused
+from audiovq.training.losses import MultiResolutionLoss, SpectrumLoss, vq_loss
+from audiovq.waveform.decoder import Frames
+from audiovq.waveform.model import WaveformModel
+
+Metrics = dict[str, float]
+
+
+class Stage:
+    """Base: which modules train, and their loss.
+
+    Args:
+        model: the whole model; the stage freezes what it does not train.
+        config: of the stage.
+    """
+
+    def __init__(self, model: WaveformModel, config: StageConfig) -> None:
+        self.model, self.config = model, config
+        self.weights = self.default_weights() | config.weights
+        unknown = set(config.weights) - set(self.default_weights())
+        if unknown:
+            known = ", ".join(self.default_weights())
+            raise AudiovqError(
+                f"configuration: stage {config.stage} has no loss term {sorted(unknown)[0]}; known: {known}"
+            )
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for module in self.modules():
+            for parameter in module.parameters():
+                parameter.requires_grad_(True)
+
+    def default_weights(self) -> dict[str, float]:
+        """Weights of the loss terms by name."""
+        raise TypeError("a stage defines its weights")
+
+    def modules(self) -> list[nn.Module]:
+        """Modules that train."""
+        raise TypeError("a stage defines its modules")
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        """Loss of a batch, and what to report."""
+        raise TypeError("a stage defines its loss")
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters that train, with their names in the model."""
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+
+    def train(self) -> None:
+        """Training mode for what trains, evaluation mode for the rest."""
+        self.model.eval()
+        for module in self.modules():
+            module.train()
+
+    def _voices(self, batch: Batch, step: int) -> Tensor:
+        drop = None
+        if self.model.training or any(m.training for m in self.modules()):
+            generator = torch.Generator().manual_seed(step)
+            drop = torch.rand(len(batch.rows), generator=generator) < self.model.config.voice.drop
+        return self.model.voice_points(batch.voice, batch.rows, drop)
+
+
+class CodesStage(Stage):
+    """Codes and conditioner from log spectra at code rate: cheap, and nothing but the codes can explain."""
+
+    def __init__(self, model: WaveformModel, config: StageConfig) -> None:
+        super().__init__(model, config)
+        c = model.config.conditioner
+        self.spectra = SpectrumLoss(c.window, model.hop, c.harmonic_bins)
+
+    def default_weights(self) -> dict[str, float]:
+        return {"magnitude": 1.0, "harmonics": 0.5, "mel": 1.0, "loud": 1.0}
+
+    def modules(self) -> list[nn.Module]:
+        m = self.model
+        voice = m.voice_encoder if m.voice_encoder is not None else m.voice_table
+        return [m.encoder, m.codebook, m.conditioner, m.voice_table, voice]
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        voice = self._voices(batch, step)
+        quantise = step >= self.config.unquantised or not self.model.codebook.training
+        condition, quantised = self.model.encode_decode(batch.signal, voice, quantise)
+        terms = self.spectra(condition, batch.signal)
+        reconstruction = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
+        loss = vq_loss(reconstruction, quantised, self.model.config.codebook.beta)
+        metrics = {k: float(v.detach()) for k, v in terms.items()}
+        metrics["commitment"] = float(quantised.commitment_loss.detach())
+        metrics["perplexity"] = float(quantised.perplexity)
+        return loss, metrics
+
+
+class SpectralStage(Stage):
+    """The spectral head on frozen codes, by multi-resolution spectra of its waveform."""
+
+    def __init__(self, model: WaveformModel, config: StageConfig) -> None:
+        super().__init__(model, config)
+        self.distance = MultiResolutionLoss()
+
+    def default_weights(self) -> dict[str, float]:
+        return {"stft": 1.0, "mel": 1.0, "adversarial": 0.1, "features": 1.0}
+
+    def modules(self) -> list[nn.Module]:
+        if self.model.spectral is None:
+            raise AudiovqError("configuration: stage spectral needs model.spectral.enabled = true")
+        return [self.model.spectral]
+
+    def output(self, batch: Batch, step: int) -> Tensor:
+        """Waveform of the head, `(B, N)`."""
+        assert self.model.spectral is not None
+        with torch.no_grad():
+            voice = self._voices(batch, step)
+            condition = self.model.condition(self.model.encode(batch.signal), voice)
+        return self.model.spectral(condition.features, condition.log_magnitude)
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        terms = self.distance(self.output(batch, step), batch.signal)
+        loss = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
+        return loss, {k: float(v.detach()) for k, v in terms.items()}
+
+
+class WaveNetStage(Stage):
+    """The WaveNet decoder on frozen codes, by the likelihood of its mu-law samples."""
+
+    def default_weights(self) -> dict[str, float]:
+        return {"likelihood": 1.0}
+
+    def modules(self) -> list[nn.Module]:
+        return [self.model.wavenet]
+
+    def condition(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
+        """Features, log magnitude, additional loss (a zero here) and what to report of it."""
+        with torch.no_grad():
+            voice = self._voices(batch, step)
+            condition = self.model.condition(self.model.encode(batch.signal), voice)
+        return condition.features, condition.log_magnitude, torch.zeros(()), {}
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        decoder = self.model.wavenet
+        features, log_magnitude, extra, metrics = self.condition(batch, step)
+        reach = decoder.reach_frames
+        frames = decoder.frames(features, log_magnitude)
+        signal = F.pad(batch.signal, (1, 0))
+        signal = signal[:, 1:] - decoder.pre_emphasis * signal[:, :-1]
+        jitter = self._jitter(signal, step)
+        context = math.ceil(decoder.receptive_field / decoder.hop)
+        # Codes near the crop's ends saw zeros beyond it; leave them out when the crop is long enough.
+        skip = min(reach, max(0, (batch.signal.shape[1] // decoder.hop - context) // 4))
+        frames = Frames(*(v[:, skip : v.shape[1] - skip] for v in frames))
+        part = slice(skip * decoder.hop, signal.shape[1] - skip * decoder.hop)
+        teacher = decoder.teach(signal[:, part].contiguous(), frames, jitter[:, part])
+        logits = decoder(teacher, frames)
+        start = context * decoder.hop
+        if start >= part.stop - part.start:
+            raise AudiovqError(
+                f"configuration: stage {self.config.stage}: seconds must exceed the context of "
+                f"{context * decoder.hop} samples that the WaveNet sees, {start / SAMPLE_RATE:.2f} s"
+            )
+        scored = logits[:, start:].reshape(-1, logits.shape[-1])
+        targets = teacher.codes[:, start:].reshape(-1)
+        if fused.usable(scored):
+            nats = fused.NegativeLogLikelihood.apply(scored, targets)
+        else:
+            nats = F.cross_entropy(scored.float(), targets)
+        metrics["bits"] = float(nats.detach()) / math.log(2)
+        return self.weights["likelihood"] * nats + extra, metrics
+
+    def _jitter(self, signal: Tensor, step: int) -> Tensor:
+        """Random code offsets, of a random strength for each crop, in training only."""
+        if not self.config.jitter or not self.model.wavenet.training:
+            return torch.zeros(signal.shape, dtype=torch.long)
+        generator = torch.Generator().manual_seed(step)
+        strength = self.config.jitter * torch.rand(signal.shape[0], 1, generator=generator)
+        return (strength * torch.randn(signal.shape, generator=generator)).round().long()
+
+
+class EndToEndStage(WaveNetStage):
+    """The paper: encoder, codebook, conditioner and WaveNet by the WaveNet's likelihood."""
+
+    def modules(self) -> list[nn.Module]:
+        m = self.model
+        voice = m.voice_encoder if m.voice_encoder is not None else m.voice_table
+        return [m.encoder, m.codebook, m.conditioner, m.voice_table, voice, m.wavenet]
+
+    def condition(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
+        voice = self._voices(batch, step)
+        quantise = step >= self.config.unquantised or not self.model.codebook.training
+        condition, quantised = self.model.encode_decode(batch.signal, voice, quantise)
+        extra = vq_loss(torch.zeros(()), quantised, self.model.config.codebook.beta)
+        metrics = {
+            "commitment": float(quantised.commitment_loss.detach()),
+            "perplexity": float(quantised.perplexity),
+        }
+        return condition.features, condition.log_magnitude, extra, metrics
+
+
+def make_stage(model: WaveformModel, config: StageConfig) -> Stage:
+    """The stage that a configuration names."""
+    kinds: dict[str, type[Stage]] = {
+        "codes": CodesStage,
+        "spectral": SpectralStage,
+        "wavenet": WaveNetStage,
+        "end-to-end": EndToEndStage,
+    }
+    return kinds[config.stage](model, config)

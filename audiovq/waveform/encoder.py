@@ -1,0 +1,187 @@
+"""Raw waveform to one latent vector a hop.
+
+Two fronts lead into the same trunk of dilated residual units: `StridedFront`, the strided convolutions
+of the paper (arXiv 1711.00937, section 4.2), and `FilterbankFront`, one wide strided convolution that
+starts as a filterbank, which learns several times faster from little speech (docs/training.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import librosa
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiovq.nn.blocks import ResidualStack, TimeConv
+
+LOG_FLOOR = 1e-4
+"""Power under which the filterbank's log goes flat; speech at -23 dBFS has a mean power of 5e-3."""
+
+
+class FilterbankFront(nn.Module):
+    """A strided convolution started as a short-time Fourier transform, squared, summed in bands, logged.
+
+    Two windows: a short one (wide in frequency, all bands on the mel scale) that follows the formants and
+    a long one (narrow, up to `pitch_hz`) that separates harmonics. Filters and bands are trained on.
+
+    Args:
+        hop: samples between frames.
+        out_channels: C.
+        bands: mel bands of the short window.
+        short, long: window lengths in samples.
+        pitch_hz: upper end of the long window's bins in Hz.
+
+    Shape: `(B, left + F*hop + right) -> (B, F, C)` with `left, right = reach_samples`.
+    """
+
+    def __init__(
+        self,
+        hop: int,
+        out_channels: int,
+        bands: int = 80,
+        short: int = 400,
+        long: int = 1024,
+        pitch_hz: float = 1500.0,
+        sample_rate: int = 16_000,
+    ) -> None:
+        super().__init__()
+        self.hop, self.long = hop, long
+        n_fft = 512
+        mel = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=bands, norm=None)
+        used = int(np.flatnonzero(mel.sum(0))[-1]) + 1
+        self.short_filters = nn.Parameter(_fourier_filters(short, n_fft, np.arange(used)))
+        self.bands = nn.Parameter(torch.from_numpy(np.sqrt(mel[:, :used])).float())
+        pitch_bins = np.arange(1, int(pitch_hz * long / sample_rate) + 1)
+        self.long_filters = nn.Parameter(_fourier_filters(long, long, pitch_bins))
+        self.short = short
+        self.pitch_bins, self.short_bins = len(pitch_bins), used
+        self.project = nn.Linear(bands + self.pitch_bins, out_channels)
+
+    @property
+    def reach_samples(self) -> tuple[int, int]:
+        """Samples read before the first and after the last hop."""
+        left = (self.long - self.hop) // 2
+        return left, self.long - self.hop - left
+
+    @property
+    def features(self) -> int:
+        """Number of log powers a frame."""
+        return self.project.in_features
+
+    def log_powers(self, signal: Tensor) -> Tensor:
+        """Log band powers before the projection, `(B, F, features)`, roughly in -1..1."""
+        wide = signal.unfold(-1, self.long, self.hop)
+        offset = (self.long - self.short) // 2
+        narrow = wide[..., offset : offset + self.short]
+        pitch = _power(wide, self.long_filters)
+        power = _power(narrow, self.short_filters)
+        mel = F.linear(power, self.bands.square())
+        with torch.autocast(signal.device.type, enabled=False):
+            powers = torch.cat([mel.float(), pitch.float()], dim=-1)
+            return torch.log(powers + LOG_FLOOR) * 0.25 + 1.0
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return self.project(self.log_powers(signal))
+
+
+class StridedFront(nn.Module):
+    """Strided convolutions, each with ReLU: the encoder of the paper.
+
+    Args:
+        strides: one a layer; their product is the hop in samples.
+        channels: C of every layer.
+        kernel: taps a layer (the paper: 4, with stride 2).
+
+    Shape: `(B, left + F*hop + right) -> (B, F, C)` with `left, right = reach_samples`.
+    """
+
+    def __init__(self, strides: Sequence[int], channels: int, kernel: int = 4) -> None:
+        super().__init__()
+        self.hop = int(np.prod(strides))
+        # A kernel of twice the stride sees every sample twice, whatever the stride.
+        kernels = [kernel if s == 2 else 2 * s for s in strides]
+        self._shapes = list(zip(kernels, strides, strict=True))
+        inputs = [1] + [channels] * (len(strides) - 1)
+        self.layers = nn.ModuleList(
+            nn.Conv1d(i, channels, k, stride=s) for i, k, s in zip(inputs, kernels, strides, strict=True)
+        )
+
+    @property
+    def reach_samples(self) -> tuple[int, int]:
+        """Samples read before the first and after the last hop."""
+        span, jump = 1, 1
+        for kernel, stride in self._shapes:
+            span += (kernel - 1) * jump
+            jump *= stride
+        left = (span - self.hop) // 2
+        return left, span - self.hop - left
+
+    def forward(self, signal: Tensor) -> Tensor:
+        x = signal.unsqueeze(1)
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return x.transpose(1, 2)
+
+
+class Encoder(nn.Module):
+    """Front, trunk of dilated residual units, linear output: `(B, N) -> (B, F, C)`.
+
+    Args:
+        front: `FilterbankFront` or `StridedFront` with `channels` outputs.
+        channels: C.
+        dilations: one a residual unit, in frames.
+    """
+
+    def __init__(
+        self, front: FilterbankFront | StridedFront, channels: int, dilations: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.front = front
+        self.smooth = TimeConv(channels, channels, 3)
+        self.trunk = ResidualStack(channels, dilations)
+        self.hop = front.hop
+
+    @property
+    def reach_frames(self) -> int:
+        """Frames of context on each side that a latent depends on."""
+        return self.trunk.reach + self.smooth.reach
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one latent depends on."""
+        left, right = self.front.reach_samples
+        return left + right + (2 * self.reach_frames + 1) * self.hop
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """Latents of a whole signal, zeros around it.
+
+        Args:
+            signal: `(B, N)` samples at 16 kHz, N a multiple of the hop.
+
+        Returns: `(B, N // hop, C)`.
+        """
+        if signal.shape[-1] % self.hop:
+            raise ValueError(f"signal length {signal.shape[-1]} is not a multiple of the hop {self.hop}")
+        return self.from_frames(self.front(F.pad(signal, self.front.reach_samples)))
+
+    def from_frames(self, frames: Tensor) -> Tensor:
+        """Trunk over the front's output `(B, F, C)`. The outer `reach_frames` see zeros as neighbours."""
+        return self.trunk(self.smooth(frames))
+
+
+def _fourier_filters(window: int, n_fft: int, bins: np.ndarray) -> Tensor:
+    """Cosine and sine filters under a Hann window of unit energy, `(2 * bins, window)`."""
+    time = np.arange(window) - window / 2
+    taper = np.hanning(window + 1)[:-1]
+    taper /= np.sqrt((taper**2).sum())
+    angle = 2 * np.pi * np.outer(bins, time) / n_fft
+    return torch.from_numpy(np.concatenate([np.cos(angle) * taper, np.sin(angle) * taper])).float()
+
+
+def _power(frames: Tensor, filters: Tensor) -> Tensor:
+    """Squared magnitude of filter pairs: frames `(B, F, W)`, filters `(2M, W)` to `(B, F, M)`."""
+    real, imag = F.linear(frames, filters).float().chunk(2, dim=-1)
+    return real.square() + imag.square()

@@ -1,0 +1,90 @@
+"""Parts of training: checkpoints, the optimiser, averages, metrics."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audiovq.config import StageConfig
+from audiovq.errors import AudiovqError
+from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.optimiser import Average, Optimiser
+from audiovq.training.progress import MetricsLog, clock
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    Checkpoint({"step": 1}, {"model": {"a.b": torch.ones(3)}}).save(path)
+
+    def fail(tensors: object, file: Path, **_: object) -> None:
+        Path(file).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(AudiovqError, match="No space left"):
+        Checkpoint({"step": 2}, {}).save(path)
+    kept = Checkpoint.load(path)
+    assert kept.header == {"step": 1} and torch.equal(kept.groups["model"]["a.b"], torch.ones(3))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", None])
+def test_no_checkpoint(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(AudiovqError, match=r"checkpoint\.safetensors"):
+        Checkpoint.load(path)
+
+
+def test_metrics_after_a_partial_line(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, ["codes"], 0, 0)
+    for step in (20, 40, 60):
+        log.write(0, step, 1.0, {"loss": step / 10})
+    log.close()
+    with open(tmp_path / "metrics.csv", "a") as file:
+        file.write("0,80,1.")
+    MetricsLog(tmp_path, ["codes"], 0, 40).close()
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert [row[1] for row in csv.reader(file)] == ["step", "20", "40"]
+
+
+def test_rates_rise_hold_and_fall() -> None:
+    stage = StageConfig(steps=100, warmup=10, decay=0.5)
+    optimiser = Optimiser([("a", torch.nn.Parameter(torch.zeros(3)))], stage)
+    factors = [optimiser.factor(step) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and factors[9:50] == [1.0] * 41
+    assert all(a > b for a, b in itertools.pairwise(factors[50:]))
+    assert factors[100] == pytest.approx(0.05)
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimiser = Optimiser([("a", weight)], StageConfig())
+    assert not np.isfinite(optimiser.step((weight * float("nan")).sum(), 0))
+    assert torch.equal(weight.detach(), torch.ones(2))
+    optimiser.step(weight.sum(), 1)
+    assert bool((weight < 1).all())
+
+
+def test_average_follows_and_swaps() -> None:
+    layer = torch.nn.Linear(2, 1)
+    average = Average(layer, {"weight"}, decay=0.5)
+    start = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    average.update(layer, step=1000)
+    torch.testing.assert_close(average.values["weight"], start + 0.5)
+    average.swap(layer)
+    torch.testing.assert_close(layer.weight.detach(), start + 0.5)
+    average.swap(layer)
+    torch.testing.assert_close(layer.weight.detach(), start + 1.0)
+
+
+def test_clock() -> None:
+    assert clock(3_725.4) == "1:02:05"

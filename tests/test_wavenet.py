@@ -1,0 +1,177 @@
+"""The causal stack and the decoder over it: both forms, receptive field, causality."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from contract import assert_reach, assert_same_forms
+from torch import Tensor
+
+from audiovq.nn.wavenet import WaveNet
+from audiovq.waveform.decoder import CLASSES, HISTORY, Frames, Teacher, WaveNetDecoder
+
+HOP = 16
+SHAPES = [(1, 0), (1, 16), (4, 0), (4, 16)]
+
+
+def tiny_net(dilations: tuple[int, ...] = (1, 2, 3, 1)) -> WaveNet:
+    torch.manual_seed(0)
+    return WaveNet(6, 10, dilations)
+
+
+def tiny_decoder(group: int, order: int) -> WaveNetDecoder:
+    torch.manual_seed(1)
+    decoder = WaveNetDecoder(5, 33, HOP, group, 8, 12, (1, 2, 4, 1), 6, order, 0.85, adapt=16)
+    with torch.no_grad():  # the small start values would hide a wrong code or prediction
+        for name in ("enter_codes", "head_codes", "head_prediction"):
+            getattr(decoder, name).mul_(5)
+        decoder.head_out.bias.normal_(0, 0.3)
+    return decoder.eval()
+
+
+def tiny_frames(decoder: WaveNetDecoder, batch: int, count: int) -> Frames:
+    torch.manual_seed(2)
+    with torch.no_grad():
+        spectrum = -3 + torch.randn(batch, count, 33).cumsum(-1) * 0.3
+        return decoder.frames(torch.randn(batch, count, 5), spectrum)
+
+
+def taught(decoder: WaveNetDecoder, frames: Frames) -> Teacher:
+    """Teacher forcing of a noisy tone, with jitter."""
+    torch.manual_seed(3)
+    batch, length = frames.gains.shape[0], frames.gains.shape[1] * HOP
+    signal = 0.1 * torch.sin(torch.arange(length) * 0.3) + 0.03 * torch.randn(batch, length)
+    return decoder.teach(signal, frames, torch.randint(-3, 4, (batch, length)))
+
+
+def step_logits(decoder: WaveNetDecoder, teacher: Teacher, frames: Frames) -> Tensor:
+    """Teacher-forced logits `(B, N, 256)` by the step form."""
+    batch, length = teacher.fed.shape
+    group = decoder.group
+    state = decoder.reset(batch)
+    fed = torch.nn.functional.pad(teacher.fed, (group, 0), value=CLASSES // 2)
+    history = torch.nn.functional.pad(teacher.history, (HISTORY, 0))
+    rows = []
+    for t in range(0, length, group):
+        gain, conditions = frames.gains[:, t // HOP], frames.conditions[:, t // HOP]
+        past = history[:, t : t + HISTORY]
+        starts = decoder.step_network(fed[:, t : t + group], past, gain, conditions, state)
+        for j in range(group):
+            drawn = [teacher.fed[:, t + k] for k in range(j)]
+            rows.append(decoder.step_head(starts[:, j], drawn, teacher.predictions[:, t + j], gain))
+    return torch.stack(rows, dim=1)
+
+
+def test_stack_step_equals_parallel() -> None:
+    net = tiny_net()
+    x, conditions = torch.randn(3, 24, 6), torch.randn(3, 8, 4, 12)
+
+    def steps() -> Tensor:
+        state = net.reset(3)
+        return torch.stack([net.step(x[:, t], conditions[:, t // 3], state) for t in range(24)], dim=1)
+
+    assert_same_forms(lambda: net(x, conditions), steps, net.receptive_field)
+
+
+@pytest.mark.parametrize("dilations", [(1, 2, 3, 1), (1,), (1, 2, 4, 8, 1, 2, 4, 8)])
+def test_stack_reach(dilations: tuple[int, ...]) -> None:
+    net = tiny_net(dilations).double()
+    length = 2 * net.receptive_field + 3
+    conditions = torch.randn(2, 1, len(dilations), 12).double()
+    x = torch.randn(2, length, 6)
+    assert net.receptive_field == 1 + sum(dilations)
+    assert_reach(lambda x: net(x, conditions), x, length - 2, net.receptive_field)
+
+
+def test_stack_shorter_than_its_dilations() -> None:
+    net = tiny_net((1, 8, 64))
+    x, conditions = torch.randn(1, 40, 6), torch.randn(1, 1, 3, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x[:, :5], conditions), net(x, conditions)[:, :5])
+
+
+def test_stack_refuses_uneven_frames() -> None:
+    with pytest.raises(ValueError, match="10 steps do not divide into 3"):
+        tiny_net()(torch.randn(1, 10, 6), torch.randn(1, 3, 4, 12))
+
+
+@pytest.mark.parametrize(("group", "order"), SHAPES)
+def test_decoder_step_equals_parallel(group: int, order: int) -> None:
+    decoder = tiny_decoder(group, order)
+    frames = tiny_frames(decoder, 2, 8)
+    teacher = taught(decoder, frames)
+    assert_same_forms(
+        lambda: decoder(teacher, frames),
+        lambda: step_logits(decoder, teacher, frames),
+        decoder.receptive_field,
+        tolerance=2e-5,
+    )
+
+
+@pytest.mark.parametrize(("group", "order"), SHAPES)
+def test_decoder_changes_only_what_follows(group: int, order: int) -> None:
+    """A changed past sample moves the next sample's logits at once, and none beyond the receptive field."""
+    decoder = tiny_decoder(group, order)
+    frames = tiny_frames(decoder, 1, 12)
+    teacher = taught(decoder, frames)
+    farthest = 0
+    for before in range(100, 100 + group):
+        fed, history = teacher.fed.clone(), teacher.history.clone()
+        fed[:, before] = (fed[:, before] + 100) % CLASSES
+        history[:, before] += 0.5
+        with torch.no_grad():
+            plain = decoder(teacher, frames)
+            changed = decoder(teacher._replace(fed=fed, history=history), frames)
+        moved = (changed - plain).abs().sum(-1)[0].nonzero().flatten()
+        assert moved.min() == before + 1
+        farthest = max(farthest, int(moved.max()) - before)
+    assert farthest <= decoder.receptive_field
+
+
+@pytest.mark.parametrize(("group", "order"), SHAPES)
+def test_decoder_receptive_field_is_reached(group: int, order: int) -> None:
+    """Over all positions in a group, the farthest influence is exactly the stated receptive field."""
+    decoder = tiny_decoder(group, order)
+    frames = tiny_frames(decoder, 1, 8)
+    teacher = taught(decoder, frames)
+    decoder.double()
+    frames = Frames(*(v.double() for v in frames))
+    history = teacher.history.double().requires_grad_()
+    seen_by = teacher._replace(history=history, predictions=teacher.predictions.double())
+    farthest = 0
+    for t in range(96, 96 + group):
+        logits = decoder(seen_by, frames)[:, t]
+        (gradient,) = torch.autograd.grad((logits * torch.randn_like(logits)).sum(), history)
+        seen = gradient[0].nonzero().flatten()
+        assert seen.max() < t
+        farthest = max(farthest, t - int(seen.min()))
+    assert farthest == decoder.receptive_field
+
+
+@pytest.mark.parametrize("order", [0, 16])
+def test_own_target_is_not_seen(order: int) -> None:
+    decoder = tiny_decoder(4, order)
+    frames = tiny_frames(decoder, 1, 4)
+    teacher = taught(decoder, frames)
+    with torch.no_grad():
+        plain = decoder(teacher, frames)
+        for t in (20, 21, 22, 23):
+            fed, history = teacher.fed.clone(), teacher.history.clone()
+            fed[:, t:] = 0
+            history[:, t:] = np.nan
+            future = teacher._replace(fed=fed, history=history, codes=torch.zeros_like(teacher.codes))
+            assert torch.equal(decoder(future, frames)[:, : t + 1], plain[:, : t + 1])
+
+
+def test_order_0_is_plain_mu_law() -> None:
+    decoder = tiny_decoder(1, 0)
+    frames = tiny_frames(decoder, 2, 4)
+    torch.manual_seed(5)
+    signal = torch.rand(2, 4 * HOP) * 1.8 - 0.9
+    teacher = decoder.teach(signal, frames, torch.zeros(2, 4 * HOP, dtype=torch.long))
+    from audiovq.audio import mu_law_decode, mu_law_encode
+
+    assert torch.equal(teacher.codes, mu_law_encode(signal).long())
+    torch.testing.assert_close(teacher.history, mu_law_decode(teacher.codes.to(torch.uint8)))
+    assert not teacher.predictions.any()
