@@ -22,12 +22,18 @@ from audiovq.audio import HIGHEST_RATE, LOWEST_RATE, SAMPLE_RATE, StreamResample
 from audiovq.audio_writer import AudioWriter, write
 from audiovq.errors import AudiovqError
 
-__all__ = ["AudioReader", "AudioWriter", "Recording", "read", "write"]
+__all__ = ["EXTENSIONS", "AudioReader", "AudioWriter", "Recording", "read", "write"]
+
+EXTENSIONS = (
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64"),
+)
+"""Endings of the files that count as recordings in a folder, in lower case."""
 
 _BLOCK_VALUES = 131_072
 """Values (frames × channels) decoded at a time."""
 
-_LARGEST_SAMPLE = 1e6
+LARGEST_SAMPLE = 1e6
 """Float files may exceed full scale, even hold values on the scale of int16, but not without end."""
 
 # libsndfile cuts a file that ends early to what is there and says so only in its log.
@@ -146,7 +152,7 @@ class AudioReader:
                 buffer = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), dtype=np.float32)
                 while count := self._fill(file, buffer):
                     mono = to_mono(buffer[:count])
-                    if not np.abs(mono).max() <= _LARGEST_SAMPLE:
+                    if not np.abs(mono).max() <= LARGEST_SAMPLE:
                         raise AudiovqError(
                             f"{self.name}: holds NaN, infinite or absurdly large samples; "
                             "write it again as 16-bit PCM from an undamaged source"

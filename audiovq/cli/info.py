@@ -1,0 +1,96 @@
+"""`audiovq info` and `audiovq speakers`: what a code file or a model says of itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import click
+
+from audiovq.cli.options import model_option
+
+
+@click.command()
+@click.argument("path", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+@model_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(path: Path | None, model: Path | None, as_json: bool) -> None:
+    """Say what a code file or a model is.
+
+    FILE ends in .npy (codes) or .safetensors (a model); without it, the model is described.
+    The rate of codes in bits depends on the model that made them: --model if it was not the one that ships.
+    """
+    from audiovq.tokenizer import load
+
+    if path is not None and path.suffix == ".npy":
+        facts = _about_codes(path, load(model).info())
+    else:
+        facts = load(path or model).info()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    for name, value in facts.items():
+        if value is not None:
+            click.echo(f"{name.replace('_', ' '):<24} {_text(value)}")
+
+
+@click.command()
+@model_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def speakers(model: Path | None, as_json: bool) -> None:
+    """List the speakers a model was trained on.
+
+    Number, name, sex, and minutes of speech that it learned from.
+    """
+    from audiovq.tokenizer import load
+
+    rows = [(s.number, s.name, s.sex, s.minutes) for s in load(model).speakers]
+    if as_json:
+        names = ("number", "name", "sex", "minutes")
+        click.echo(
+            json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, ensure_ascii=False)
+        )
+        return
+    width = max((len(name) for _, name, _, _ in rows), default=4)
+    click.echo(f"{'number':>6}  {'name':<{width}}  sex  minutes")
+    for number, name, sex, minutes in rows:
+        click.echo(f"{number:>6}  {name:<{width}}  {sex or '-':<3}  {minutes:7.1f}")
+
+
+def _about_codes(path: Path, model: dict[str, object]) -> dict[str, object]:
+    """Facts of a code file; `model` are those of the model that may have made it."""
+    from audiovq.audio import SAMPLE_RATE
+    from audiovq.codes import CodeSequence
+
+    codes = CodeSequence.load(path)
+    same = codes.fingerprint is not None and codes.fingerprint == model.get("fingerprint")
+    return {
+        "codes": len(codes),
+        "distinct_codes": len(set(codes.codes.tolist())),
+        "hop_samples": codes.hop,
+        "codes_per_second": SAMPLE_RATE / codes.hop,
+        "bits_per_second": model.get("bits_per_second") if same else None,
+        "voice_bits": model.get("voice_bits") if same and codes.voice is not None else None,
+        "seconds": codes.seconds,
+        "sample_rate_hz": codes.sample_rate,
+        "samples": codes.num_samples,
+        "gain_db": 20 * math.log10(codes.gain),
+        "voice": None if codes.voice is None else list(codes.voice),
+        "speaker": codes.speaker,
+        "fingerprint": codes.fingerprint,
+        "made_by_this_model": same,
+    }
+
+
+def _text(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.2f}".removesuffix(".00")
+        case list():
+            return " ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,61 @@
+"""`audiovq train`: a model from a configuration and a folder of recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    required=True,
+    help="Recordings to learn from.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Folder for checkpoint, metrics and model.safetensors. Without it, runs/CONFIG.",
+)
+@click.option("--resume", is_flag=True, help="Continue RUN from its checkpoint, as if never stopped.")
+@click.option("--init", type=click.Path(path_type=Path), metavar="MODEL", help="Start from its weights.")
+@click.option("--stage", "stages", multiple=True, metavar="NAME", help="Run this stage alone; repeatable.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Processor threads to use.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of CONFIG; repeatable."
+)
+def train(
+    config: Path,
+    data: Path,
+    out: Path | None,
+    resume: bool,
+    init: Path | None,
+    stages: tuple[str, ...],
+    threads: int | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train a model on your own recordings.
+
+    CONFIG is a TOML file, or the name of one that ships: default, paper-vctk, paper-phonemes.
+    """
+    for override in overrides:
+        if "=" not in override:
+            raise click.UsageError(f"--set takes KEY=VALUE, not {override!r}.")
+    from audiovq.training.run import main_train
+
+    model = main_train(
+        config,
+        data=data,
+        out=out or Path("runs", config.stem),
+        resume=resume,
+        threads=threads,
+        overrides=list(overrides),
+        init=init,
+        stages=list(stages),
+    )
+    click.echo(f"{model}: the trained model", err=True)

@@ -1,0 +1,1 @@
+"""Sampling from a WaveNet as fast as the machine allows."""

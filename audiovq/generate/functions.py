@@ -1,0 +1,189 @@
+"""What the compiled loop computes element by element, and how it draws one class.
+
+Loops of these vectorise: exp and log are polynomials, as numba has no vector library to call, and nothing
+raises (`error_model="numpy"`: the test for a division by zero alone made the gate ten times slower).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.extending import intrinsic
+
+CLASSES = 256
+BLOCK = 16
+"""Classes whose probabilities are summed together when one is drawn."""
+FAST = {"contract", "reassoc", "nsz", "arcp"}
+"""Liberties that the compiler may take with sums; not with NaN or infinity."""
+
+_LOG2E = np.float32(1 / math.log(2))
+_ROUNDER = np.float32(1.5 * 2**23)
+"""Added to a small float32, leaves its nearest integer in the low bits."""
+_EXP2 = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8))
+_LOG2 = tuple(np.float32(2 / math.log(2) / k) for k in (1, 3, 5, 7, 9))
+
+
+def _cast(source: Any, result: Any, kind: Any) -> Any:
+    """Intrinsic that reads the bits of one type as another."""
+
+    def cast(typing_context: Any, value: Any) -> Any:
+        return result(source), lambda context, builder, signature, args: builder.bitcast(args[0], kind)
+
+    return intrinsic(cast)
+
+
+_float_of_bits = _cast(types.int32, types.float32, ir.FloatType())
+_bits_of_float = _cast(types.float32, types.int32, ir.IntType(32))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def exponential(x: Any) -> Any:
+    """exp(x) of a float32 in -87..88, relative error 1e-7 plus the rounding of x.
+
+    2^n added to the exponent bits of the series of 2^f, |f| <= 1/2, whose ninth term is below 1e-8.
+    """
+    y = x * _LOG2E
+    rounded = y + _ROUNDER
+    f = y - (rounded - _ROUNDER)
+    p = _EXP2[7]
+    for k in range(6, -1, -1):
+        p = p * f + _EXP2[k]
+    return _float_of_bits(np.int32(_bits_of_float(p) + (_bits_of_float(rounded) << 23)))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def compand(value: Any) -> Any:
+    """`nn.lpc.compand` of a float32, error 1e-7: log2 from the exponent bits and the series of atanh."""
+    y = np.float32(1) + np.float32(255) * abs(value)
+    bits = _bits_of_float(np.float32(y))
+    # The exponent that brings the mantissa into 1/sqrt(2)..sqrt(2), where the series is shortest.
+    exponent = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
+    m = _float_of_bits(np.int32(bits - (exponent << np.int32(23))))
+    s = (m - np.float32(1)) / (m + np.float32(1))
+    q = s * s
+    p = _LOG2[4]
+    for k in range(3, -1, -1):
+        p = p * q + _LOG2[k]
+    result = (np.float32(exponent) + p * s) * np.float32(0.125)
+    return result if value >= np.float32(0) else -result
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "nnan"})
+def gate(z: np.ndarray, y: np.ndarray) -> None:
+    """`y = tanh(a) sigmoid(b)` of `z = [a | b]`, one division; error 3e-7."""
+    half = y.shape[0]
+    left, right = z[:half], z[half:]  # an index such as half + i, checked for its sign, would not vectorise
+    for i in range(half):
+        a = min(max(left[i], np.float32(-10)), np.float32(10))
+        b = min(max(right[i], np.float32(-20)), np.float32(20))
+        ea = exponential(np.float32(-2) * a)
+        eb = exponential(-b)
+        y[i] = (np.float32(1) - ea) / ((np.float32(1) + ea) * (np.float32(1) + eb))
+
+
+@njit(cache=True, nogil=True)
+def uniform(seed: Any, index: Any) -> Any:
+    """Number `index` of stream `seed` (uint64 each), float64 in [0, 1): splitmix64 as a counter-based
+    generator (Steele, Lea and Flood 2014), so that it depends on nothing else."""
+    step = np.uint64(0x9E3779B97F4A7C15)
+    z = _mix(np.uint64(seed) + step)
+    z = _mix(z + (np.uint64(index) + np.uint64(1)) * step)
+    return np.float64(z >> np.uint64(11)) * 2.0**-53
+
+
+@njit(cache=True, nogil=True)
+def _mix(z: Any) -> Any:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True, fastmath={"nsz", "nnan"})
+def _largest(values: np.ndarray) -> Any:
+    top = values[0]
+    for i in range(CLASSES):
+        top = max(top, values[i])
+    return top
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _count(values: np.ndarray, least: Any) -> Any:
+    """How many values are `least` or more."""
+    count = np.float32(0)
+    for i in range(CLASSES):
+        count += np.float32(1) if values[i] >= least else np.float32(0)
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _threshold(values: np.ndarray, top: Any, k: int) -> Any:
+    """A number that only the k largest values, and those equal to the k-th, reach: by bisection."""
+    if _count(values, top) >= k:
+        return top
+    low, high = top, top
+    for i in range(CLASSES):
+        low = min(low, values[i])
+    while True:
+        middle = low + (high - low) * np.float32(0.5)
+        if not low < middle < high:
+            return low
+        count = _count(values, middle)
+        if count == k:
+            return middle
+        if count > k:
+            low = middle
+        else:
+            high = middle
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def pick(logits: np.ndarray, shares: np.ndarray, inverse_temperature: Any, top_k: int, number: Any) -> int:
+    """Code drawn from `softmax(logits / temperature)` by inverting its distribution at `number` in [0, 1).
+
+    Temperature 0 (`inverse_temperature` infinite) picks the first of the largest; with `top_k` > 0 only
+    codes at least as likely as the k-th can be drawn. `shares (256,)` is scratch memory.
+    """
+    top = _largest(logits)
+    if inverse_temperature == np.float32(np.inf):
+        for i in range(CLASSES):
+            if logits[i] == top:
+                return i
+    for i in range(CLASSES):
+        shares[i] = exponential(max((logits[i] - top) * inverse_temperature, np.float32(-80)))
+    if 0 < top_k < CLASSES:
+        least = _threshold(logits, top, top_k)
+        for i in range(CLASSES):
+            if logits[i] < least:
+                shares[i] = np.float32(0)
+    # Sums of blocks first: a running sum over all classes is one long chain of dependent additions.
+    total = 0.0
+    for block in range(0, CLASSES, BLOCK):
+        total += _sum(shares[block : block + BLOCK])
+    target = total * number
+    below, block = 0.0, 0
+    while block < CLASSES - BLOCK:
+        more = below + _sum(shares[block : block + BLOCK])
+        if more > target:
+            break
+        below = more
+        block += BLOCK
+    code = block
+    for i in range(block, block + BLOCK):
+        if shares[i] > np.float32(0):
+            code = i
+        below += shares[i]
+        if below > target:
+            break
+    return code
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+def _sum(values: np.ndarray) -> Any:
+    total = np.float32(0)
+    for i in range(BLOCK):
+        total += values[i]
+    return total

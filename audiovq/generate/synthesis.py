@@ -1,0 +1,90 @@
+"""From codes to audio in blocks: conditioner, then WaveNet and correction, or the spectral head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from audiovq.generate.correction import SpectralCorrection, corrected
+from audiovq.generate.engine import WaveNetEngine
+from audiovq.waveform.decoder import Frames
+from audiovq.waveform.model import WaveformModel
+
+BLOCK_FRAMES = 500
+"""Codes decoded at a time: memory does not grow with the recording."""
+
+
+class Synthesiser:
+    """Decodes code sequences of one model; packs its WaveNet on first use.
+
+    Args:
+        model: in evaluation mode.
+    """
+
+    def __init__(self, model: WaveformModel) -> None:
+        self.model = model
+        self._engine: WaveNetEngine | None = None
+
+    def fast(self, codes: Tensor, voice: Tensor) -> Iterator[NDArray[np.float32]]:
+        """Audio blocks by the spectral head, at the normalised level.
+
+        Args:
+            codes: `(F,)` int64; voice: `(1, V)`.
+
+        Raises: ValueError if the model has no spectral head.
+        """
+        head = self.model.spectral
+        if head is None:
+            raise ValueError("this model has no spectral head")
+        for features, log_magnitude, own in self._conditions(codes, voice, head.reach_frames):
+            with torch.inference_mode():
+                audio = head(features, log_magnitude)[0].numpy()
+            yield audio[own.start * self.model.hop : own.stop * self.model.hop]
+
+    def drawn(
+        self, codes: Tensor, voice: Tensor, seed: int, temperature: float, passes: int
+    ) -> Iterator[NDArray[np.float32]]:
+        """Audio blocks drawn by the WaveNet, at the normalised level.
+
+        Args:
+            codes: `(F,)` int64; voice: `(1, V)`.
+            seed, temperature: of the draws.
+            passes: of the spectral correction; 0 leaves the draws as they are.
+
+        Raises: AudiovqError for a temperature out of range.
+        """
+        model = self.model
+        if self._engine is None:
+            self._engine = WaveNetEngine(model.wavenet)
+        stream = self._engine.stream(seed, temperature)
+
+        def pairs() -> Iterator[tuple[NDArray[np.float32], Tensor]]:
+            for features, log_magnitude, own in self._conditions(codes, voice, model.wavenet.reach_frames):
+                with torch.inference_mode():
+                    frames = model.wavenet.frames(features, log_magnitude)
+                    frames = Frames(*(v[:, own].contiguous() for v in frames))
+                yield stream.draw(frames), log_magnitude[0, own]
+
+        correction = SpectralCorrection(model.config.conditioner.window, model.hop, passes)
+        return corrected(pairs(), correction)
+
+    def _conditions(self, codes: Tensor, voice: Tensor, reach: int) -> Iterator[tuple[Tensor, Tensor, slice]]:
+        """Features and log magnitudes of each block with `reach` frames around it, and where its own lie.
+
+        At the recording's ends there is no context: there the networks pad by themselves, as in training.
+        """
+        model, count = self.model, len(codes)
+        wide = model.conditioner.reach_frames
+        for start in range(0, count, BLOCK_FRAMES):
+            end = min(start + BLOCK_FRAMES, count)
+            low, high = max(0, start - reach), min(count, end + reach)
+            low_wide, high_wide = max(0, low - wide), min(count, high + wide)
+            with torch.inference_mode():
+                condition = model.condition(codes[None, low_wide:high_wide], voice)
+            inside = slice(low - low_wide, high - low_wide)
+            own = slice(start - low, end - low)
+            yield condition.features[:, inside], condition.log_magnitude[:, inside], own

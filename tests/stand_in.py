@@ -1,0 +1,82 @@
+"""A stand-in for the tokenizer, to see what the command asks of it, and small helpers for its tests."""
+
+from __future__ import annotations
+
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiovq.codes import CodeSequence
+from audiovq.errors import AudiovqError
+
+RECORDING = Path(__file__).parents[1] / "data" / "ls1998_008.flac"
+
+
+@dataclass(frozen=True)
+class StandInSpeaker:
+    number: int
+    name: str
+    sex: str
+    minutes: float
+
+
+class StandInTokenizer:
+    """Answers as a tokenizer does; keeps what it was asked."""
+
+    hop = 128
+    speakers = (StandInSpeaker(0, "p225", "F", 2.5), StandInSpeaker(1, "1998", "", 0.25))
+
+    def __init__(self) -> None:
+        self.model: object = "never loaded"
+        self.calls: list[dict[str, Any]] = []
+
+    def info(self) -> dict[str, object]:
+        return {"fingerprint": "f00d", "bits_per_second": 1125.0, "voice_bits": 96, "hop_samples": 128}
+
+    def encode(self, source: Path) -> CodeSequence:
+        if not Path(source).exists() or Path(source).read_bytes() == b"broken":
+            raise AudiovqError(f"{source}: is not a recording; convert it")
+        codes = np.arange(10, dtype=np.uint16)
+        return CodeSequence(codes, num_samples=1250, voice=(1, 2, 3), fingerprint="f00d")
+
+    def decode_file(self, codes: CodeSequence, out: Path, *, force: bool, **options: Any) -> None:
+        self.calls.append({"codes": codes.codes.tolist(), **options})
+        if "progress" in options:
+            options.pop("progress")(1250, 1250)
+        soundfile.write(out, np.zeros(1250), codes.sample_rate)
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> StandInTokenizer:
+    """Let `audiovq.tokenizer.load` give the stand-in, which then keeps the model it was asked for."""
+    stand_in = StandInTokenizer()
+
+    def load(model: object = None) -> StandInTokenizer:
+        stand_in.model = model
+        return stand_in
+
+    module = types.ModuleType("audiovq.tokenizer")
+    module.load = load  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "audiovq.tokenizer", module)
+    return stand_in
+
+
+def save_codes(path: Path, fingerprint: str = "f00d") -> None:
+    CodeSequence(np.arange(10), num_samples=1250, voice=(4, 5), fingerprint=fingerprint).save(path)
+
+
+def one_line(captured: Any) -> str:
+    """The one line that standard error holds, with nothing on standard output."""
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())

@@ -1,0 +1,190 @@
+"""`audiovq encode` and `decode`: files and folders, over a stand-in for the tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+from stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
+
+from audiovq.cli.batch import default_out, find_jobs
+from audiovq.cli.main import run
+from audiovq.codes import CodeSequence
+
+
+@pytest.fixture
+def tokenizer(monkeypatch: pytest.MonkeyPatch) -> StandInTokenizer:
+    return install(monkeypatch)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three recordings in a tree, and what is none."""
+    for name in ("in/b.WAV", "in/a.flac", "in/deep/er/c.mp3", "in/notes.txt", "in/._a.flac", "in/.git/d.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"sound")
+    return tmp_path / "in"
+
+
+# encode
+
+
+def test_encode_writes_beside_its_input(
+    tmp_path: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.b.wav").write_bytes(b"sound")
+    assert run(["encode", str(tmp_path / "a.b.wav")]) == 0
+    assert names(tmp_path) == ["a.b.json", "a.b.npy", "a.b.wav"]
+    assert tokenizer.model is None
+    assert one_line(capsys.readouterr()).endswith("a.b.npy: 10 codes, 0.08 s")
+
+
+def test_model_is_passed_on(tmp_path: Path, tokenizer: StandInTokenizer) -> None:
+    assert run(["encode", str(RECORDING), str(tmp_path / "x.npy"), "--model", "my.safetensors"]) == 0
+    assert tokenizer.model == Path("my.safetensors")
+
+
+@pytest.mark.parametrize("existing", ["x.npy", "x.json"])
+def test_encode_replaces_nothing_unasked(
+    existing: str, tmp_path: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / existing).write_text("precious")
+    arguments = ["encode", str(RECORDING), str(tmp_path / "x.npy")]
+    assert run(arguments) == 1
+    assert "--force" in one_line(capsys.readouterr())
+    assert names(tmp_path) == [existing] and (tmp_path / existing).read_text() == "precious"
+    assert tokenizer.model == "never loaded", "it must say so before the work"
+    assert run([*arguments, "--force"]) == 0
+    assert len(CodeSequence.load(tmp_path / "x.npy")) == 10
+
+
+def test_encode_to_standard_output_is_the_array_alone(
+    tokenizer: StandInTokenizer, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert run(["encode", str(RECORDING), "-"]) == 0
+    captured = capfdbinary.readouterr()
+    assert captured.out.startswith(b"\x93NUMPY") and captured.err == b""
+
+
+def test_encode_folder_keeps_the_tree_and_skips_what_is_done(
+    folder: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder.parent / "in_codes"
+    assert run(["encode", str(folder)]) == 0
+    done = ["a.json", "a.npy", "b.json", "b.npy", "deep/er/c.json", "deep/er/c.npy"]
+    assert names(out) == done
+    assert "3 encoded, 0 skipped" in one_line(capsys.readouterr())
+
+    (out / "a.json").unlink()  # as if killed between the two files
+    (out / "b.npy").unlink()
+    (out / "b.json").unlink()
+    kept = (out / "deep/er/c.npy").stat().st_mtime_ns
+    assert run(["encode", str(folder)]) == 0
+    assert "2 encoded, 1 skipped" in one_line(capsys.readouterr())
+    assert names(out) == done and (out / "deep/er/c.npy").stat().st_mtime_ns == kept
+
+
+def test_encode_folder_goes_on_after_a_bad_file(
+    folder: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "a.flac").write_bytes(b"broken")
+    (folder / "b.flac").write_bytes(b"sound")  # wants the place of b.WAV
+    assert run(["encode", str(folder), str(folder.parent / "out")]) == 1
+    assert names(folder.parent / "out") == ["b.json", "b.npy", "deep/er/c.json", "deep/er/c.npy"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert "a.flac: is not a recording" in lines[0] and "b.flac: b.WAV has its place" in lines[1]
+    assert "2 encoded, 0 skipped as finished, 2 failed" in lines[2]
+    assert lines[3].startswith("audiovq: error: 2 of 4 files failed")
+
+
+def test_encode_folder_does_not_mix_models(
+    folder: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder.parent / "out"
+    out.mkdir()
+    save_codes(out / "a.npy", fingerprint="beef")
+    assert run(["encode", str(folder), str(out)]) == 1
+    assert "a.npy: was made by another model" in capsys.readouterr().err
+    assert run(["encode", str(folder), str(out), "--force"]) == 0
+    assert CodeSequence.load(out / "a.npy").fingerprint == "f00d"
+
+
+def test_folder_without_recordings(
+    tmp_path: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("none")
+    assert run(["encode", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert "holds no file that ends in .aif" in one_line(capsys.readouterr())
+    assert names(tmp_path) == ["notes.txt"]
+
+
+def test_jobs_are_sorted_and_leave_hidden_files_out(folder: Path) -> None:
+    jobs = find_jobs(folder, Path("out"), (".wav", ".flac"), ".npy")
+    assert [(j.source.name, str(j.target)) for j in jobs] == [
+        ("a.flac", "out/a.npy"),
+        ("b.WAV", "out/b.npy"),
+    ]
+
+
+def test_default_folder_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_out(Path("speech"), "_codes") == Path("speech_codes")
+    assert default_out(Path("."), "_codes") == tmp_path.with_name(tmp_path.name + "_codes")
+
+
+# decode
+
+
+def test_decode_passes_its_options_on(
+    tmp_path: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_codes(tmp_path / "x.npy")
+    options = ["--speaker", "p225", "--seed", "7", "--temperature", "0.5", "--fast"]
+    assert run(["decode", str(tmp_path / "x.npy"), *options]) == 0
+    (call,) = tokenizer.calls
+    assert call.pop("codes") == list(range(10)) and callable(call.pop("progress"))
+    assert call == {"speaker": "p225", "voice": None, "seed": 7, "temperature": 0.5, "fast": True}
+    assert one_line(capsys.readouterr()).endswith("x_decoded.wav: 0.08 s at 16000 Hz")
+    assert soundfile.info(tmp_path / "x_decoded.wav").frames == 1250
+
+
+def test_temperature_is_the_librarys_unless_given(tmp_path: Path, tokenizer: StandInTokenizer) -> None:
+    save_codes(tmp_path / "x.npy")
+    assert run(["decode", str(tmp_path / "x.npy")]) == 0
+    assert "temperature" not in tokenizer.calls[0] and tokenizer.calls[0]["speaker"] is None
+
+
+@pytest.mark.parametrize(("text", "speaker"), [("p225", "p225"), ("1", 1), ("1998", "1998"), ("77", 77)])
+def test_speaker_is_a_name_before_it_is_a_number(
+    text: str, speaker: object, tmp_path: Path, tokenizer: StandInTokenizer
+) -> None:
+    save_codes(tmp_path / "x.npy")
+    assert run(["decode", str(tmp_path / "x.npy"), "--speaker", text]) == 0
+    assert tokenizer.calls[0]["speaker"] == speaker
+
+
+def test_decode_replaces_nothing_unasked(
+    tmp_path: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_codes(tmp_path / "x.npy")
+    (tmp_path / "y.wav").write_text("precious")
+    assert run(["decode", str(tmp_path / "x.npy"), str(tmp_path / "y.wav")]) == 1
+    assert "--force" in one_line(capsys.readouterr())
+    assert (tmp_path / "y.wav").read_text() == "precious" and tokenizer.model == "never loaded"
+
+
+def test_decode_folder(
+    tmp_path: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c" / "d").mkdir(parents=True)
+    save_codes(tmp_path / "c" / "x.npy")
+    save_codes(tmp_path / "c" / "d" / "y.npy")
+    assert run(["decode", str(tmp_path / "c"), "--speaker", "0"]) == 0
+    assert names(tmp_path / "c_decoded") == ["d/y.wav", "x.wav"]
+    assert [call["speaker"] for call in tokenizer.calls] == [0, 0]
+    capsys.readouterr()
+    assert run(["decode", str(tmp_path / "c")]) == 0
+    assert "0 decoded, 2 skipped" in one_line(capsys.readouterr())
+    assert run(["decode", str(tmp_path / "c"), str(tmp_path / "c")]) == 2

@@ -1,0 +1,66 @@
+"""Spectral correction: lengths, blocks, and a spectrum nearer to the one asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from audiovq.generate.correction import SpectralCorrection
+from audiovq.nn.spectral import log_magnitude, stft
+
+WINDOW, HOP, FRAMES = 512, 128, 90
+
+
+def material() -> tuple[NDArray[np.float32], torch.Tensor, torch.Tensor]:
+    """A noise, the spectra of a real-looking target, and the target itself."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = 0.1 * torch.randn(FRAMES * HOP, generator=generator)
+    time = torch.arange(FRAMES * HOP) / 16_000
+    target = 0.3 * torch.sin(2 * torch.pi * 300 * time) + 0.05 * torch.sin(2 * torch.pi * 2_100 * time)
+    return drawn.numpy(), log_magnitude(stft(target[None], WINDOW, HOP), 1e-4)[0], target
+
+
+def run(sizes: list[int], passes: int) -> NDArray[np.float32]:
+    drawn, target, _ = material()
+    correction = SpectralCorrection(WINDOW, HOP, passes)
+    out, start = [], 0
+    while start < FRAMES:
+        for size in sizes:
+            end = min(start + size, FRAMES)
+            out.append(correction.push(drawn[start * HOP : end * HOP], target[start:end]))
+            start = end
+    return np.concatenate([*out, correction.finish()])
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2])
+def test_blocks_do_not_matter(passes: int) -> None:
+    whole = run([FRAMES], passes)
+    assert whole.shape == (FRAMES * HOP,)
+    for sizes in ([1], [7], [30, 1, 2]):
+        np.testing.assert_allclose(run(sizes, passes), whole, rtol=0, atol=1e-6)
+
+
+def test_no_pass_changes_nothing() -> None:
+    np.testing.assert_array_equal(run([11], 0), material()[0])
+
+
+def test_each_pass_brings_the_spectrum_nearer() -> None:
+    target = material()[1]
+    distance = []
+    for passes in (0, 1, 2, 3):
+        spectrum = log_magnitude(stft(torch.from_numpy(run([FRAMES], passes))[None], WINDOW, HOP), 1e-4)[0]
+        loud = target > -2
+        distance.append(float((spectrum - target)[loud].abs().mean()))
+    assert distance == sorted(distance, reverse=True)
+    assert distance[2] < 0.5 * distance[0]
+
+
+def test_what_comes_early_is_final() -> None:
+    """Samples returned before the end must not depend on what follows."""
+    drawn, target, _ = material()
+    correction = SpectralCorrection(WINDOW, HOP, 2)
+    early = correction.push(drawn[: 60 * HOP], target[:60])
+    assert len(early) == (60 - correction.reach) * HOP
+    np.testing.assert_allclose(early, run([FRAMES], 2)[: len(early)], rtol=0, atol=1e-6)

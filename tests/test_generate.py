@@ -1,0 +1,281 @@
+"""The compiled engine against the decoder it packs, and what its results may depend on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from test_wavenet import HOP, SHAPES, taught, tiny_decoder, tiny_frames
+
+from audiovq.audio import de_emphasis
+from audiovq.errors import AudiovqError
+from audiovq.generate import functions, kernel
+from audiovq.generate.engine import WaveNetEngine, draw_reference
+from audiovq.generate.pack import aligned, padded, panels, widen
+from audiovq.waveform.decoder import CLASSES, Frames, WaveNetDecoder
+
+
+def part(frames: Frames, first: int, last: int) -> Frames:
+    return Frames(*(v[:, first:last] for v in frames))
+
+
+def row(frames: Frames, index: int) -> Frames:
+    return Frames(*(v[index : index + 1] for v in frames))
+
+
+@pytest.fixture(scope="module")
+def decoder() -> WaveNetDecoder:
+    return tiny_decoder(4, 16)
+
+
+@pytest.fixture(scope="module")
+def frames(decoder: WaveNetDecoder) -> Frames:
+    return tiny_frames(decoder, 1, 24)
+
+
+@pytest.mark.parametrize(("group", "order"), SHAPES)
+def test_logits_equal_the_parallel_form(group: int, order: int) -> None:
+    decoder = tiny_decoder(group, order)
+    frames = tiny_frames(decoder, 2, 12)
+    assert frames.gains.shape[1] * HOP > 3 * decoder.receptive_field
+    teacher = taught(decoder, frames)
+    with torch.no_grad():
+        expected = decoder(teacher, frames)
+    engine = WaveNetEngine(decoder)
+    for b in range(2):
+        got = engine.stream().logits(row(frames, b), teacher.fed[b].numpy())
+        assert np.abs(got - expected[b].numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("residual", "skip", "hidden", "dilations"),
+    [(64, 128, 64, (1, 2, 4, 8, 16, 32)), (40, 33, 7, (3, 5, 6)), (32, 32, 32, (1,))],
+)
+def test_logits_equal_the_torch_steps_in_other_sizes(
+    residual: int, skip: int, hidden: int, dilations: tuple[int, ...]
+) -> None:
+    torch.manual_seed(4)
+    decoder = WaveNetDecoder(5, 33, HOP, 2, residual, skip, dilations, hidden, 20, 0.85, adapt=16)
+    frames = tiny_frames(decoder, 1, 12)
+    fed = torch.randint(100, 156, (1, 12 * HOP))
+    expected = draw_reference(decoder, frames, [0], fed=fed)
+    stream = WaveNetEngine(decoder).stream()
+    got = stream.logits(frames, fed[0].numpy())
+    assert np.abs(got - expected.logits[0].numpy()).max() < 1e-4
+    np.testing.assert_array_equal(stream.codes, fed[0].numpy())
+
+
+@pytest.mark.parametrize(("group", "order"), SHAPES)
+def test_draws_what_the_torch_steps_draw(group: int, order: int) -> None:
+    decoder = tiny_decoder(group, order)
+    frames = tiny_frames(decoder, 3, 10)
+    seeds = [0, 1, 2**63 + 5]
+    expected = draw_reference(decoder, frames, seeds, temperature=0.9)
+    engine = WaveNetEngine(decoder)
+    for b, seed in enumerate(seeds):
+        stream = engine.stream(seed, temperature=0.9)
+        audio = stream.draw(row(frames, b))
+        np.testing.assert_array_equal(stream.codes, expected.codes[b].numpy())
+        np.testing.assert_allclose(audio, expected.audio[b].numpy(), atol=1e-4)
+        assert len(np.unique(stream.codes)) > 20
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 40])
+def test_top_k_draws_what_the_torch_steps_draw(decoder: WaveNetDecoder, frames: Frames, top_k: int) -> None:
+    expected = draw_reference(decoder, frames, [7], top_k=top_k)
+    stream = WaveNetEngine(decoder).stream(7, top_k=top_k)
+    stream.draw(frames)
+    np.testing.assert_array_equal(stream.codes, expected.codes[0].numpy())
+    ranks = (expected.logits[0] > expected.logits[0].gather(-1, expected.codes[0, :, None])).sum(-1)
+    assert ranks.max() == top_k - 1
+
+
+def test_blocks_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
+    engine = WaveNetEngine(decoder)
+    whole, whole_codes = engine.stream(3).draw(frames), []
+    for cuts in ([0, 24], [0, 1, 2, 9, 10, 24], [0, 0, 23, 24], list(range(25))):
+        stream, blocks, codes = engine.stream(3), [], []
+        for first, last in itertools.pairwise(cuts):
+            blocks.append(stream.draw(part(frames, first, last)))
+            codes.append(stream.codes)
+            assert stream.position == last * HOP
+        assert np.concatenate(blocks).tobytes() == whole.tobytes()
+        whole_codes.append(np.concatenate(codes).tobytes())
+    assert len(set(whole_codes)) == 1
+    assert whole.dtype == np.float32
+    assert whole.shape == (24 * HOP,)
+
+
+def test_seeds(decoder: WaveNetDecoder, frames: Frames) -> None:
+    engine, again = WaveNetEngine(decoder), WaveNetEngine(decoder)
+    codes = {}
+    for seed in (0, 1, 2, -1, 2**64 - 1):
+        stream = engine.stream(seed)
+        stream.draw(frames)
+        codes[seed] = stream.codes
+    other = again.stream(1)
+    other.draw(frames)
+    np.testing.assert_array_equal(codes[1], other.codes)
+    np.testing.assert_array_equal(codes[-1], codes[2**64 - 1])
+    assert (codes[0] != codes[1]).mean() > 0.5
+    assert (codes[1] != codes[2]).mean() > 0.5
+
+
+def test_temperature(decoder: WaveNetDecoder, frames: Frames) -> None:
+    """0 takes the likeliest code, next to 0 nearly so; more temperature, less likely codes."""
+    engine = WaveNetEngine(decoder)
+    deficits = []
+    for temperature in (0.0, 1e-4, 0.25, 1.0, 100.0):
+        stream = engine.stream(5, temperature)
+        stream.draw(frames)
+        logits = engine.stream().logits(frames, stream.codes)
+        deficit = logits.max(axis=1) - logits[np.arange(len(logits)), stream.codes]
+        assert temperature > 0 or not deficit.any()
+        deficits.append(deficit.mean())
+    assert deficits[1] < 1e-3
+    assert deficits == sorted(deficits)
+    assert deficits[2] * 1.2 < deficits[3] < deficits[4]
+
+
+def test_streams_do_not_disturb_one_another(decoder: WaveNetDecoder, frames: Frames) -> None:
+    engine = WaveNetEngine(decoder)
+    alone = [engine.stream(seed).draw(frames) for seed in (0, 1)]
+    streams, drawn = [engine.stream(0), engine.stream(1)], [[], []]
+    for f in range(24):
+        for stream, blocks in zip(streams, drawn, strict=True):
+            blocks.append(stream.draw(part(frames, f, f + 1)))
+    for blocks, expected in zip(drawn, alone, strict=True):
+        assert np.concatenate(blocks).tobytes() == expected.tobytes()
+
+
+def test_threads_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
+    engine = WaveNetEngine(decoder)
+    alone = [engine.stream(seed).draw(frames).tobytes() for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        threaded = list(pool.map(lambda seed: engine.stream(seed).draw(frames).tobytes(), range(8)))
+    assert threaded == alone
+
+
+def test_later_changes_of_the_decoder_are_not_seen(frames: Frames) -> None:
+    decoder = tiny_decoder(4, 16)
+    engine = WaveNetEngine(decoder)
+    before = engine.stream(0).draw(frames)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()
+    assert engine.stream(0).draw(frames).tobytes() == before.tobytes()
+
+
+def test_audio_is_de_emphasised(decoder: WaveNetDecoder, frames: Frames) -> None:
+    fed = np.random.default_rng(0).integers(100, 156, 24 * HOP)
+    reference = draw_reference(decoder, frames, [0], fed=torch.from_numpy(fed)[None])
+    plain = tiny_decoder(4, 16)
+    plain.pre_emphasis = 0.0
+    flat = draw_reference(plain, frames, [0], fed=torch.from_numpy(fed)[None])
+    np.testing.assert_allclose(reference.audio[0], de_emphasis(flat.audio[0].numpy(), 0.85), atol=1e-5)
+
+
+def test_bad_settings(decoder: WaveNetDecoder, frames: Frames) -> None:
+    engine = WaveNetEngine(decoder)
+    for temperature in (-1.0, math.nan, math.inf):
+        with pytest.raises(AudiovqError, match="temperature"):
+            engine.stream(0, temperature)
+    for top_k in (-1, 257):
+        with pytest.raises(AudiovqError, match="top-k"):
+            engine.stream(0, 1.0, top_k)
+    with pytest.raises(ValueError, match="fed codes"):
+        engine.stream().logits(frames, np.zeros(3, dtype=np.int64))
+    with pytest.raises(ValueError, match="fed codes"):
+        engine.stream().logits(frames, np.full(24 * HOP, 256))
+    with pytest.raises(ValueError, match="batch 1"):
+        engine.stream().draw(tiny_frames(decoder, 2, 3))
+    with pytest.raises(ValueError, match="frames"):
+        engine.stream().draw(frames._replace(coefficients=frames.coefficients[..., :8]))
+
+
+def test_uniform_is_splitmix64() -> None:
+    def mix(z: int) -> int:
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        return z ^ (z >> 31)
+
+    step = 0x9E3779B97F4A7C15
+    for seed, index in [(0, 0), (1, 0), (0, 1), (2**64 - 1, 10**10)]:
+        expected = mix((mix((seed + step) % 2**64) + (index + 1) * step) % 2**64) >> 11
+        assert functions.uniform(np.uint64(seed), np.uint64(index)) == expected / 2**53
+    assert mix(step) == 0xE220A8397B1DCDAF  # the first output of the published generator for seed 0
+    numbers = np.array([functions.uniform(np.uint64(9), np.uint64(i)) for i in range(20_000)])
+    counts = np.histogram(numbers, 20, (0, 1))[0]
+    assert np.abs(counts - 1000).max() < 150
+    assert abs(np.corrcoef(numbers[1:], numbers[:-1])[0, 1]) < 0.03
+
+
+def test_pick_follows_the_distribution() -> None:
+    logits = np.full(CLASSES, -30.0, dtype=np.float32)
+    logits[[3, 15, 16, 255]] = np.log(np.float32([0.1, 0.2, 0.3, 0.4])) + 50
+    shares = np.empty(CLASSES, dtype=np.float32)
+    numbers = [1e-6, 0.0999, 0.1001, 0.2999, 0.3001, 0.5999, 0.6001, 1 - 2**-53]
+    picked = [functions.pick(logits, shares, np.float32(1), 0, x) for x in numbers]
+    assert picked == [3, 3, 15, 15, 16, 16, 255, 255]
+    assert [functions.pick(logits, shares, np.float32(1), 2, x) for x in (0.0, 0.42, 0.44)] == [16, 16, 255]
+    assert functions.pick(logits, shares, np.float32(np.inf), 0, 0.0) == 255
+
+
+def test_pick_top_k_with_equal_logits() -> None:
+    logits = np.zeros(CLASSES, dtype=np.float32)
+    logits[[10, 20, 30]] = 1
+    shares = np.empty(CLASSES, dtype=np.float32)
+    picked = {functions.pick(logits, shares, np.float32(1), 2, x) for x in np.linspace(0, 0.999, 50)}
+    assert picked == {10, 20, 30}  # all that are as likely as the second
+
+
+def test_functions_are_accurate() -> None:
+    x = np.linspace(-20, 20, 4001).astype(np.float32)
+    got = np.array([functions.exponential(v) for v in x])
+    np.testing.assert_allclose(got, np.exp(x.astype(np.float64)), rtol=2e-6)
+    x = np.concatenate([np.linspace(-2, 2, 2001), [1e-9, -1e-9, 0, 300]]).astype(np.float32)
+    got = np.array([functions.compand(v) for v in x])
+    exact = np.sign(x) * np.log1p(255 * np.abs(x.astype(np.float64))) / np.log(256)
+    np.testing.assert_allclose(got, exact, atol=1e-6)
+    z = np.random.default_rng(0).normal(0, 6, 2 * 4096).astype(np.float32)
+    z[:3], z[4096:4099] = (-200, 200, 0), (-200, 200, 0)
+    y = np.empty(4096, dtype=np.float32)
+    functions.gate(z, y)
+    a, b = z.astype(np.float64).reshape(2, -1)
+    np.testing.assert_allclose(y, np.tanh(a) / (1 + np.exp(-b)), atol=1e-6)
+
+
+def test_panels_and_padding() -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(40, 33)).astype(np.float32)
+    laid = panels(matrix, row_parts=2)
+    assert laid.shape == (2, 64, 32)
+    assert laid.ctypes.data % 64 == 0
+    whole = laid.transpose(0, 2, 1).reshape(2 * padded(20), 64)
+    np.testing.assert_array_equal(whole[:20, :33], matrix[:20])
+    np.testing.assert_array_equal(whole[32:52, :33], matrix[20:])
+    assert not whole[20:32].any()
+    assert not whole[:, 33:].any()
+    np.testing.assert_array_equal(widen(np.ones((3, 4), dtype=np.float32), 2).sum(axis=1), [4, 4, 4])
+    assert aligned((5, 3)).shape == (5, 3)
+
+
+def test_kernel_is_cached_for_the_next_process(decoder: WaveNetDecoder, frames: Frames) -> None:
+    WaveNetEngine(decoder).stream().draw(frames)
+    script = (
+        "import numpy as np; from test_wavenet import tiny_decoder, tiny_frames\n"
+        "from audiovq.generate import kernel; from audiovq.generate.engine import WaveNetEngine\n"
+        "d = tiny_decoder(4, 16); WaveNetEngine(d).stream().draw(tiny_frames(d, 1, 1))\n"
+        "s = kernel.run.stats; print(sum(s.cache_hits.values()), sum(s.cache_misses.values()))"
+    )
+    assert kernel.run.stats.cache_path
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=__file__.rpartition("/")[0], capture_output=True, text=True
+    )
+    assert run.stdout.split() == ["1", "0"], run.stderr

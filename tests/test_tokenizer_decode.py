@@ -1,0 +1,232 @@
+"""The tokenizer, decoding: exact lengths, levels, blocks, voices, one line for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import speech
+from numpy.typing import NDArray
+
+from audiovq.codes import CodeSequence
+from audiovq.errors import AudiovqError
+from audiovq.generate import synthesis
+from audiovq.tokenizer import Tokenizer
+
+Array = NDArray[np.float32]
+
+
+# Decoding: lengths and levels
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
+@pytest.mark.parametrize("length", [1, 128, 160, 12_345])
+def test_as_many_samples_back_as_went_in(
+    tiny_tokenizer: Tokenizer, tmp_path: Path, rate: int, length: int
+) -> None:
+    codes = tiny_tokenizer.encode(speech(length, rate), rate)
+    back = tiny_tokenizer.decode(codes, fast=True)
+    assert (len(back.samples), back.sample_rate) == (length, rate)
+    tiny_tokenizer.decode_file(codes, tmp_path / "out.wav", fast=True)
+    info = soundfile.info(tmp_path / "out.wav")
+    assert (info.frames, info.samplerate) == (length, rate)
+    if length < 1_000:
+        assert len(tiny_tokenizer.decode(codes).samples) == length
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_decode_is_decode_file(tiny_tokenizer: Tokenizer, tmp_path: Path, fast: bool, rate: int) -> None:
+    codes = tiny_tokenizer.encode(speech(rate // 4, rate, level=0.01), rate)
+    told: list[tuple[int, int]] = []
+    tiny_tokenizer.decode_file(
+        codes, tmp_path / "out.wav", fast=fast, seed=3, progress=lambda *x: told.append(x)
+    )
+    written, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    samples = np.clip(tiny_tokenizer.decode(codes, fast=fast, seed=3).samples, -1, 1)
+    np.testing.assert_allclose(written, samples, atol=1 / 32_768)
+    assert told[-1] == (len(codes) * 128, len(codes) * 128)
+
+
+def test_spectral_blocks_agree(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = tiny_tokenizer.encode(speech(20_000))
+    monkeypatch.setattr(synthesis, "BLOCK_FRAMES", 1_000)
+    whole = tiny_tokenizer.decode(codes, fast=True).samples
+    for frames in (1, 13, 60):
+        monkeypatch.setattr(synthesis, "BLOCK_FRAMES", frames)
+        part = tiny_tokenizer.decode(codes, fast=True).samples
+        # Matrix products of another size round differently; nothing else may differ.
+        np.testing.assert_allclose(part, whole, rtol=0, atol=1e-5 * float(np.abs(whole).max()))
+
+
+def test_wavenet_frames_agree_in_blocks(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rounding difference may flip a draw, and all after it: what the draws are made from is compared."""
+    codes = tiny_tokenizer.encode(speech(12_000))
+    seen: list[Any] = []
+
+    class Recorder:
+        def draw(self, frames: Any) -> Array:
+            seen.append(frames)
+            return np.zeros(frames.gains.shape[1] * 128, np.float32)
+
+    class Engine:
+        def __init__(self, *_: object) -> None: ...
+
+        def stream(self, *_: object) -> Recorder:
+            return Recorder()
+
+    monkeypatch.setattr(tiny_tokenizer._synthesiser, "_engine", Engine())
+    monkeypatch.setattr(synthesis, "BLOCK_FRAMES", 1_000)
+    tiny_tokenizer.decode(codes)
+    (whole,) = seen
+    for frames in (1, 13, 60):
+        seen.clear()
+        monkeypatch.setattr(synthesis, "BLOCK_FRAMES", frames)
+        tiny_tokenizer.decode(codes)
+        assert len(seen) == -(-len(codes) // frames)
+        for i, expected in enumerate(whole):
+            torch.testing.assert_close(torch.cat([s[i] for s in seen], dim=1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_wavenet_blocks_agree(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = tiny_tokenizer.encode(speech(4_000))
+    monkeypatch.setattr(synthesis, "BLOCK_FRAMES", 1_000)
+    whole = tiny_tokenizer.decode(codes, seed=5).samples
+    for frames in (5, 16):
+        monkeypatch.setattr(synthesis, "BLOCK_FRAMES", frames)
+        part = tiny_tokenizer.decode(codes, seed=5).samples
+        # The state of the stream is carried from block to block, so that nothing starts anew.
+        np.testing.assert_allclose(part[:640], whole[:640], atol=1e-3 * float(np.abs(whole).max()))
+        assert not np.array_equal(part[640:1280], part[:640])
+
+
+def test_seed_and_temperature(tiny_tokenizer: Tokenizer) -> None:
+    codes = tiny_tokenizer.encode(speech(1_000))
+    first = tiny_tokenizer.decode(codes, seed=1).samples
+    assert np.array_equal(tiny_tokenizer.decode(codes, seed=1).samples, first)
+    assert not np.array_equal(tiny_tokenizer.decode(codes, seed=2).samples, first)
+    assert not np.array_equal(tiny_tokenizer.decode(codes, seed=1, temperature=0.2).samples, first)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_gain_is_undone(tiny_tokenizer: Tokenizer, fast: bool) -> None:
+    loud, quiet = (tiny_tokenizer.encode(speech(4_000, level=level)) for level in (0.2, 0.2 / 64))
+    a, b = (tiny_tokenizer.decode(codes, fast=fast, seed=1).samples for codes in (loud, quiet))
+    assert float(np.sqrt(np.mean(a**2)) / np.sqrt(np.mean(b**2))) == pytest.approx(64, rel=1e-3)
+
+
+def test_a_bare_array(tiny_tokenizer: Tokenizer, paper_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    codes = tiny_tokenizer.encode(speech(5_000))
+    back = tiny_tokenizer.decode(codes.codes, fast=True)
+    assert (len(back.samples), back.sample_rate) == (len(codes) * 128, 16_000)
+    tiny_tokenizer.decode_file(codes.codes.astype(np.int64), tmp_path / "out.wav", fast=True)
+    assert soundfile.info(tmp_path / "out.wav").frames == len(codes) * 128
+    assert len(paper_tokenizer.decode(np.arange(5)).samples) == 5 * 64
+
+
+# Voices
+
+
+def test_voices_change_the_sound(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    codes = tiny_tokenizer.encode(speech(3_000))
+    soundfile.write(tmp_path / "voice.wav", speech(9_000, seed=4)[::2], 16_000)
+    sounds = [
+        tiny_tokenizer.decode(codes, fast=True, **options).samples.tobytes()
+        for options in (
+            {},
+            {"speaker": "ann"},
+            {"speaker": "bob"},
+            {"speaker": 2},
+            {"voice": tmp_path / "voice.wav"},
+        )
+    ]
+    assert len(set(sounds)) == len(sounds)
+    assert tiny_tokenizer.decode(codes, fast=True, speaker=1).samples.tobytes() == sounds[2], "number or name"
+    # The recording's own voice is that of the sidecar; without one it is 'no speaker'.
+    own = CodeSequence(codes.codes, gain=codes.gain, num_samples=3_000, voice=codes.voice)
+    nobody = CodeSequence(codes.codes, gain=codes.gain, num_samples=3_000)
+    named = CodeSequence(codes.codes, gain=codes.gain, num_samples=3_000, speaker="bob")
+    assert tiny_tokenizer.decode(own, fast=True).samples.tobytes() == sounds[0]
+    assert tiny_tokenizer.decode(nobody, fast=True).samples.tobytes() not in sounds
+    assert tiny_tokenizer.decode(named, fast=True).samples.tobytes() == sounds[2]
+
+
+def test_a_voice_of_its_own_recording_changes_nothing(tiny_tokenizer: Tokenizer, recording: Path) -> None:
+    codes = tiny_tokenizer.encode(recording)
+    assert tiny_tokenizer.voice_of(recording) == codes.voice
+    assert torch.equal(
+        tiny_tokenizer._voice(codes, None, recording), tiny_tokenizer._voice(codes, None, None)
+    )
+
+
+# Refusals
+
+
+CODES = np.arange(20) % 64
+
+
+@pytest.mark.parametrize(
+    ("codes", "options", "said"),
+    [
+        (CODES, {"speaker": "carl"}, "no speaker 'carl'"),
+        (CODES, {"speaker": "1"}, "no speaker '1'"),
+        (CODES, {"speaker": 3}, "no speaker 3"),
+        (CODES, {"speaker": -1}, "no speaker -1"),
+        (CODES, {"voice": "none.wav"}, "none.wav"),
+        (CODES, {"temperature": -1.0, "fast": False}, "temperature"),
+        (CodeSequence(CODES, voice=(1, 2, 3)), {}, "voice does not fit"),
+        (CodeSequence(CODES, voice=(1, 2, 3, 8)), {}, "voice does not fit"),
+        (CodeSequence(CODES, speaker="carl"), {}, "no speaker 'carl'"),
+        (CodeSequence(CODES, fingerprint="0123456789abcdef"), {}, "made by model 0123456789abcdef"),
+        (CodeSequence(CODES, hop=64), {}, "64 samples"),
+        (CodeSequence(CODES, hop=640, num_samples=12_700), {}, "640 samples"),
+        (CODES + 64, {}, "out of range"),
+        (np.array([-1]), {}, "out of range"),
+        (CODES.astype(np.float32), {}, "float32"),
+        (CODES.reshape(4, 5), {}, "one dimension"),
+        (CODES[:0], {}, "at least one sample"),
+    ],
+)
+def test_refused(
+    tiny_tokenizer: Tokenizer, tmp_path: Path, codes: Any, options: dict[str, Any], said: str
+) -> None:
+    for run in (
+        lambda **o: tiny_tokenizer.decode_file(codes, tmp_path / "out.wav", **o),
+        lambda **o: tiny_tokenizer.decode(codes, **o),
+    ):
+        with pytest.raises(AudiovqError) as caught:
+            run(**({"fast": True} | options))
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_codes_of_another_model(tiny_tokenizer: Tokenizer, paper_tokenizer: Tokenizer) -> None:
+    with pytest.raises(AudiovqError, match=tiny_tokenizer.fingerprint):
+        tiny_tokenizer.decode(paper_tokenizer.encode(speech(1_000)))
+
+
+def test_a_model_without_voice_encoder_or_spectral_head(
+    paper_tokenizer: Tokenizer, recording: Path, tmp_path: Path
+) -> None:
+    codes = paper_tokenizer.encode(speech(1_000))
+    assert codes.voice is None
+    assert len(paper_tokenizer.decode(codes).samples) == 1_000
+    with pytest.raises(AudiovqError, match="no voice encoder"):
+        paper_tokenizer.decode(codes, voice=recording)
+    with pytest.raises(AudiovqError, match="no spectral head"):
+        paper_tokenizer.decode_file(codes, tmp_path / "out.wav", fast=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_is_kept(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "out.wav"
+    path.write_bytes(b"mine")
+    with pytest.raises(AudiovqError, match="exists"):
+        tiny_tokenizer.decode_file(CODES, path, fast=True)
+    assert path.read_bytes() == b"mine"
+    tiny_tokenizer.decode_file(CODES, path, fast=True, force=True)
+    assert soundfile.info(path).frames == 20 * 128
