@@ -138,8 +138,7 @@ class SpectralConfig:
 
 @dataclass(frozen=True)
 class WaveNetConfig:
-    """WaveNet decoder: `group` samples a step, channels, dilations in steps, linear prediction order;
-    `corrections` passes of the spectral correction after drawing (`generate.correction`)."""
+    """WaveNet decoder: `group` samples a step, channels, dilations in steps, linear prediction order."""
 
     group: int = 4
     residual: int = 64
@@ -149,7 +148,6 @@ class WaveNetConfig:
     lpc_order: int = 16
     pre_emphasis: float = 0.85
     adapt: int = 128
-    corrections: int = 2
 
     def __post_init__(self) -> None:
         for name in ("group", "residual", "skip", "hidden", "adapt"):
@@ -164,9 +162,10 @@ class WaveNetConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The whole tokenizer."""
+    """The whole tokenizer. `corrections`: passes of the spectral correction (`generate.correction`)."""
 
     name: str = "default"
+    corrections: int = 5
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
@@ -203,7 +202,9 @@ class StageConfig:
 
     `steps` batches of `batch` crops of `seconds`; learning rates of AdamW (`rate`) and of Muon for matrices
     (`matrix_rate`, 0: AdamW for all); `warmup` steps, then constant, then linear decay over the last
-    `decay` share; `context` seconds of real past before a crop, without loss; `weights` of loss terms.
+    `decay` share; `context` seconds of real past before a crop, without loss; `weights` of loss terms. In the
+    codes stage a share `warped` of the crops reaches the encoder with frequencies moved by up to
+    `warp_octaves`; `jitter` is the WaveNet's input noise in mu-law codes.
     """
 
     stage: str = "codes"
@@ -217,8 +218,9 @@ class StageConfig:
     average: float = 0.998
     clip: float = 1.0
     unquantised: int = 150
-    adversarial_after: int = -1
     jitter: float = 2.0
+    warped: float = 0.35
+    warp_octaves: float = 0.5
     mixed: bool = True
     weights: dict[str, float] = field(default_factory=dict)
 

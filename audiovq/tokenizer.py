@@ -200,18 +200,21 @@ class Tokenizer:
         count = -(-length // self.hop)
         span, (left, right) = ENCODE_FRAMES * self.hop, self._encode_reach
         signal = np.zeros(left, dtype=np.float32)
-        codes: list[Tensor] = []
+        codes = np.empty(count, dtype=np.uint16)
         sums: list[Tensor] | None = None
+        # One buffer for all windows: new ones between small things that stay would grow the heap.
+        window = torch.zeros(1, left + span + right)
         frames_done = 0
         with torch.inference_mode():
             # Zeros after the end, until the last window is full.
             for block in itertools.chain(blocks, [np.zeros(span + right, dtype=np.float32)]):
                 signal = np.concatenate([signal, block])
                 while len(signal) >= left + span + right and frames_done < count:
-                    window = torch.from_numpy(signal[: left + span + right] * np.float32(gain))
+                    window[0] = torch.from_numpy(signal[: left + span + right])
+                    window *= gain
                     valid = min(ENCODE_FRAMES, count - frames_done)
-                    block_codes, pooled = self._encode_window(window.unsqueeze(0), valid)
-                    codes.append(block_codes)
+                    block_codes, pooled = self._encode_window(window, valid)
+                    codes[frames_done : frames_done + valid] = block_codes.numpy()
                     sums = pooled if sums is None else [a + b for a, b in zip(sums, pooled, strict=True)]
                     frames_done += valid
                     signal = signal[span:]
@@ -221,7 +224,7 @@ class Tokenizer:
                 point = encoder.point(*(v.float() for v in sums))
                 voice = tuple(int(v) for v in encoder.to_levels(point)[0])
         return CodeSequence(
-            codes=torch.cat(codes).numpy().astype(np.uint16),
+            codes=codes,
             hop=self.hop,
             sample_rate=source_rate,
             num_samples=source_samples,
@@ -313,8 +316,7 @@ class Tokenizer:
         if fast:
             blocks = self._synthesiser.fast(table, voice)
         else:
-            passes = self.header.config.wavenet.corrections
-            blocks = self._synthesiser.drawn(table, voice, seed, temperature, passes)
+            blocks = self._synthesiser.drawn(table, voice, seed, temperature)
         inverse = np.float32(1 / codes.gain)
         for block in blocks:
             yield block * inverse

@@ -31,7 +31,7 @@ def tiny_config(**changes: object) -> ModelConfig:
         "name": "tiny",
         "encoder": EncoderConfig(channels=16, dilations=(1, 2)),
         "codebook": CodebookConfig(size=64, dim=4),
-        "voice": VoiceConfig(dims=4, bits=3, channels=8),
+        "voice": VoiceConfig(dims=4, bits=6, channels=8),
         "conditioner": ConditionerConfig(channels=24, dilations=(1, 2), harmonic_bins=16),
         "spectral": SpectralConfig(dilations=(1,)),
         "wavenet": WaveNetConfig(residual=16, skip=16, hidden=16, dilations=(1, 2, 4), adapt=16),

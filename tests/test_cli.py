@@ -23,7 +23,7 @@ from stand_in import RECORDING, StandInTokenizer, install, names, one_line, save
 from audiovq.cli.main import cli, run
 from audiovq.errors import AudiovqError
 
-VERBS = ["encode", "decode", "info", "speakers", "picture", "train"]
+VERBS = ["encode", "decode", "info", "speakers", "picture", "train", "curves", "evaluate"]
 
 
 @pytest.fixture

@@ -243,3 +243,14 @@ def test_a_code_outside_the_table_is_an_error() -> None:
 def test_unknown_update_rule() -> None:
     with pytest.raises(ValueError, match="gradient"):
         Codebook(8, 3, update="momentum")
+
+
+def test_averages_restart_where_the_vectors_are() -> None:
+    """A model file holds the vectors without their sums: training that starts from it must not lose them."""
+    codebook = make("average", size=8)
+    codebook.vectors.copy_(torch.randn(8, codebook.dim))
+    before = codebook.table().clone()
+    codebook.restart_averages()
+    codebook.train()
+    codebook(before)
+    torch.testing.assert_close(codebook.table(), before, rtol=1e-4, atol=1e-4)

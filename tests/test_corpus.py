@@ -45,7 +45,8 @@ def test_a_folder_for_each_speaker(tmp_path: Path) -> None:
     ]
     assert corpus.speakers == ("ann", "bob", "zoe"), "sorted, and no speaker is none"
     train, held_out = corpus.divide(("train",), "eval")
-    assert train.utterances == corpus.utterances and not held_out.utterances, "too few to hold any out"
+    assert (train.utterances, held_out.utterances) == (corpus.utterances[:3], corpus.utterances[3:])
+    assert train.divide(("train",), "eval")[0] == train, "too few to hold one out"
     assert corpus.seconds == pytest.approx(2.0)
 
 
@@ -295,3 +296,14 @@ def test_a_voice_is_of_the_same_speaker(tmp_path: Path) -> None:
     peaks = [torch.fft.rfft(x).abs().argmax(-1) * 4 for x in (batch.signal, batch.voice)]
     assert ((peaks[0] > 1_000) == (peaks[1] > 1_000)).all() and (peaks[0] > 1_000).any()
     assert not torch.equal(batch.signal, batch.voice)
+
+
+def test_only_the_splits_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav")
+    (tmp_path / "manifest.tsv").write_text(
+        "path\tspeaker\tsplit\na.wav\tann\ttest\nmissing.wav\tbob\ttrain\n"
+    )
+    corpus = open_corpus(tmp_path, splits=["test"])
+    assert facts(corpus) == [("a.wav", "ann", "test")] and not corpus.skipped
+    with pytest.raises(AudiovqError, match="its splits: test, train"):
+        open_corpus(tmp_path, splits=["dev"])

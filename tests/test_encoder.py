@@ -232,3 +232,33 @@ def test_a_voice_encoder_needs_the_filterbank() -> None:
     )
     with pytest.raises(AudiovqError, match="filterbank"):
         WaveformModel(config, speakers=1)
+
+
+def test_warp_moves_a_tone_along_both_scales() -> None:
+    """A tone whose spectrum is moved by a ratio must peak where a tone of that frequency does."""
+    front = FilterbankFront(128, 8)
+    time = torch.arange(128 * 20 + sum(front.reach_samples)) / 16_000
+
+    def powers(hertz: float) -> torch.Tensor:
+        return front.log_powers(0.2 * torch.sin(2 * torch.pi * hertz * time)[None]).detach()
+
+    moved = front.warp(powers(600), torch.tensor([1.5]))
+    bands = moved.shape[-1] - front.pitch_bins
+    for part in (slice(0, bands), slice(bands, None)):
+        peak = int(moved[0, 10, part].argmax())
+        assert abs(peak - int(powers(900)[0, 10, part].argmax())) <= 1
+        assert abs(peak - int(powers(600)[0, 10, part].argmax())) > 3
+    torch.testing.assert_close(front.warp(powers(600), torch.ones(1)), powers(600), rtol=1e-3, atol=1e-3)
+
+
+def test_voices_cannot_run_into_the_ends() -> None:
+    """However large its head's output, a voice keeps a spread of values and a gradient."""
+    torch.manual_seed(0)
+    voice = VoiceEncoder(10, 8, 16, 6)
+    with torch.no_grad():
+        voice.head.weight.mul_(1_000)
+    features = torch.randn(3, 40, 10, requires_grad=True)
+    point = voice.point(*(v.sum(1) for v in voice.pool(features)))
+    assert float(point.detach().abs().max()) < 0.9999
+    point.square().sum().backward()
+    assert features.grad is not None and float(features.grad.abs().sum()) > 0

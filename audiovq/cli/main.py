@@ -13,8 +13,10 @@ from collections.abc import Sequence
 import click
 
 from audiovq import __version__
+from audiovq.cli.curves import curves
 from audiovq.cli.decode import decode
 from audiovq.cli.encode import encode
+from audiovq.cli.evaluate import evaluate
 from audiovq.cli.info import info, speakers
 from audiovq.cli.picture import picture
 from audiovq.cli.train import train
@@ -49,7 +51,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _verb in (encode, decode, info, speakers, picture, train):
+for _verb in (encode, decode, info, speakers, picture, train, curves, evaluate):
     cli.add_command(_verb)
 
 

@@ -64,18 +64,25 @@ class Corpus:
     def divide(self, train: Sequence[str], held_out: str) -> tuple[Corpus, Corpus]:
         """Training and held-out utterances.
 
-        By the corpus's own splits; where it has none, every 25th utterance is held out (none of fewer
-        than 25).
+        By the corpus's own splits; where it has none, every 25th utterance is held out, or the last one of
+        fewer (of fewer than four: none).
         """
         if any(u.split for u in self.utterances):
             return self.split(train), self.split((held_out,))
-        kept = tuple(u for i, u in enumerate(self.utterances) if i % 25 != 24)
-        held = tuple(u for i, u in enumerate(self.utterances) if i % 25 == 24)
-        return Corpus(self.root, kept, self.skipped), Corpus(self.root, held, self.skipped)
+        count = len(self.utterances)
+        every = 25 if count >= 25 else count if count >= 4 else count + 1
+        parts: tuple[list[Utterance], list[Utterance]] = ([], [])
+        for i, utterance in enumerate(self.utterances):
+            parts[i % every == every - 1].append(utterance)
+        kept, held = (Corpus(self.root, tuple(part), self.skipped) for part in parts)
+        return kept, held
 
 
 def open_corpus(
-    folder: str | Path, cache: Path | None = None, report: Callable[[str], None] | None = None
+    folder: str | Path,
+    cache: Path | None = None,
+    report: Callable[[str], None] | None = None,
+    splits: Sequence[str] = (),
 ) -> Corpus:
     """Index a folder; every file is read once for its length and loudness, then remembered in `cache`.
 
@@ -83,8 +90,9 @@ def open_corpus(
         folder: layout as above.
         cache: JSON file for the index; reused while the list of files, sizes and times is the same.
         report: called with a line for each file that is skipped.
+        splits: names of those to index; none: everything.
 
-    Raises: AudiovqError if the folder is missing or holds no readable recording.
+    Raises: AudiovqError if the folder is missing, or holds no readable recording of those splits.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -92,6 +100,14 @@ def open_corpus(
     listed = _from_manifest(root) if (root / "manifest.tsv").exists() else _from_folder(root)
     if not listed:
         raise AudiovqError(f"{folder}: no recordings found; expected files ending in {', '.join(EXTENSIONS)}")
+    if splits:
+        known = sorted({split for _, _, split in listed if split})
+        listed = [row for row in listed if row[2] in splits]
+        if not listed:
+            raise AudiovqError(
+                f"{folder}: no recordings in split {', '.join(splits)}; "
+                f"its splits: {', '.join(known) or 'none'}"
+            )
     stamp = _stamp(root, listed)
     if cache is not None and cache.exists():
         remembered = _from_cache(root, cache, stamp)

@@ -35,7 +35,7 @@ class SpectralCorrection:
     def __init__(self, window: int, hop: int, passes: int) -> None:
         self.window, self.hop, self.passes = window, hop, passes
         # A sample depends on frames that reach it, which depend on samples that reach them.
-        self.reach = passes * 2 * (window // hop)
+        self.reach = passes * (window // hop + 1)
         self._signal = torch.zeros(0)
         self._target: Tensor | None = None
         self._before = 0

@@ -29,31 +29,43 @@ class Synthesiser:
         self.model = model
         self._engine: WaveNetEngine | None = None
 
-    def fast(self, codes: Tensor, voice: Tensor) -> Iterator[NDArray[np.float32]]:
+    def fast(
+        self, codes: Tensor, voice: Tensor, corrections: int | None = None
+    ) -> Iterator[NDArray[np.float32]]:
         """Audio blocks by the spectral head, at the normalised level.
 
         Args:
             codes: `(F,)` int64; voice: `(1, V)`.
+            corrections: passes of the spectral correction; None: as the model is configured.
 
         Raises: ValueError if the model has no spectral head.
         """
-        head = self.model.spectral
+        model, head = self.model, self.model.spectral
         if head is None:
             raise ValueError("this model has no spectral head")
-        for features, log_magnitude, own in self._conditions(codes, voice, head.reach_frames):
-            with torch.inference_mode():
-                audio = head(features, log_magnitude)[0].numpy()
-            yield audio[own.start * self.model.hop : own.stop * self.model.hop]
+
+        def pairs() -> Iterator[tuple[NDArray[np.float32], Tensor]]:
+            for features, log_magnitude, own in self._conditions(codes, voice, head.reach_frames):
+                with torch.inference_mode():
+                    audio = head(features, log_magnitude)[0].numpy()
+                yield audio[own.start * model.hop : own.stop * model.hop], log_magnitude[0, own]
+
+        return corrected(pairs(), self._correction(corrections))
 
     def drawn(
-        self, codes: Tensor, voice: Tensor, seed: int, temperature: float, passes: int
+        self,
+        codes: Tensor,
+        voice: Tensor,
+        seed: int,
+        temperature: float,
+        corrections: int | None = None,
     ) -> Iterator[NDArray[np.float32]]:
         """Audio blocks drawn by the WaveNet, at the normalised level.
 
         Args:
             codes: `(F,)` int64; voice: `(1, V)`.
             seed, temperature: of the draws.
-            passes: of the spectral correction; 0 leaves the draws as they are.
+            corrections: passes of the spectral correction; None: as the model is configured.
 
         Raises: AudiovqError for a temperature out of range.
         """
@@ -69,8 +81,12 @@ class Synthesiser:
                     frames = Frames(*(v[:, own].contiguous() for v in frames))
                 yield stream.draw(frames), log_magnitude[0, own]
 
-        correction = SpectralCorrection(model.config.conditioner.window, model.hop, passes)
-        return corrected(pairs(), correction)
+        return corrected(pairs(), self._correction(corrections))
+
+    def _correction(self, passes: int | None) -> SpectralCorrection:
+        config = self.model.config
+        passes = config.corrections if passes is None else passes
+        return SpectralCorrection(config.conditioner.window, self.model.hop, passes)
 
     def _conditions(self, codes: Tensor, voice: Tensor, reach: int) -> Iterator[tuple[Tensor, Tensor, slice]]:
         """Features and log magnitudes of each block with `reach` frames around it, and where its own lie.

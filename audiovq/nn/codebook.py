@@ -111,6 +111,11 @@ class Codebook(nn.Module):
             scores = flat @ table.T - 0.5 * table.pow(2).sum(-1)
             return scores.argmax(-1).view(e.shape[:-1])
 
+    @torch.no_grad()
+    def restart_averages(self) -> None:
+        """Make the moving sums agree with the vectors, after these were loaded without the sums."""
+        self.sums.copy_(self.vectors.detach() * self.counts.unsqueeze(-1))
+
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes `(...)` to decoder input `(..., C)`. Raises IndexError for a code outside 0..K-1."""
         return self.project_out(F.embedding(codes, self.table()))

@@ -23,6 +23,7 @@ NOT_MATRICES = (
     "harmonics",
     "head_",
     "enter_",
+    "voice",
 )
 """Parts of parameter names that AdamW moves though they are 2-D: tables, filters, inputs and outputs."""
 

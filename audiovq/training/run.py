@@ -104,6 +104,7 @@ class Trainer:
             from audiovq.modelfile import load_weights, read_header
 
             load_weights(self.model, init)
+            self.model.codebook.restart_averages()
             self.history = read_header(init).training.get("stages", [])
         self.stage_number, self.step = 0, 0
         self.seconds = [0.0] * len(config.train.stages)

@@ -98,7 +98,8 @@ class CodesStage(Stage):
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         voice = self._voices(batch, step)
         quantise = step >= self.config.unquantised or not self.model.codebook.training
-        condition, quantised = self.model.encode_decode(batch.signal, voice, quantise)
+        warp = self._warp(len(batch.rows), step) if self.model.codebook.training else None
+        condition, quantised = self.model.encode_decode(batch.signal, voice, quantise, warp)
         terms = self.spectra(condition, batch.signal)
         reconstruction = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
         loss = vq_loss(reconstruction, quantised, self.model.config.codebook.beta)
@@ -106,6 +107,17 @@ class CodesStage(Stage):
         metrics["commitment"] = float(quantised.commitment_loss.detach())
         metrics["perplexity"] = float(quantised.perplexity)
         return loss, metrics
+
+    def _warp(self, crops: int, step: int) -> Tensor:
+        """Frequency ratios of each crop; 1 for most.
+
+        A crop whose spectrum is moved no longer fits its voice, and is to come out like the voice: so the
+        decoder learns whom to believe when codes of one speaker meet the voice of another.
+        """
+        generator = torch.Generator().manual_seed(step)
+        chosen = torch.rand(crops, generator=generator) < self.config.warped
+        octaves = (2 * torch.rand(crops, generator=generator) - 1) * self.config.warp_octaves
+        return torch.where(chosen, torch.exp2(octaves), torch.ones(()))
 
 
 class SpectralStage(Stage):
@@ -116,7 +128,7 @@ class SpectralStage(Stage):
         self.distance = MultiResolutionLoss()
 
     def default_weights(self) -> dict[str, float]:
-        return {"stft": 1.0, "mel": 1.0, "adversarial": 0.1, "features": 1.0}
+        return {"stft": 1.0, "mel": 1.0}
 
     def modules(self) -> list[nn.Module]:
         if self.model.spectral is None:

@@ -83,6 +83,22 @@ class FilterbankFront(nn.Module):
             powers = torch.cat([mel.float(), pitch.float()], dim=-1)
             return torch.log(powers + LOG_FLOOR) * 0.25 + 1.0
 
+    def warp(self, log_powers: Tensor, ratio: Tensor) -> Tensor:
+        """Move spectra along the frequency axis, as if by another speaker: pitch and formants, not time.
+
+        Args:
+            log_powers: `(B, F, features)`; ratio: `(B,)`, frequency of a partial after over before.
+        """
+        bands = log_powers.shape[-1] - self.pitch_bins
+        mel, pitch = log_powers.split([bands, self.pitch_bins], dim=-1)
+        centres = torch.from_numpy(librosa.mel_frequencies(bands + 2, fmin=0.0, fmax=8_000.0)[1:-1]).float()
+        wanted = centres / ratio.unsqueeze(-1)
+        right = torch.searchsorted(centres, wanted).clamp(1, bands - 1)
+        place = right - 1 + (wanted - centres[right - 1]) / (centres[right] - centres[right - 1])
+        # Bin i of the long window lies at (i + 1) times its spacing.
+        harmonic = torch.arange(1, self.pitch_bins + 1) / ratio.unsqueeze(-1) - 1
+        return torch.cat([_at(mel, place), _at(pitch, harmonic)], dim=-1)
+
     def forward(self, signal: Tensor) -> Tensor:
         return self.project(self.log_powers(signal))
 
@@ -179,6 +195,16 @@ def _fourier_filters(window: int, n_fft: int, bins: np.ndarray) -> Tensor:
     taper /= np.sqrt((taper**2).sum())
     angle = 2 * np.pi * np.outer(bins, time) / n_fft
     return torch.from_numpy(np.concatenate([np.cos(angle) * taper, np.sin(angle) * taper])).float()
+
+
+def _at(values: Tensor, place: Tensor) -> Tensor:
+    """Linear interpolation of `(B, F, M)` at fractional places `(B, P)` of the last axis, ends held."""
+    place = place.clamp(0, values.shape[-1] - 1)
+    low = place.floor().long().clamp(max=values.shape[-1] - 2)
+    part = (place - low).unsqueeze(1)
+    steps = values.shape[1]
+    lower, upper = (values.gather(2, (low + i).unsqueeze(1).expand(-1, steps, -1)) for i in (0, 1))
+    return lower + (upper - lower) * part
 
 
 def _power(frames: Tensor, filters: Tensor) -> Tensor:

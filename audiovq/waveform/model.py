@@ -73,9 +73,22 @@ class WaveformModel(nn.Module):
             w.adapt,
         )
 
-    def encode_decode(self, signal: Tensor, voice: Tensor, quantise: bool = True) -> Encoded:
-        """Training pass: signal `(B, N)`, voice points `(B, V)`."""
-        vectors, quantised = self.codebook(self.encoder(signal), quantise)
+    def encode_decode(
+        self, signal: Tensor, voice: Tensor, quantise: bool = True, warp: Tensor | None = None
+    ) -> Encoded:
+        """Training pass.
+
+        Args:
+            signal: `(B, N)`; voice: points `(B, V)`.
+            warp: `(B,)` ratios by which the encoder sees frequencies moved (`FilterbankFront.warp`).
+        """
+        front = self.encoder.front
+        if warp is None or not isinstance(front, FilterbankFront):
+            latents = self.encoder(signal)
+        else:
+            frames = front.project(front.warp(self.log_powers(signal), warp))
+            latents = self.encoder.from_frames(frames)
+        vectors, quantised = self.codebook(latents, quantise)
         return Encoded(self.conditioner(vectors, voice), quantised)
 
     @torch.no_grad()

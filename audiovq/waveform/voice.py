@@ -65,7 +65,9 @@ class VoiceEncoder(nn.Module):
         weight = weight.clamp_min(1e-3)
         mean = total / weight
         deviation = (squares / weight - mean.square()).clamp_min(1e-6).sqrt()
-        return torch.tanh(self.head(torch.cat([mean, deviation], dim=-1)).float())
+        place = self.head(torch.cat([mean, deviation], dim=-1)).float()
+        # Normalised over the values, so that none can run into the flat ends of tanh and stay there.
+        return torch.tanh(F.layer_norm(place, (self.dims,)))
 
     def to_levels(self, point: Tensor) -> Tensor:
         """Point `(B, dims)` in [-1, 1] to integers 0..levels-1, int64."""

@@ -1,0 +1,222 @@
+"""Systems over recordings: one row of figures each, as a table and as JSON."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from audiovq.audio import SAMPLE_RATE
+from audiovq.audio_io import read
+from audiovq.data.corpus import Corpus, Utterance
+from audiovq.errors import AudiovqError
+from audiovq.evaluation.codecs import System
+from audiovq.evaluation.metrics import Scorer, Scores, remove_delay, system_delay
+from audiovq.files import PartialFile
+
+if TYPE_CHECKING:
+    from audiovq.tokenizer import Tokenizer
+
+LONGEST_SECONDS = 12.0
+"""Recordings of this length and longer are left out: PESQ is made for short ones."""
+
+MOST_OF_A_SPEAKER = 10
+"""Recordings of one speaker, so that no voice outweighs the others."""
+
+WARM_UP_SECONDS = 0.5
+"""Run once before the clock starts: compiling is no part of a system's speed."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def as_written(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Samples `(T,)` as they come back from a 16-bit file: that is what is scored, of every system.
+
+    It matters: where a codec for 8 kHz leaves nothing above 4 kHz, DistillMOS hears whether that is digital
+    silence or the noise of rounding, and gives the noise 0.2 more. By libsndfile, as most who measure do.
+    """
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    file.seek(0)
+    return soundfile.read(file, dtype="float32")[0]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a system scored: means over recordings, leaving out those a measure says nothing of.
+
+    Attributes:
+        system, label: names.
+        bits_per_second: of all recordings together.
+        means: by measure.
+        scores: of every recording.
+        delay_samples: found and removed.
+        seconds_per_second: on the clock for a second of speech, there and back.
+    """
+
+    system: str
+    label: str
+    bits_per_second: float
+    means: Scores
+    scores: tuple[Scores, ...]
+    delay_samples: int
+    seconds_per_second: float
+
+
+def choose_utterances(corpus: Corpus, limit: int | None = None) -> list[Utterance]:
+    """The recordings to measure: under `LONGEST_SECONDS`, the first `MOST_OF_A_SPEAKER` of each speaker.
+
+    Args:
+        limit: how many in all; speakers take turns. A recording whose speaker is unknown counts as a speaker.
+
+    Raises: AudiovqError if none is left.
+    """
+    groups: dict[str, list[Utterance]] = {}
+    for utterance in corpus.utterances:
+        if utterance.seconds < LONGEST_SECONDS:
+            groups.setdefault(utterance.speaker or f"\0{utterance.path}", []).append(utterance)
+    turns = itertools.zip_longest(*(groups[name][:MOST_OF_A_SPEAKER] for name in sorted(groups)))
+    chosen = [u for turn in turns for u in turn if u is not None][:limit]
+    if not chosen:
+        raise AudiovqError(
+            f"{corpus.root}: no recording under {LONGEST_SECONDS:g} s; cut longer ones to measure them"
+        )
+    return chosen
+
+
+def compare(
+    systems: Sequence[System],
+    corpus: Corpus,
+    utterances: Sequence[Utterance],
+    scorer: Scorer,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Row]:
+    """Measure systems one after another.
+
+    Args:
+        systems: none of them `missing`.
+        corpus: whose folder the utterances' paths start at.
+        utterances: what goes in, whole.
+        scorer: of what comes out.
+        tokenizer: for the systems that need one.
+        progress: called with the system's label, recordings done and in all; each counts once for running
+            and once for scoring.
+
+    Raises: AudiovqError if a recording cannot be read or a program fails.
+    """
+    signals = [read(corpus.root / u.path).samples for u in utterances]
+    for system in systems:
+        yield _measure(system, signals, scorer, tokenizer, progress or (lambda *_: None))
+
+
+def _measure(
+    system: System,
+    signals: Sequence[NDArray[np.float32]],
+    scorer: Scorer,
+    tokenizer: Tokenizer | None,
+    progress: Progress,
+) -> Row:
+    codec = system.make(tokenizer)
+    codec(signals[0][: round(WARM_UP_SECONDS * SAMPLE_RATE)])
+    returned, bits, took = [], 0.0, 0.0
+    for signal in signals:
+        began = time.perf_counter()
+        back, cost = codec(signal)
+        took += time.perf_counter() - began
+        returned.append(as_written(back))
+        bits += cost
+        progress(system.label, len(returned), 2 * len(signals))
+    delay = system_delay(signals, returned)
+    scores: list[Scores] = []
+    for signal, back in zip(signals, returned, strict=True):
+        scores.append(scorer.score(signal, remove_delay(back, delay, len(signal))))
+        progress(system.label, len(signals) + len(scores), 2 * len(signals))
+    seconds = sum(map(len, signals)) / SAMPLE_RATE
+    return Row(
+        system.name, system.label, bits / seconds, _means(scores), tuple(scores), delay, took / seconds
+    )
+
+
+def _means(scores: Sequence[Scores]) -> Scores:
+    means = {}
+    for field in fields(Scores):
+        values = [v for s in scores if not math.isnan(v := getattr(s, field.name))]
+        means[field.name] = sum(values) / len(values) if values else float("nan")
+    return Scores(**means)
+
+
+COLUMNS = ("system", "bit/s", "PESQ-WB", "ESTOI", "DistillMOS", "similarity", "s a second")
+
+
+def table_head() -> str:
+    """The two lines that begin the table in Markdown."""
+    return f"| {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * (len(COLUMNS) - 1)}"
+
+
+def table_row(row: Row) -> str:
+    """A row of the table in Markdown."""
+    means = row.means
+    cells = (
+        row.label,
+        f"{row.bits_per_second:,.0f}",
+        f"{means.pesq_wb:.2f}",
+        f"{means.estoi:.3f}",
+        f"{means.distillmos:.2f}",
+        f"{means.similarity:.3f}",
+        f"{row.seconds_per_second:.3f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def write_json(
+    out: Path,
+    rows: Sequence[Row],
+    corpus: Corpus,
+    utterances: Sequence[Utterance],
+    *,
+    fingerprint: str | None,
+    force: bool,
+) -> None:
+    """Write everything that was measured, every recording's scores included.
+
+    Args:
+        fingerprint: of the model; None if none was measured.
+
+    Raises: AudiovqError if `out` exists (without `force`) or cannot be written.
+    """
+    names = [field.name for field in fields(Scores)]
+    tree = {
+        "folder": str(corpus.root),
+        "model": fingerprint,
+        "recordings": [{k: asdict(u)[k] for k in ("path", "speaker", "split")} for u in utterances],
+        "seconds": round(sum(u.seconds for u in utterances), 3),
+        "systems": [
+            {
+                "system": row.system,
+                "label": row.label,
+                "bits_per_second": row.bits_per_second,
+                "delay_samples": row.delay_samples,
+                "seconds_per_second": row.seconds_per_second,
+                "means": {n: _or_none(getattr(row.means, n)) for n in names},
+                "scores": {n: [_or_none(getattr(s, n)) for s in row.scores] for n in names},
+            }
+            for row in rows
+        ],
+    }
+    with PartialFile(out, force=force) as file:
+        file.write((json.dumps(tree, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
