@@ -165,7 +165,7 @@ class ModelConfig:
     """The whole tokenizer. `corrections`: passes of the spectral correction (`generate.correction`)."""
 
     name: str = "default"
-    corrections: int = 5
+    corrections: int = 8
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)

@@ -21,7 +21,7 @@ from audiovq.audio_io import LARGEST_SAMPLE, AudioReader, Recording
 from audiovq.audio_writer import AudioWriter
 from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
-from audiovq.generate.synthesis import Synthesiser
+from audiovq.generate.synthesis import Synthesiser, Voices
 from audiovq.modelfile import ModelHeader, Speaker, describe, load_model, save_model
 from audiovq.waveform.encoder import FilterbankFront
 from audiovq.waveform.model import WaveformModel
@@ -29,7 +29,7 @@ from audiovq.waveform.model import WaveformModel
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "default.safetensors"
 ENCODE_FRAMES = 500
 """Codes computed at a time; the same number for every block, short recordings included."""
-TEMPERATURE = 0.8
+TEMPERATURE = 1.0
 """Default temperature of the WaveNet's draws: docs/training.md has the scores of others."""
 
 Progress = Callable[[int, int], None]
@@ -105,7 +105,7 @@ class Tokenizer:
         from audiovq.audio import resample
 
         codes = self._checked(codes)
-        blocks = list(self._blocks(codes, self._voice(codes, speaker, voice), seed, temperature, fast))
+        blocks = list(self._blocks(codes, self._voices(codes, speaker, voice), seed, temperature, fast))
         samples = resample(np.concatenate(blocks), SAMPLE_RATE, codes.sample_rate)
         length = _length(codes)
         samples = samples[:length]
@@ -141,11 +141,11 @@ class Tokenizer:
             where the model has no voice encoder, or an output that cannot be written.
         """
         codes = self._checked(codes)
-        point = self._voice(codes, speaker, voice)
+        voices = self._voices(codes, speaker, voice)
         total, done = len(codes) * self.hop, 0
         rate, length = codes.sample_rate, _length(codes)
         with AudioWriter(out, sample_rate=rate, num_samples=length, force=force) as writer:
-            for block in self._blocks(codes, point, seed, temperature, fast):
+            for block in self._blocks(codes, voices, seed, temperature, fast):
                 writer.write(block)
                 done += len(block)
                 if progress is not None:
@@ -270,28 +270,37 @@ class Tokenizer:
             )
         return codes
 
-    def _voice(
+    def _voices(
         self, codes: CodeSequence, speaker: str | int | None, other: str | os.PathLike[str] | None
-    ) -> Tensor:
-        """Voice point `(1, V)`: asked for, or the recording's own, or 'no speaker'."""
-        model = self.model
+    ) -> Voices:
+        """The voice asked for, away from the recording's own; else its own; else 'no speaker'."""
         if speaker is not None and other is not None:
             raise ValueError("give a speaker or a voice, not both")
-        levels = codes.voice
+        own = self._own_voice(codes)
+        if speaker is not None:
+            return Voices(self._point_of(self._speaker_number(speaker) + 1), own)
         if other is not None:
-            levels = self.voice_of(other)
-        elif speaker is not None or (levels is None and codes.speaker is not None):
-            row = self._speaker_number(speaker if speaker is not None else str(codes.speaker)) + 1
-            return model.voice_table(torch.tensor([row])).detach()
-        if levels is None or model.voice_encoder is None:
-            return model.voice_table(torch.tensor([0])).detach()
-        encoder = model.voice_encoder
-        if len(levels) != encoder.dims or not all(0 <= v < encoder.levels for v in levels):
+            return Voices(self._point(self.voice_of(other)), own)
+        return Voices(self._point_of(0) if own is None else own)
+
+    def _own_voice(self, codes: CodeSequence) -> Tensor | None:
+        """Voice point `(1, V)` that the codes came with."""
+        encoder = self.model.voice_encoder
+        if codes.voice is None or encoder is None:
+            return None if codes.speaker is None else self._point_of(self._speaker_number(codes.speaker) + 1)
+        if len(codes.voice) != encoder.dims or not all(0 <= v < encoder.levels for v in codes.voice):
             raise AudiovqError(
                 f"{codes.name}: its voice does not fit this model ({encoder.dims} values under "
                 f"{encoder.levels}); encode the recording again"
             )
-        return encoder.from_levels(torch.tensor([levels]))
+        return self._point(codes.voice)
+
+    def _point_of(self, row: int) -> Tensor:
+        return self.model.voice_table(torch.tensor([row])).detach()
+
+    def _point(self, levels: tuple[int, ...]) -> Tensor:
+        assert self.model.voice_encoder is not None, "only a voice encoder makes voices"
+        return self.model.voice_encoder.from_levels(torch.tensor([levels]))
 
     def _speaker_number(self, speaker: str | int) -> int:
         if isinstance(speaker, int):
@@ -307,16 +316,16 @@ class Tokenizer:
         )
 
     def _blocks(
-        self, codes: CodeSequence, voice: Tensor, seed: int, temperature: float, fast: bool
+        self, codes: CodeSequence, voices: Voices, seed: int, temperature: float, fast: bool
     ) -> Iterator[NDArray[np.float32]]:
         """Audio at 16 kHz and the source's level, a block of frames at a time."""
         if fast and self.model.spectral is None:
             raise AudiovqError(f"{self.path.name}: this model has no spectral head; decode without --fast")
         table = torch.from_numpy(codes.codes.astype(np.int64))
         if fast:
-            blocks = self._synthesiser.fast(table, voice)
+            blocks = self._synthesiser.fast(table, voices)
         else:
-            blocks = self._synthesiser.drawn(table, voice, seed, temperature)
+            blocks = self._synthesiser.drawn(table, voices, seed, temperature)
         inverse = np.float32(1 / codes.gain)
         for block in blocks:
             yield block * inverse

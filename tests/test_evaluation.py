@@ -130,7 +130,7 @@ def test_the_tokenizer_takes_its_codes_and_its_voice(tiny_tokenizer: Tokenizer) 
     run_fast, run_drawn = (tokenizer_codec(tiny_tokenizer, fast) for fast in (True, False))
     samples = speech(128 * 20 + 1)
     back, bits = run_fast(samples)
-    assert bits == 21 * 6 + 4 * 3 and len(back) == len(samples)  # 64 codes; a voice of 4 values of 3 bits
+    assert bits == 21 * 6 + 4 * 6 and len(back) == len(samples)  # 64 codes; a voice of 4 values of 6 bits
     first, second = run_drawn(samples)[0], run_drawn(samples)[0]
     np.testing.assert_array_equal(first, second)
 

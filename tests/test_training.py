@@ -152,7 +152,7 @@ def test_the_finished_model(whole: Path, corpus: Path) -> None:
     model, header = load_model(whole / "model.safetensors")
     assert [(s.number, s.name) for s in header.speakers] == [(0, "ann"), (1, "bob")]
     assert [s.minutes for s in header.speakers] == pytest.approx([0.075, 0.05], abs=0.006), "one held out"
-    assert header.training["utterances"] == 6
+    assert header.training["utterances"] == 5
     assert [s["stage"] for s in header.training["stages"]] == ["codes", "wavenet"]
     # Named points are voices that the voice encoder can say.
     encoder, points = model.voice_encoder, model.voice_table.points.detach()[1:]

@@ -216,7 +216,8 @@ class EndToEndStage(WaveNetStage):
         voice = self._voices(batch, step)
         quantise = step >= self.config.unquantised or not self.model.codebook.training
         condition, quantised = self.model.encode_decode(batch.signal, voice, quantise)
-        extra = vq_loss(torch.zeros(()), quantised, self.model.config.codebook.beta)
+        # While nothing is quantised, commitment would only pull all latents onto one code.
+        extra = vq_loss(torch.zeros(()), quantised, self.model.config.codebook.beta) * float(quantise)
         metrics = {
             "commitment": float(quantised.commitment_loss.detach()),
             "perplexity": float(quantised.perplexity),
