@@ -162,10 +162,15 @@ class WaveNetConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The whole tokenizer. `corrections`: passes of the spectral correction (`generate.correction`)."""
+    """The whole tokenizer.
+
+    `corrections`: passes of the spectral correction (`generate.correction`). `makeup_db`: level added when
+    decoding, in dB; losses on log spectra predict medians, which lie below the mean.
+    """
 
     name: str = "default"
     corrections: int = 8
+    makeup_db: float = 0.0
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)

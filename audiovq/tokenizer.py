@@ -326,7 +326,7 @@ class Tokenizer:
             blocks = self._synthesiser.fast(table, voices)
         else:
             blocks = self._synthesiser.drawn(table, voices, seed, temperature)
-        inverse = np.float32(1 / codes.gain)
+        inverse = np.float32(10 ** (self.header.config.makeup_db / 20) / codes.gain)
         for block in blocks:
             yield block * inverse
 
