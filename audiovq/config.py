@@ -170,7 +170,7 @@ class ModelConfig:
 
     name: str = "default"
     corrections: int = 8
-    makeup_db: float = 0.0
+    makeup_db: float = 1.4
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)

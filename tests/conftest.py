@@ -29,6 +29,7 @@ def tiny_config(**changes: object) -> ModelConfig:
     """A model of the default's kind, small enough for a test."""
     parts: dict[str, object] = {
         "name": "tiny",
+        "makeup_db": 0.0,
         "encoder": EncoderConfig(channels=16, dilations=(1, 2)),
         "codebook": CodebookConfig(size=64, dim=4),
         "voice": VoiceConfig(dims=4, bits=6, channels=8),
