@@ -249,13 +249,17 @@ class Tokenizer:
         """Codes `(valid,)` of `(1, left + span + right)` samples, and the voice encoder's sums over them."""
         encoder, context = self.model.encoder, self._context_frames
         part = slice(context, context + valid)
-        codes = self.model.codebook.encode(encoder.from_frames(encoder.front(window)))[0, part]
-        voice = self.model.voice_encoder
+        front, voice = encoder.front, self.model.voice_encoder
+        pooled: list[Tensor] = []
         if voice is None:
-            return codes, []
-        assert isinstance(encoder.front, FilterbankFront), "a voice encoder reads a filterbank"
-        pooled = voice.pool(encoder.front.log_powers(window))
-        return codes, [v[:, part].double().sum(1) for v in pooled]
+            frames = front(window)
+        else:
+            assert isinstance(front, FilterbankFront), "a voice encoder reads a filterbank"
+            log_powers = front.log_powers(window)
+            frames = front.project(log_powers)
+            pooled = [v[:, part].double().sum(1) for v in voice.pool(log_powers)]
+        codes = self.model.codebook.encode(encoder.from_frames(frames))[0, part]
+        return codes, pooled
 
     # Decoding
 

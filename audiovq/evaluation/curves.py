@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.errors import AudiovqError
+from audiovq.evaluation.picture import load_figure_class, picture_format
 from audiovq.files import PartialFile
 
 METRICS, CHECKPOINT = "metrics.csv", "checkpoint.safetensors"
@@ -24,7 +25,6 @@ SMOOTHED_SHARE = 0.02
 """Training curves are averaged over about this share of a stage: a step's batch is small and says little."""
 
 _COLUMNS = ["stage", "step", "seconds", "name", "value"]
-_FORMATS = ("png", "pdf", "svg")
 _NOT_DRAWN = ("norm",)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 _START_SHARE = 0.03
@@ -113,20 +113,13 @@ def draw_curves(
     """
     if not runs or (titles and len(titles) != len(runs)):
         raise ValueError(f"{len(titles)} titles for {len(runs)} runs")
-    suffix = Path(out).suffix.lower().lstrip(".")
-    if suffix not in _FORMATS:
-        raise AudiovqError(f"{out}: cannot be drawn as {suffix!r}; use .{', .'.join(_FORMATS)}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise AudiovqError(
-            f"{out}: cannot be drawn without matplotlib; install it with: pip install 'audiovq[plot]'"
-        ) from error
+    suffix = picture_format(out)
+    figure_class = load_figure_class(out)
     with PartialFile(out, force=force) as picture:
         stages = [read_metrics(run) for run in runs]
         columns = max(map(len, stages))
         width, height = (9.0, 5.4) if columns == 1 else (5.2 * columns, 5.0)
-        figure = Figure(figsize=(width, height * len(runs)), layout="constrained")
+        figure = figure_class(figsize=(width, height * len(runs)), layout="constrained")
         grid = figure.subfigures(len(runs), columns, squeeze=False, hspace=0.04, wspace=0.03)
         for row, (run, run_stages) in enumerate(zip(runs, stages, strict=True)):
             names, size = _about(Path(run))

@@ -68,10 +68,8 @@ def draw_spectrograms(
     """
     if not recordings or (titles and len(titles) != len(recordings)):
         raise ValueError(f"{len(titles)} titles for {len(recordings)} recordings")
-    suffix = Path(out).suffix.lower().lstrip(".")
-    if suffix not in _FORMATS:
-        raise AudiovqError(f"{out}: cannot be drawn as {suffix!r}; use .{', .'.join(_FORMATS)}")
-    figure_class = _figure_class(out)
+    suffix = picture_format(out)
+    figure_class = load_figure_class(out)
     with PartialFile(out, force=force) as picture:
         signals = [read(recording).samples for recording in recordings]
         names = list(titles) or [Path(recording).name for recording in recordings]
@@ -79,7 +77,16 @@ def draw_spectrograms(
         figure.savefig(picture.file, format=suffix, dpi=110)
 
 
-def _figure_class(out: str | os.PathLike[str]) -> Any:
+def picture_format(out: str | os.PathLike[str]) -> str:
+    """What `out` is drawn as, by its ending. Raises: AudiovqError for another than .png, .pdf or .svg."""
+    suffix = Path(out).suffix.lower().lstrip(".")
+    if suffix not in _FORMATS:
+        raise AudiovqError(f"{out}: cannot be drawn as {suffix!r}; use .{', .'.join(_FORMATS)}")
+    return suffix
+
+
+def load_figure_class(out: str | os.PathLike[str]) -> Any:
+    """matplotlib's Figure, to draw `out`. Raises: AudiovqError if matplotlib is not there."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -303,7 +303,7 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         mmap_threshold, trim_threshold = -3, -1
         libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, 1 << 31 - 1)
+        libc.mallopt(trim_threshold, 1 << 30)
 
 
 def _names_in(model: torch.nn.Module, part: torch.nn.Module) -> list[str]:

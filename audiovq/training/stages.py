@@ -19,7 +19,9 @@ from audiovq.config import SAMPLE_RATE, StageConfig
 from audiovq.data.crops import Batch
 from audiovq.errors import AudiovqError
 from audiovq.nn import fused
+from audiovq.nn.codebook import Quantised
 from audiovq.training.losses import MultiResolutionLoss, SpectrumLoss, vq_loss
+from audiovq.waveform.conditioner import Condition
 from audiovq.waveform.decoder import Frames
 from audiovq.waveform.model import WaveformModel
 
@@ -78,6 +80,15 @@ class Stage:
             drop = torch.rand(len(batch.rows), generator=generator) < self.model.config.voice.drop
         return self.model.voice_points(batch.voice, batch.rows, drop)
 
+    def _quantises(self, step: int) -> bool:
+        """Whether the codebook quantises by now; outside training it always does."""
+        return step >= self.config.unquantised or not self.model.codebook.training
+
+    @torch.no_grad()
+    def _frozen_condition(self, batch: Batch, step: int) -> Condition:
+        """Conditioner output for the batch's codes, without gradient."""
+        return self.model.condition(self.model.encode(batch.signal), self._voices(batch, step))
+
 
 class CodesStage(Stage):
     """Codes and conditioner from log spectra at code rate: cheap, and nothing but the codes can explain."""
@@ -91,22 +102,17 @@ class CodesStage(Stage):
         return {"magnitude": 1.0, "harmonics": 0.5, "mel": 1.0, "loud": 1.0}
 
     def modules(self) -> list[nn.Module]:
-        m = self.model
-        voice = m.voice_encoder if m.voice_encoder is not None else m.voice_table
-        return [m.encoder, m.codebook, m.conditioner, m.voice_table, voice]
+        return _up_to_conditioner(self.model)
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         voice = self._voices(batch, step)
-        quantise = step >= self.config.unquantised or not self.model.codebook.training
+        quantise = self._quantises(step)
         warp = self._warp(len(batch.rows), step) if self.model.codebook.training else None
         condition, quantised = self.model.encode_decode(batch.signal, voice, quantise, warp)
         terms = self.spectra(condition, batch.signal)
         reconstruction = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
         loss = vq_loss(reconstruction, quantised, self.model.config.codebook.beta)
-        metrics = {k: float(v.detach()) for k, v in terms.items()}
-        metrics["commitment"] = float(quantised.commitment_loss.detach())
-        metrics["perplexity"] = float(quantised.perplexity)
-        return loss, metrics
+        return loss, {k: float(v.detach()) for k, v in terms.items()} | _codebook_metrics(quantised)
 
     def _warp(self, crops: int, step: int) -> Tensor:
         """Frequency ratios of each crop; 1 for most.
@@ -138,9 +144,7 @@ class SpectralStage(Stage):
     def output(self, batch: Batch, step: int) -> Tensor:
         """Waveform of the head, `(B, N)`."""
         assert self.model.spectral is not None
-        with torch.no_grad():
-            voice = self._voices(batch, step)
-            condition = self.model.condition(self.model.encode(batch.signal), voice)
+        condition = self._frozen_condition(batch, step)
         return self.model.spectral(condition.features, condition.log_magnitude)
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
@@ -160,9 +164,7 @@ class WaveNetStage(Stage):
 
     def condition(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
         """Features, log magnitude, additional loss (a zero here) and what to report of it."""
-        with torch.no_grad():
-            voice = self._voices(batch, step)
-            condition = self.model.condition(self.model.encode(batch.signal), voice)
+        condition = self._frozen_condition(batch, step)
         return condition.features, condition.log_magnitude, torch.zeros(()), {}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
@@ -208,21 +210,28 @@ class EndToEndStage(WaveNetStage):
     """The paper: encoder, codebook, conditioner and WaveNet by the WaveNet's likelihood."""
 
     def modules(self) -> list[nn.Module]:
-        m = self.model
-        voice = m.voice_encoder if m.voice_encoder is not None else m.voice_table
-        return [m.encoder, m.codebook, m.conditioner, m.voice_table, voice, m.wavenet]
+        return [*_up_to_conditioner(self.model), self.model.wavenet]
 
     def condition(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
         voice = self._voices(batch, step)
-        quantise = step >= self.config.unquantised or not self.model.codebook.training
+        quantise = self._quantises(step)
         condition, quantised = self.model.encode_decode(batch.signal, voice, quantise)
         # While nothing is quantised, commitment would only pull all latents onto one code.
         extra = vq_loss(torch.zeros(()), quantised, self.model.config.codebook.beta) * float(quantise)
-        metrics = {
-            "commitment": float(quantised.commitment_loss.detach()),
-            "perplexity": float(quantised.perplexity),
-        }
-        return condition.features, condition.log_magnitude, extra, metrics
+        return condition.features, condition.log_magnitude, extra, _codebook_metrics(quantised)
+
+
+def _up_to_conditioner(model: WaveformModel) -> list[nn.Module]:
+    """Everything that codes are learned with."""
+    voice = [] if model.voice_encoder is None else [model.voice_encoder]
+    return [model.encoder, model.codebook, model.conditioner, model.voice_table, *voice]
+
+
+def _codebook_metrics(quantised: Quantised) -> Metrics:
+    return {
+        "commitment": float(quantised.commitment_loss.detach()),
+        "perplexity": float(quantised.perplexity),
+    }
 
 
 def make_stage(model: WaveformModel, config: StageConfig) -> Stage:
