@@ -54,12 +54,23 @@ def _sigmoid(x: np.float32) -> np.float32:
 
 
 @_jit
+def _activate(row: np.ndarray, kept: np.ndarray, out: np.ndarray) -> None:
+    """tanh of the first half of `row` times sigmoid of the second; both factors are kept for the gradient."""
+    half = out.shape[0]
+    for i in range(half):
+        a = np.float32(2.0) * _sigmoid(np.float32(2.0) * row[i]) - np.float32(1.0)
+        s = _sigmoid(row[half + i])
+        kept[i] = _store(a)
+        kept[half + i] = _store(s)
+        out[i] = _store(a * s)
+
+
+@_jit
 def _gate_forward(
     both: np.ndarray, condition: np.ndarray, dilation: int, y: np.ndarray, kept: np.ndarray
 ) -> None:
     batch, steps, wide = both.shape
-    channels = wide // 4
-    double = 2 * channels
+    double = wide // 2
     hold = steps // condition.shape[1]
     row = np.empty(double, dtype=np.float32)
     for b in range(batch):
@@ -71,12 +82,7 @@ def _gate_forward(
                 past = both[b, t - dilation]
                 for i in range(double):
                     row[i] += _load(past[double + i])
-            for i in range(channels):
-                a = np.float32(2.0) * _sigmoid(np.float32(2.0) * row[i]) - np.float32(1.0)
-                s = _sigmoid(row[channels + i])
-                k[i] = _store(a)
-                k[channels + i] = _store(s)
-                out[i] = _store(a * s)
+            _activate(row, k, out)
 
 
 @_jit
@@ -147,7 +153,6 @@ def _head_forward(
     kept: np.ndarray,
 ) -> None:
     steps, group, double = start.shape
-    hidden = double // 2
     row = np.empty(double, dtype=np.float32)
     for t in range(steps):
         for j in range(group):
@@ -166,12 +171,7 @@ def _head_forward(
                 for i in range(double):
                     row[i] += lower[i] + w * (upper[i] - lower[i])
             keep, out = kept[t, j], y[t, j]
-            for i in range(hidden):
-                a = np.float32(2.0) * _sigmoid(np.float32(2.0) * row[i]) - np.float32(1.0)
-                s = _sigmoid(row[hidden + i])
-                keep[i] = _store(a)
-                keep[hidden + i] = _store(s)
-                out[i] = _store(a * s)
+            _activate(row, keep, out)
 
 
 @_jit
