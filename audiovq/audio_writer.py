@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -39,7 +40,8 @@ class AudioWriter:
     out the same, bit for bit, when written back at their own rate.
 
     Args:
-        path: ending in .wav or .flac (16-bit PCM), .ogg (Vorbis) or .mp3; `"-"` for standard output, as WAV.
+        path: ending in .wav or .flac (16-bit PCM), .ogg (Vorbis) or .mp3; `"-"` for standard output, as WAV,
+            block by block where `num_samples` is known.
         sample_rate: of the file, Hz.
         num_samples: length of the file; if None, what the blocks become at `sample_rate`, rounded up.
         input_rate: of the blocks, Hz.
@@ -70,10 +72,14 @@ class AudioWriter:
         self.clipped = 0
         """Samples limited so far."""
         self._resampler = StreamResampler(input_rate, sample_rate, num_samples)
-        self._file: soundfile.SoundFile | None = None
+        self._file: soundfile.SoundFile | _WavStream | None = None
         self._partial = None if to_stdout else PartialFile(path, force=force)
-        # One cannot go back on standard output, neither to complete the header nor after a failure.
-        self._raw: IO[bytes] = self._partial.file if self._partial else tempfile.TemporaryFile()  # noqa: SIM115
+        if to_stdout and num_samples is not None:
+            self._raw: IO[bytes] = sys.stdout.buffer
+            self._file = _WavStream(self._raw, sample_rate, num_samples)
+            return
+        # One cannot go back on standard output to complete the header.
+        self._raw = self._partial.file if self._partial else tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._file = soundfile.SoundFile(
                 self._raw.fileno(), "w", sample_rate, 1, self._subtype, format=container, closefd=False
@@ -117,7 +123,7 @@ class AudioWriter:
             self._close_file()
             if self._partial is not None:
                 self._partial.commit()
-            else:
+            elif self._raw is not sys.stdout.buffer:
                 self._raw.seek(0)
                 shutil.copyfileobj(self._raw, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
@@ -134,7 +140,7 @@ class AudioWriter:
         finally:
             if self._partial is not None:
                 self._partial.discard()
-            else:
+            elif self._raw is not sys.stdout.buffer:
                 self._raw.close()
 
     def _append(self, samples: NDArray[np.float32]) -> None:
@@ -164,6 +170,25 @@ class AudioWriter:
     def _failed(self, error: Exception) -> AudiovqError:
         reason = getattr(error, "error_string", "not all was written").rstrip(".")
         return AudiovqError(f"{self.name}: cannot be written ({reason}); check the space left on the disk")
+
+
+class _WavStream:
+    """16-bit mono WAV of known length, written as it comes: the header needs no completion."""
+
+    def __init__(self, out: IO[bytes], sample_rate: int, num_samples: int) -> None:
+        self._out = out
+        size = 2 * num_samples
+        most = 2**32 - 1  # Over 4 GiB players read until the end.
+        out.write(struct.pack("<4sI8sIHHIIHH", b"RIFF", min(36 + size, most), b"WAVEfmt ", 16, 1, 1,
+                              sample_rate, 2 * sample_rate, 2, 16))  # fmt: skip
+        out.write(struct.pack("<4sI", b"data", min(size, most)))
+
+    def write(self, values: NDArray[Any]) -> None:
+        self._out.write(values.astype("<i2").tobytes())
+        self._out.flush()
+
+    def close(self) -> None:
+        self._out.flush()
 
 
 def write(path: str | os.PathLike[str], samples: ArrayLike, sample_rate: int, *, force: bool = False) -> None:

@@ -7,8 +7,21 @@ import os
 import secrets
 import stat
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # Windows: there an open file cannot be removed, which does the same service.
+    fcntl = None  # type: ignore[assignment]
 
 from audiovq.errors import AudiovqError
+
+
+class Job(NamedTuple):
+    """One file of many and where its result belongs."""
+
+    source: Path
+    target: Path
 
 
 class PartialFile:
@@ -33,6 +46,7 @@ class PartialFile:
             raise AudiovqError(f"{self.name}: its folder does not exist; make it first") from error
         except OSError as error:
             raise self._failed(error) from error
+        _lock(self.file)
 
     def __enter__(self) -> PartialFile:
         return self
@@ -80,3 +94,26 @@ class PartialFile:
             raise AudiovqError(f"{self.name}: is there and is not a regular file; name another")
         if not self.force:
             raise AudiovqError(f"{self.name}: exists already; name another or give --force")
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+    """Remove temporary files under `folder` whose process was killed; returns how many. Those that a
+    running process writes are locked by it, and stay."""
+    removed = 0
+    for path in Path(folder).rglob(".audiovq-*.part"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if _lock(file):
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file for this process, and until it closes it or dies; False if another holds it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import soundfile
 
 from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
+from audiovq.files import Job
 
 RECORDING = Path(__file__).parents[1] / "data" / "ls1998_008.flac"
 
@@ -34,6 +36,7 @@ class StandInTokenizer:
 
     def __init__(self) -> None:
         self.model: object = "never loaded"
+        self.loading: dict[str, object] = {}
         self.calls: list[dict[str, Any]] = []
 
     def info(self) -> dict[str, object]:
@@ -51,13 +54,34 @@ class StandInTokenizer:
             options.pop("progress")(1250, 1250)
         soundfile.write(out, np.zeros(1250), codes.sample_rate)
 
+    def encode_files(self, jobs: Sequence[Job], *, done: Any, force: bool) -> None:
+        for job in jobs:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            half_done = job.target.exists() and not job.target.with_suffix(".json").exists()
+            try:
+                self.encode(job.source).save(job.target, force=force or half_done)
+                done(job, None)
+            except AudiovqError as error:
+                done(job, error)
+
+    def decode_files(self, jobs: Sequence[Job], *, done: Any, heard: Any, **options: Any) -> None:
+        for job in jobs:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.decode_file(CodeSequence.load(job.source), job.target, **options)
+                heard(0.1)
+                done(job, None)
+            except AudiovqError as error:
+                done(job, error)
+
 
 def install(monkeypatch: pytest.MonkeyPatch) -> StandInTokenizer:
     """Let `audiovq.tokenizer.load` give the stand-in, which then keeps the model it was asked for."""
     stand_in = StandInTokenizer()
 
-    def load(model: object = None) -> StandInTokenizer:
+    def load(model: object = None, **options: object) -> StandInTokenizer:
         stand_in.model = model
+        stand_in.loading = options
         return stand_in
 
     module = types.ModuleType("audiovq.tokenizer")

@@ -132,3 +132,28 @@ def test_standard_output_is_a_whole_wav(tmp_path: Path) -> None:
     )  # fmt: skip
     samples, rate = soundfile.read(io.BytesIO(done.stdout))
     assert (len(samples), rate) == (501, 8_000)
+
+
+def test_standard_output_comes_block_by_block(tmp_path: Path) -> None:
+    """What was written is there before the next block is made; the header is complete from the start."""
+    program = """
+        import sys
+        import numpy as np
+        from audiovq.audio_writer import AudioWriter
+        with AudioWriter("-", sample_rate=16000, num_samples=3000) as writer:
+            writer.write(np.full(1000, 0.5))
+            sys.stdin.readline()
+            writer.write(np.full(2000, -2.0))
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert process.stdout is not None
+    early = process.stdout.read(44 + 2_000)
+    rest, _ = process.communicate(b"go on\n")
+    whole = early + rest
+    samples, rate = soundfile.read(io.BytesIO(whole))
+    assert (len(samples), rate, process.returncode) == (3_000, 16_000, 0)
+    assert (samples[:1_000] == 0.5).all() and (samples[1_000:] == -1).all()
+    assert len(whole) == 44 + 6_000

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from test_wavenet import HOP, SHAPES, taught, tiny_decoder, tiny_frames
 from audiovq.audio import de_emphasis
 from audiovq.errors import AudiovqError
 from audiovq.generate import functions, kernel
-from audiovq.generate.engine import WaveNetEngine, draw_reference
+from audiovq.generate.engine import WaveNetEngine
 from audiovq.generate.pack import aligned, padded, panels, widen
+from audiovq.generate.reference import draw_reference
 from audiovq.waveform.decoder import CLASSES, Frames, WaveNetDecoder
 
 
@@ -68,7 +71,6 @@ def test_logits_equal_the_torch_steps_in_other_sizes(
     stream = WaveNetEngine(decoder).stream()
     got = stream.logits(frames, fed[0].numpy())
     assert np.abs(got - expected.logits[0].numpy()).max() < 1e-4
-    np.testing.assert_array_equal(stream.codes, fed[0].numpy())
 
 
 @pytest.mark.parametrize(("group", "order"), SHAPES)
@@ -154,6 +156,49 @@ def test_streams_do_not_disturb_one_another(decoder: WaveNetDecoder, frames: Fra
         assert np.concatenate(blocks).tobytes() == expected.tobytes()
 
 
+def test_lanes_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
+    """Seven lanes in lockstep, begun at different times and in any order, draw what each draws alone."""
+    engine = WaveNetEngine(decoder)
+    alone = [engine.stream(seed).draw(frames) for seed in range(7)]
+    lanes = engine.lanes(7)
+    drawn: list[list[np.ndarray]] = [[] for _ in range(7)]
+    for seed in range(7):
+        lanes.start(seed, seed)
+    for rows in ([0], [3, 0, 1, 2, 6, 5, 4], [4, 5], list(range(7))):
+        begins = [lanes.position(lane) // HOP for lane in rows]
+        blocks = [part(frames, b, b + 5) for b in begins]
+        batch = Frames(*(torch.cat(values) for values in zip(*blocks, strict=True)))
+        audio, _ = lanes.draw(batch, rows)
+        for lane, values in zip(rows, audio, strict=True):
+            drawn[lane].append(values)
+    for lane in range(7):
+        got = np.concatenate(drawn[lane])
+        assert len(got) == lanes.position(lane) >= 10 * HOP
+        assert got.tobytes() == alone[lane][: len(got)].tobytes()
+    lanes.start(3, 5)
+    again, _ = lanes.draw(frames, [3])
+    assert again[0].tobytes() == alone[5].tobytes()
+
+
+@pytest.mark.parametrize("size", [(64, 128, 64, (1, 2, 4, 8, 16, 32)), (40, 33, 7, (3, 5, 6))])
+def test_bfloat16_weights_equal_a_decoder_with_rounded_ones(size: tuple) -> None:
+    """The exact path over weights rounded by torch gives the same bits as the packed pairs."""
+    torch.manual_seed(5)
+    residual, skip, hidden, dilations = size
+    decoder = WaveNetDecoder(5, 33, HOP, 4, residual, skip, dilations, hidden, 16, 0.85, adapt=16)
+    frames = tiny_frames(decoder, 1, 12)
+    fed = np.random.default_rng(0).integers(100, 156, 12 * HOP)
+    got = WaveNetEngine(decoder, "bfloat16").stream().logits(frames, fed)
+    exact = WaveNetEngine(decoder).stream().logits(frames, fed)
+    with torch.no_grad():
+        for name, value in decoder.named_parameters():
+            if value.ndim == 2 and name != "head_prediction":
+                value.copy_(value.bfloat16())
+    rounded = WaveNetEngine(decoder).stream().logits(frames, fed)
+    assert got.tobytes() == rounded.tobytes()
+    assert 1e-5 < np.abs(got - exact).max() < 0.1
+
+
 def test_threads_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
     engine = WaveNetEngine(decoder)
     alone = [engine.stream(seed).draw(frames).tobytes() for seed in range(8)]
@@ -193,7 +238,7 @@ def test_bad_settings(decoder: WaveNetDecoder, frames: Frames) -> None:
         engine.stream().logits(frames, np.zeros(3, dtype=np.int64))
     with pytest.raises(ValueError, match="fed codes"):
         engine.stream().logits(frames, np.full(24 * HOP, 256))
-    with pytest.raises(ValueError, match="batch 1"):
+    with pytest.raises(ValueError, match="frames: expected"):
         engine.stream().draw(tiny_frames(decoder, 2, 3))
     with pytest.raises(ValueError, match="frames"):
         engine.stream().draw(frames._replace(coefficients=frames.coefficients[..., :8]))
@@ -219,7 +264,7 @@ def test_uniform_is_splitmix64() -> None:
 def test_pick_follows_the_distribution() -> None:
     logits = np.full(CLASSES, -30.0, dtype=np.float32)
     logits[[3, 15, 16, 255]] = np.log(np.float32([0.1, 0.2, 0.3, 0.4])) + 50
-    shares = np.empty(CLASSES, dtype=np.float32)
+    shares = np.empty(CLASSES + CLASSES // functions.BLOCK, dtype=np.float32)
     numbers = [1e-6, 0.0999, 0.1001, 0.2999, 0.3001, 0.5999, 0.6001, 1 - 2**-53]
     picked = [functions.pick(logits, shares, np.float32(1), 0, x) for x in numbers]
     assert picked == [3, 3, 15, 15, 16, 16, 255, 255]
@@ -230,7 +275,7 @@ def test_pick_follows_the_distribution() -> None:
 def test_pick_top_k_with_equal_logits() -> None:
     logits = np.zeros(CLASSES, dtype=np.float32)
     logits[[10, 20, 30]] = 1
-    shares = np.empty(CLASSES, dtype=np.float32)
+    shares = np.empty(CLASSES + CLASSES // functions.BLOCK, dtype=np.float32)
     picked = {functions.pick(logits, shares, np.float32(1), 2, x) for x in np.linspace(0, 0.999, 50)}
     assert picked == {10, 20, 30}  # all that are as likely as the second
 
@@ -264,6 +309,13 @@ def test_panels_and_padding() -> None:
     assert not whole[:, 33:].any()
     np.testing.assert_array_equal(widen(np.ones((3, 4), dtype=np.float32), 2).sum(axis=1), [4, 4, 4])
     assert aligned((5, 3)).shape == (5, 3)
+
+
+def test_sources_of_the_cached_kernel() -> None:
+    """What is compiled into the kernel's cache from other files is named in its own, which renews it."""
+    folder = Path(kernel.__file__).parent
+    digest = hashlib.sha256(b"".join((folder / f).read_bytes() for f in ("functions.py", "matrix.py")))
+    assert digest.hexdigest()[:16] == kernel.SOURCES
 
 
 def test_kernel_is_cached_for_the_next_process(decoder: WaveNetDecoder, frames: Frames) -> None:

@@ -13,12 +13,12 @@ import torch
 from conftest import speech
 from numpy.typing import NDArray
 
-from audiovq import tokenizer as module
 from audiovq.audio import LoudnessMeter, loudness_gain
 from audiovq.audio_io import read
 from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
 from audiovq.tokenizer import Tokenizer, load
+from audiovq.waveform import windows as module
 
 Array = NDArray[np.float32]
 
@@ -40,11 +40,11 @@ def test_chunked_equals_whole(
 ) -> None:
     it: Tokenizer = request.getfixturevalue(which)
     signal = speech(50_000)
-    monkeypatch.setattr(module, "ENCODE_FRAMES", 1_000)
+    monkeypatch.setattr(module, "WINDOW_FRAMES", 1_000)
     whole = it.encode(signal)
     assert len(whole) == -(-50_000 // it.hop) and len(set(whole.codes.tolist())) > 4
     for frames in (1, 7, 100):
-        monkeypatch.setattr(module, "ENCODE_FRAMES", frames)
+        monkeypatch.setattr(module, "WINDOW_FRAMES", frames)
         assert same(it.encode(signal), whole), frames
 
 
@@ -59,7 +59,7 @@ def test_away_from_the_ends_codes_are_those_of_one_pass(which: str, request: pyt
 
 
 def test_blocks_of_arrival_do_not_matter(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ENCODE_FRAMES", 50)
+    monkeypatch.setattr(module, "WINDOW_FRAMES", 50)
     signal = speech(30_000)
     whole = tiny_tokenizer.encode(signal)
 
@@ -78,8 +78,8 @@ def test_memory_does_not_grow_with_the_recording(
     tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No array in the encoder's loop may hold more than a window and a block."""
-    monkeypatch.setattr(module, "ENCODE_FRAMES", 20)
-    left, right = tiny_tokenizer._encode_reach
+    monkeypatch.setattr(module, "WINDOW_FRAMES", 20)
+    left, right = tiny_tokenizer._windows.reach_samples
     longest, concatenate = 0, np.concatenate
 
     def watched(arrays: Any, *args: Any) -> Any:

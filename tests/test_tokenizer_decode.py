@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
 from audiovq.generate import synthesis
-from audiovq.tokenizer import Tokenizer
+from audiovq.tokenizer import Tokenizer, load
 
 Array = NDArray[np.float32]
 
@@ -49,12 +49,13 @@ def test_decode_is_decode_file(tiny_tokenizer: Tokenizer, tmp_path: Path, fast: 
     written, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
     samples = np.clip(tiny_tokenizer.decode(codes, fast=fast, seed=3).samples, -1, 1)
     np.testing.assert_allclose(written, samples, atol=1 / 32_768)
-    assert told[-1] == (len(codes) * 128, len(codes) * 128)
+    assert told[-1] == (rate // 4, rate // 4)
 
 
 def test_spectral_blocks_agree(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = tiny_tokenizer.encode(speech(20_000))
     monkeypatch.setattr(synthesis, "BLOCK_FRAMES", 1_000)
+    monkeypatch.setattr(synthesis, "FIRST_FRAMES", 1_000)
     whole = tiny_tokenizer.decode(codes, fast=True).samples
     for frames in (1, 13, 60):
         monkeypatch.setattr(synthesis, "BLOCK_FRAMES", frames)
@@ -69,18 +70,19 @@ def test_wavenet_frames_agree_in_blocks(tiny_tokenizer: Tokenizer, monkeypatch: 
     seen: list[Any] = []
 
     class Recorder:
-        def draw(self, frames: Any) -> Array:
+        def start(self, *_: object) -> None: ...
+
+        def draw(self, frames: Any, lanes: list[int]) -> tuple[Array, None]:
             seen.append(frames)
-            return np.zeros(frames.gains.shape[1] * 128, np.float32)
+            return np.zeros((1, frames.gains.shape[1] * 128), np.float32), None
 
     class Engine:
-        def __init__(self, *_: object) -> None: ...
-
-        def stream(self, *_: object) -> Recorder:
+        def lanes(self, count: int) -> Recorder:
             return Recorder()
 
-    monkeypatch.setattr(tiny_tokenizer._synthesiser, "_engine", Engine())
+    monkeypatch.setattr(tiny_tokenizer.synthesiser, "_engine", Engine())
     monkeypatch.setattr(synthesis, "BLOCK_FRAMES", 1_000)
+    monkeypatch.setattr(synthesis, "FIRST_FRAMES", 1_000)
     tiny_tokenizer.decode(codes)
     (whole,) = seen
     for frames in (1, 13, 60):
@@ -95,6 +97,7 @@ def test_wavenet_frames_agree_in_blocks(tiny_tokenizer: Tokenizer, monkeypatch: 
 def test_wavenet_blocks_agree(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = tiny_tokenizer.encode(speech(4_000))
     monkeypatch.setattr(synthesis, "BLOCK_FRAMES", 1_000)
+    monkeypatch.setattr(synthesis, "FIRST_FRAMES", 1_000)
     whole = tiny_tokenizer.decode(codes, seed=5).samples
     for frames in (5, 16):
         monkeypatch.setattr(synthesis, "BLOCK_FRAMES", frames)
@@ -160,7 +163,8 @@ def test_voices_change_the_sound(tiny_tokenizer: Tokenizer, tmp_path: Path) -> N
 def test_a_voice_of_its_own_recording_changes_nothing(tiny_tokenizer: Tokenizer, recording: Path) -> None:
     codes = tiny_tokenizer.encode(recording)
     assert tiny_tokenizer.voice_of(recording) == codes.voice
-    asked, own = tiny_tokenizer._voices(codes, None, recording), tiny_tokenizer._voices(codes, None, None)
+    asked = tiny_tokenizer.voices.choose(codes, None, tiny_tokenizer.voice_of(recording))
+    own = tiny_tokenizer.voices.choose(codes, None, None)
     assert torch.equal(asked.to, own.to) and asked.away is not None and own.away is None
     own_sound, asked_sound = (
         tiny_tokenizer.decode(codes, fast=True, voice=voice).samples for voice in (None, recording)
@@ -235,3 +239,54 @@ def test_an_existing_file_is_kept(tiny_tokenizer: Tokenizer, tmp_path: Path) -> 
     assert path.read_bytes() == b"mine"
     tiny_tokenizer.decode_file(CODES, path, fast=True, force=True)
     assert soundfile.info(path).frames == 20 * 128
+
+
+# Streams
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize("fast", [True, False])
+def test_stream_is_decode_in_blocks(tiny_tokenizer: Tokenizer, rate: int, fast: bool) -> None:
+    codes = tiny_tokenizer.encode(speech(2 * rate, rate), rate)
+    blocks = list(tiny_tokenizer.stream(codes, seed=2, fast=fast))
+    whole = tiny_tokenizer.decode(codes, seed=2, fast=fast).samples
+    assert np.concatenate(blocks).tobytes() == whole.tobytes()
+    assert len(blocks) >= 2
+    assert min(map(len, blocks)) > 0
+
+
+def test_stream_draws_no_further_than_it_is_read(
+    tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first block comes after `FIRST_FRAMES` codes, however long the recording."""
+    codes = CodeSequence(np.zeros(100_000, dtype=np.uint16))
+    lanes = tiny_tokenizer.synthesiser.engine.lanes(1)
+    monkeypatch.setattr(tiny_tokenizer.synthesiser._engine, "lanes", lambda count: lanes)
+    first = next(tiny_tokenizer.stream(codes))
+    assert 0 < len(first) <= lanes.position(0) == synthesis.FIRST_FRAMES * 128
+
+
+def test_stream_fails_before_the_first_block(tiny_tokenizer: Tokenizer) -> None:
+    codes = tiny_tokenizer.encode(speech(1_000))
+    for options in ({"speaker": "nobody"}, {"temperature": -1.0}, {"voice": "absent.wav"}):
+        with pytest.raises(AudiovqError):
+            tiny_tokenizer.stream(codes, **options)  # type: ignore[arg-type]
+
+
+def test_torch_draws_what_the_compiled_loop_draws(tiny_tokenizer: Tokenizer) -> None:
+    """The path of other devices, on this one: the same codes, voices, blocks and level."""
+    codes = tiny_tokenizer.encode(speech(3_000))
+    of_model = (tiny_tokenizer.model, tiny_tokenizer.header, tiny_tokenizer.path)
+    expected = Tokenizer(*of_model, precision="float32").decode(codes, seed=6).samples
+    other = Tokenizer(*of_model)
+    other.synthesiser = synthesis.Synthesiser(tiny_tokenizer.model, compiled=False)
+    got = other.decode(codes, seed=6).samples
+    np.testing.assert_allclose(got, expected, atol=2e-3 * float(np.abs(expected).max()))
+
+
+def test_a_device_that_is_not_there_is_one_line(tiny_tokenizer: Tokenizer) -> None:
+    with pytest.raises(AudiovqError, match=r"device nonsense: cannot be used .*; use cpu"):
+        load(tiny_tokenizer.path, device="nonsense")
+    if not torch.cuda.is_available():
+        with pytest.raises(AudiovqError, match="device cuda: cannot be used"):
+            load(tiny_tokenizer.path, device="cuda")

@@ -6,22 +6,16 @@ import os
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import click
 from tqdm import tqdm
 
 from audiovq.errors import AudiovqError
+from audiovq.files import Job, remove_leftovers
 
 SECONDS_BETWEEN_LOG_LINES = 60.0
 """How often progress is said where standard error is no terminal."""
-
-
-class Job(NamedTuple):
-    """One file of a folder and where its result belongs."""
-
-    source: Path
-    target: Path
 
 
 def find_jobs(folder: Path, out: Path, suffixes: Collection[str], new_suffix: str) -> list[Job]:
@@ -45,50 +39,75 @@ def find_jobs(folder: Path, out: Path, suffixes: Collection[str], new_suffix: st
     return jobs
 
 
-def run_jobs(
-    jobs: Collection[Job],
-    work: Callable[[Job], None],
-    *,
-    finished: Callable[[Job], bool],
-    verb: str,
-    out: Path,
-) -> None:
-    """Do `work` for every job that is not `finished`, and say on standard error how many were done.
+class FolderRun:
+    """What becomes of a folder's files: which are left to do, which failed, and the last line.
 
-    A file that fails is reported there, and the rest goes on.
-
-    Raises:
-        AudiovqError: at the end, if any file failed.
+    Args:
+        jobs: all of them.
+        finished: whether a job was done by an earlier run; may raise AudiovqError.
+        verb: what was done to the files that went well ("encoded").
+        out: folder of the results; temporary files that a killed run left there are removed.
     """
-    failed = skipped = 0
-    taken: dict[Path, Path] = {}
-    with progress_bar(len(jobs), "file") as bar:
+
+    def __init__(self, jobs: Collection[Job], finished: Callable[[Job], bool], verb: str, out: Path) -> None:
+        self.verb, self.out, self.total = verb, out, len(jobs)
+        self.failed = self.skipped = 0
+        self.todo: list[Job] = []
+        self.bar: tqdm | None = None
+        remove_leftovers(out)
+        taken: dict[Path, Path] = {}
         for job in jobs:
             try:
                 first = taken.setdefault(job.target, job.source)
                 if first != job.source:
                     raise AudiovqError(f"{job.source}: {first.name} has its place; rename one of them")
                 if finished(job):
-                    skipped += 1
+                    self.skipped += 1
                 else:
-                    job.target.parent.mkdir(parents=True, exist_ok=True)
-                    work(job)
-            except (AudiovqError, OSError) as error:
-                failed += 1
-                if sys.stderr.isatty():
-                    bar.clear()
-                click.echo(f"audiovq: error: {error}", err=True)
-            bar.update()
-    done = len(jobs) - failed - skipped
-    click.echo(f"{out}: {done} {verb}, {skipped} skipped as finished, {failed} failed", err=True)
-    if failed:
-        raise AudiovqError(f"{failed} of {len(jobs)} files failed; run it again once they are mended")
+                    self.todo.append(job)
+            except AudiovqError as error:
+                self.done(job, error)
+
+    def done(self, job: Job, error: Exception | None) -> None:
+        """Count a job, and say what failed. The rest goes on."""
+        if error is None:
+            return
+        self.failed += 1
+        if self.bar is not None and sys.stderr.isatty():
+            self.bar.clear()
+        click.echo(f"audiovq: error: {error}", err=True)
+
+    def end(self) -> None:
+        """Say on standard error how many were done. Raises AudiovqError if any failed."""
+        done = self.total - self.failed - self.skipped
+        click.echo(
+            f"{self.out}: {done} {self.verb}, {self.skipped} skipped as finished, {self.failed} failed",
+            err=True,
+        )
+        if self.failed:
+            raise AudiovqError(
+                f"{self.failed} of {self.total} files failed; run it again once they are mended"
+            )
 
 
-def progress_bar(total: int | None, unit: str, **options: object) -> tqdm:
+class SpeechBar(tqdm):
+    """A bar over seconds of speech that says how many times real time they are made."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What `bar_format` can name: tqdm's, and `times`."""
+        values = super().format_dict
+        elapsed = values["elapsed"]
+        return {**values, "times": f"{values['n'] / elapsed:.1f}" if elapsed > 0 else "?"}
+
+
+SPEECH_FORMAT = "{percentage:3.0f} % |{bar}| {n:.1f} of {total:.1f} s, {times}x real time, left {remaining}"
+
+
+def progress_bar(total: float | None, unit: str, kind: type[tqdm] = tqdm, **options: object) -> tqdm:
     """A bar on standard error: at once on a terminal, a line a minute in a log."""
     terminal = sys.stderr.isatty()
-    return tqdm(
+    return kind(
         total=total,
         unit=unit,
         file=sys.stderr,
@@ -98,6 +117,11 @@ def progress_bar(total: int | None, unit: str, **options: object) -> tqdm:
         dynamic_ncols=terminal,
         **options,
     )
+
+
+def speech_bar(seconds: float) -> tqdm:
+    """A bar over seconds of speech."""
+    return progress_bar(seconds, "s", SpeechBar, bar_format=SPEECH_FORMAT)
 
 
 def default_out(folder: Path, ending: str) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiovq.cli.options import check_writable, force_option, model_option
+from audiovq.cli.options import check_writable, device_option, force_option, model_option
 
 if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Of the draws: below 1, less noise.")
 @click.option("--fast", is_flag=True, help="Use the spectral head instead of the WaveNet.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of the WaveNet's weights. Without it, the one that sounds the same and is faster.",
+)
+@device_option
 @force_option
 def decode(
     source: Path,
@@ -32,22 +38,25 @@ def decode(
     seed: int,
     temperature: float | None,
     fast: bool,
+    precision: str | None,
+    device: str,
     force: bool,
 ) -> None:
     """Turn codes into speech.
 
     CODES is a .npy file, `-` for standard input, or a folder: its tree is kept, and files that are
     finished are skipped when the command is run again. OUT ends in .wav, .flac, .ogg or .mp3, or is
-    `-`; it defaults to CODES_decoded.wav, for a folder to CODES_decoded. The .json beside the codes
-    gives rate, length and loudness of the original.
+    `-`, to hear it while it is drawn; it defaults to CODES_decoded.wav, for a folder to CODES_decoded.
+    The .json beside the codes gives rate, length and loudness of the original.
     """
     if speaker is not None and voice is not None:
         raise click.UsageError("--speaker and --voice exclude each other.")
     options: dict[str, Any] = {"voice": voice, "seed": seed, "fast": fast, "force": force}
     if temperature is not None:
         options["temperature"] = temperature
+    loading: dict[str, Any] = {"device": device, "precision": precision}
     if source.is_dir():
-        _decode_folder(source, out, model, speaker, options)
+        _decode_folder(source, out, model, speaker, loading, options)
         return
     if out is None:
         if source == Path("-"):
@@ -55,17 +64,16 @@ def decode(
         # Not the recording's own name: what came back is not to be taken for what went in.
         out = source.with_name(f"{source.stem}_decoded.wav")
     check_writable(out, force)
-    from audiovq.cli.batch import progress_bar
+    from audiovq.cli.batch import speech_bar
     from audiovq.codes import CodeSequence
     from audiovq.tokenizer import load
 
-    tokenizer = load(model)
+    tokenizer = load(model, **loading)
     codes = CodeSequence.load(source, hop=tokenizer.hop)
-    with progress_bar(None, "sample", unit_scale=True) as bar:
+    with speech_bar(codes.seconds) as bar:
 
         def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            bar.update(codes.seconds * done / total - bar.n)
 
         tokenizer.decode_file(codes, out, speaker=_speaker(speaker, tokenizer), progress=progress, **options)
     if out != Path("-"):
@@ -73,26 +81,34 @@ def decode(
 
 
 def _decode_folder(
-    folder: Path, out: Path | None, model: Path | None, speaker: str | None, options: dict[str, Any]
+    folder: Path,
+    out: Path | None,
+    model: Path | None,
+    speaker: str | None,
+    loading: dict[str, Any],
+    options: dict[str, Any],
 ) -> None:
-    from audiovq.cli.batch import Job, default_out, find_jobs, run_jobs
-    from audiovq.codes import CodeSequence
+    from audiovq.audio import SAMPLE_RATE
+    from audiovq.cli.batch import FolderRun, default_out, find_jobs, speech_bar
+    from audiovq.files import Job
     from audiovq.tokenizer import load
 
     out = out or default_out(folder, "_decoded")
     if out.resolve() == folder.resolve():
         raise click.UsageError("OUT must be another folder: recordings in CODES would pass for decoded ones.")
     jobs = find_jobs(folder, out, {".npy"}, ".wav")
-    tokenizer = load(model)
+    tokenizer = load(model, **loading)
     options["speaker"] = _speaker(speaker, tokenizer)
-
-    def work(job: Job) -> None:
-        tokenizer.decode_file(CodeSequence.load(job.source, hop=tokenizer.hop), job.target, **options)
 
     def finished(job: Job) -> bool:
         return not options["force"] and job.target.exists()
 
-    run_jobs(jobs, work, finished=finished, verb="decoded", out=out)
+    run = FolderRun(jobs, finished, "decoded", out)
+    # Two bytes a code: near enough for a bar, without opening every file first.
+    seconds = sum(job.source.stat().st_size for job in run.todo) / 2 * tokenizer.hop / SAMPLE_RATE
+    with speech_bar(seconds) as run.bar:
+        tokenizer.decode_files(run.todo, done=run.done, heard=run.bar.update, **options)
+    run.end()
 
 
 def _speaker(text: str | None, tokenizer: Tokenizer) -> str | int | None:

@@ -13,6 +13,14 @@ model_option = click.option(
     help="A trained model (.safetensors). Without it, the one that ships.",
 )
 
+device_option = click.option(
+    "--device",
+    metavar="NAME",
+    default="cpu",
+    show_default=True,
+    help="Where to compute: cpu, or a device that PyTorch knows, such as cuda.",
+)
+
 force_option = click.option("--force", is_flag=True, help="Replace files that exist.")
 
 

@@ -1,7 +1,9 @@
-"""What the compiled loop computes element by element, and how it draws one class.
+"""What the compiled loops compute element by element, and how they draw one class.
 
 Loops of these vectorise: exp and log are polynomials, as numba has no vector library to call, and nothing
-raises (`error_model="numpy"`: the test for a division by zero alone made the gate ten times slower).
+raises (`error_model="numpy"`: the test for a division by zero alone made the gate ten times slower). No sum
+may be reordered and every fused multiply-add is written as one, so that all processors give the same bits;
+the liberties allowed concern NaN and the sign of zero, which do not occur.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.extending import intrinsic
 
-CLASSES = 256
+from audiovq.generate.matrix import multiply_add
+
 BLOCK = 16
-"""Classes whose probabilities are summed together when one is drawn."""
-FAST = {"contract", "reassoc", "nsz", "arcp"}
-"""Liberties that the compiler may take with sums; not with NaN or infinity."""
+"""Classes whose probabilities are summed together when one is drawn; their number is a multiple of it."""
+STRICT = {"nsz", "nnan"}
+"""Liberties that the compiler may take: maxima become vector instructions, and no result changes."""
 
 _LOG2E = np.float32(1 / math.log(2))
 _ROUNDER = np.float32(1.5 * 2**23)
@@ -40,7 +43,7 @@ _float_of_bits = _cast(types.int32, types.float32, ir.FloatType())
 _bits_of_float = _cast(types.float32, types.int32, ir.IntType(32))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(cache=True, nogil=True, error_model="numpy")
 def exponential(x: Any) -> Any:
     """exp(x) of a float32 in -87..88, relative error 1e-7 plus the rounding of x.
 
@@ -51,14 +54,14 @@ def exponential(x: Any) -> Any:
     f = y - (rounded - _ROUNDER)
     p = _EXP2[7]
     for k in range(6, -1, -1):
-        p = p * f + _EXP2[k]
+        p = multiply_add(p, f, _EXP2[k])
     return _float_of_bits(np.int32(_bits_of_float(p) + (_bits_of_float(rounded) << 23)))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(cache=True, nogil=True, error_model="numpy")
 def compand(value: Any) -> Any:
     """`nn.lpc.compand` of a float32, error 1e-7: log2 from the exponent bits and the series of atanh."""
-    y = np.float32(1) + np.float32(255) * abs(value)
+    y = multiply_add(np.float32(255), abs(value), np.float32(1))
     bits = _bits_of_float(np.float32(y))
     # The exponent that brings the mantissa into 1/sqrt(2)..sqrt(2), where the series is shortest.
     exponent = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
@@ -67,12 +70,12 @@ def compand(value: Any) -> Any:
     q = s * s
     p = _LOG2[4]
     for k in range(3, -1, -1):
-        p = p * q + _LOG2[k]
-    result = (np.float32(exponent) + p * s) * np.float32(0.125)
+        p = multiply_add(p, q, _LOG2[k])
+    result = multiply_add(p, s, np.float32(exponent)) * np.float32(0.125)
     return result if value >= np.float32(0) else -result
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "nnan"})
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
 def gate(z: np.ndarray, y: np.ndarray) -> None:
     """`y = tanh(a) sigmoid(b)` of `z = [a | b]`, one division; error 3e-7."""
     half = y.shape[0]
@@ -102,19 +105,20 @@ def _mix(z: Any) -> Any:
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True, fastmath={"nsz", "nnan"})
-def _largest(values: np.ndarray) -> Any:
+@njit(cache=True, nogil=True, fastmath=STRICT)
+def largest(values: np.ndarray) -> Any:
+    """The largest of some float32 numbers."""
     top = values[0]
-    for i in range(CLASSES):
+    for i in range(values.shape[0]):
         top = max(top, values[i])
     return top
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath={"reassoc", "nsz", "nnan"})
 def _count(values: np.ndarray, least: Any) -> Any:
-    """How many values are `least` or more."""
+    """How many values are `least` or more: whole numbers, whose sums are exact in any order."""
     count = np.float32(0)
-    for i in range(CLASSES):
+    for i in range(values.shape[0]):
         count += np.float32(1) if values[i] >= least else np.float32(0)
     return count
 
@@ -125,7 +129,7 @@ def _threshold(values: np.ndarray, top: Any, k: int) -> Any:
     if _count(values, top) >= k:
         return top
     low, high = top, top
-    for i in range(CLASSES):
+    for i in range(values.shape[0]):
         low = min(low, values[i])
     while True:
         middle = low + (high - low) * np.float32(0.5)
@@ -140,39 +144,39 @@ def _threshold(values: np.ndarray, top: Any, k: int) -> Any:
             high = middle
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
 def pick(logits: np.ndarray, shares: np.ndarray, inverse_temperature: Any, top_k: int, number: Any) -> int:
-    """Code drawn from `softmax(logits / temperature)` by inverting its distribution at `number` in [0, 1).
+    """Class drawn from `softmax(logits / temperature)` by inverting its distribution at `number` in [0, 1).
 
     Temperature 0 (`inverse_temperature` infinite) picks the first of the largest; with `top_k` > 0 only
-    codes at least as likely as the k-th can be drawn. `shares (256,)` is scratch memory.
+    classes at least as likely as the k-th can be drawn. `logits (K,)` and the scratch memory
+    `shares (K + K / 16,)` are float32, K a multiple of 16.
     """
-    top = _largest(logits)
+    top, classes = largest(logits), logits.shape[0]
     if inverse_temperature == np.float32(np.inf):
-        for i in range(CLASSES):
+        for i in range(classes):
             if logits[i] == top:
                 return i
-    for i in range(CLASSES):
+    for i in range(classes):
         shares[i] = exponential(max((logits[i] - top) * inverse_temperature, np.float32(-80)))
-    if 0 < top_k < CLASSES:
+    if 0 < top_k < classes:
         least = _threshold(logits, top, top_k)
-        for i in range(CLASSES):
+        for i in range(classes):
             if logits[i] < least:
                 shares[i] = np.float32(0)
     # Sums of blocks first: a running sum over all classes is one long chain of dependent additions.
-    total = 0.0
-    for block in range(0, CLASSES, BLOCK):
-        total += _sum(shares[block : block + BLOCK])
-    target = total * number
-    below, block = 0.0, 0
-    while block < CLASSES - BLOCK:
-        more = below + _sum(shares[block : block + BLOCK])
-        if more > target:
-            break
-        below = more
-        block += BLOCK
-    code = block
-    for i in range(block, block + BLOCK):
+    sums = shares[classes:]
+    total = np.float32(0)
+    for block in range(classes // BLOCK):
+        sums[block] = _sum(shares[block * BLOCK : (block + 1) * BLOCK])
+        total += sums[block]
+    target = np.float64(total) * number
+    below, block = np.float32(0), 0
+    while block < classes // BLOCK - 1 and not below + sums[block] > target:
+        below += sums[block]
+        block += 1
+    code = block * BLOCK
+    for i in range(block * BLOCK, (block + 1) * BLOCK):
         if shares[i] > np.float32(0):
             code = i
         below += shares[i]
@@ -181,9 +185,11 @@ def pick(logits: np.ndarray, shares: np.ndarray, inverse_temperature: Any, top_k
     return code
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _sum(values: np.ndarray) -> Any:
-    total = np.float32(0)
-    for i in range(BLOCK):
-        total += values[i]
-    return total
+@njit(cache=True, nogil=True)
+def _sum(v: np.ndarray) -> Any:
+    """Sum of 16 numbers as a tree, whose levels the processor can compute side by side."""
+    a = (v[0] + v[8]) + (v[4] + v[12])
+    b = (v[1] + v[9]) + (v[5] + v[13])
+    c = (v[2] + v[10]) + (v[6] + v[14])
+    d = (v[3] + v[11]) + (v[7] + v[15])
+    return (a + c) + (b + d)

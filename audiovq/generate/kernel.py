@@ -5,13 +5,11 @@ differ, neither in the result:
 
 - `U x[t - d]` of a layer with dilation d is known d steps ahead. It is computed for d steps at once, at the
   start of every d, as one matrix product that reads its weights once for four steps.
-- Matrices come as panels (`pack.panels`): 32 outputs at a time stay in registers while the weights stream
-  past in the order in which they lie in memory. LLVM does not find this by itself, so the product is written
-  as vector instructions (`multiply`), of a width that LLVM maps on whatever the processor has.
+- Several streams, *lanes*, go through each layer together, so that its weights are read once for four of
+  them. Nothing is shared but the weights: a lane's samples are those it would draw alone, bit for bit.
 
-Everything is at module level, so that numba's cache is hit by the next process. It is renewed when a
-function's own file changes, not when that of a function it calls does: after a change in `functions`,
-`make clean`.
+Everything is at module level, so that numba's cache is hit by the next process. The cache is renewed when a
+function's own file changes, not when that of a function it calls does: hence `SOURCES`.
 """
 
 from __future__ import annotations
@@ -19,216 +17,175 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
-from audiovq.generate.functions import FAST, compand, gate, pick, uniform
+from audiovq.generate.functions import STRICT, compand, gate, pick, uniform
+from audiovq.generate.matrix import ROWS, borrowed, multiply, multiply_add, multiply_all, multiply_rows
 
 if TYPE_CHECKING:
-    from audiovq.generate.pack import State, Weights
+    from audiovq.generate.pack import DecoderScratch, DecoderState, DecoderWeights, Stack, StackState
 
-PANEL = 32
-"""Outputs of a matrix product that are kept in registers together."""
-LANES = 16
-"""Floats in one vector instruction as written; narrower processors split it."""
-ROWS = 4
-"""Inputs that share one reading of the weights in `multiply_rows`."""
-CHAINS = 2
-"""Independent sums of a product: hides the latency of multiply-add."""
+SOURCES = "c68a3bd86ddd4d75"
+"""Start of the SHA-256 over `functions.py` and `matrix.py`, which are compiled into what is cached for this
+file: a change there changes this line, and so renews the cache. A test compares."""
 
 
-def _matrix_product(rows: int) -> Any:
-    """Intrinsic `(out, w, x)`: `out[r] += w x[r]` for `rows` contiguous rows of inputs and outputs.
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def network(
+    w: Stack, s: StackState, x: np.ndarray, z: np.ndarray, gated: np.ndarray, skip: np.ndarray, frame: Any
+) -> None:
+    """One step of a gated stack for all of its lanes.
 
-    Panels `w (O / 32, I, 32)`, `x (I,)` and `out (O,)`, or `(rows, I)` and `(rows, O)`; all C-contiguous
-    float32, I a multiple of `CHAINS`. Nothing is checked.
+    Args:
+        s: state of A or more lanes; A of them, `frame[1]`, take part.
+        x: `(A, Rp)` inputs, overwritten; z `(A, 2 Rp)` and gated `(A, L Rp)`: scratch.
+        skip: `(A, Sp)` outputs, before any ReLU.
+        frame: conditions `(A, F, L, 2 Rp)`, number of the frame, and those of the lanes `(A,)`.
     """
-
-    def product(typing_context: Any, out: Any, w: Any, x: Any) -> Any:
-        return types.void(out, w, x), generate
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        out, w, x = (
-            context.make_array(t)(context, builder, v) for t, v in zip(signature.args, args, strict=True)
-        )
-        panels, inputs = cgutils.unpack_tuple(builder, w.shape)[:2]
-        vector, index = ir.VectorType(ir.FloatType(), LANES), ir.IntType(64)
-        undefined, zeros = ir.Constant(vector, ir.Undefined), ir.Constant(vector, [0.0] * LANES)
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        parts = range(PANEL // LANES)
-        outputs = builder.mul(panels, index(PANEL))
-
-        def vector_at(data: Any, place: Any) -> Any:
-            return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
-
-        def multiply_add(slot: Any, weight: Any, value: Any) -> None:
-            # 'contract' lets the processor's fused multiply-add be used where it has one.
-            term = builder.fmul(weight, value, flags=("contract",))
-            builder.store(builder.fadd(builder.load(slot), term, flags=("contract",)), slot)
-
-        sums = {
-            (r, c, p): cgutils.alloca_once(builder, vector)
-            for r in range(rows)
-            for c in range(CHAINS)
-            for p in parts
-        }
-        with cgutils.for_range(builder, panels, intp=index) as panel:
-            column = builder.mul(panel.index, index(PANEL))
-            results = {}
-            for r, c, p in sums:
-                place = builder.add(builder.mul(outputs, index(r)), builder.add(column, index(p * LANES)))
-                results[r, p] = vector_at(out.data, place)
-                builder.store(zeros if c else builder.load(results[r, p], align=4), sums[r, c, p])
-            with cgutils.for_range(builder, builder.udiv(inputs, index(CHAINS)), intp=index) as loop:
-                for c in range(CHAINS):
-                    i = builder.add(builder.mul(loop.index, index(CHAINS)), index(c))
-                    row = builder.mul(builder.add(builder.mul(panel.index, inputs), i), index(PANEL))
-                    weights = [
-                        builder.load(vector_at(w.data, builder.add(row, index(p * LANES))), align=4)
-                        for p in parts
-                    ]
-                    for r in range(rows):
-                        place = builder.add(builder.mul(inputs, index(r)), i)
-                        scalar = builder.load(builder.gep(x.data, [place]))
-                        first = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
-                        value = builder.shuffle_vector(first, undefined, everywhere)
-                        for p in parts:
-                            multiply_add(sums[r, c, p], weights[p], value)
-            for (r, p), result in results.items():
-                total = builder.load(sums[r, 0, p])
-                for c in range(1, CHAINS):
-                    total = builder.fadd(total, builder.load(sums[r, c, p]))
-                builder.store(total, result, align=4)
-        return context.get_dummy_value()
-
-    return intrinsic(product)
-
-
-multiply = _matrix_product(1)
-multiply_rows = _matrix_product(ROWS)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _network(w: Weights, s: State, conditions: np.ndarray) -> None:
-    """One step of the stack from `s.x` to `s.skip`, before its ReLU; conditions `(L, 2 Rp)`."""
-    layers, width = w.dilations.shape[0], s.x.shape[0]
-    x, z, steps = s.x, s.z, s.steps[0]
+    conditions, number, lanes = frame
+    layers, width, count = w.dilations.shape[0], x.shape[1], lanes.shape[0]
     for layer in range(layers):
         dilation, offset = w.dilations[layer], w.offsets[layer]
-        ring = s.rings[offset : offset + dilation]
-        products = s.products[offset : offset + dilation]
-        slot = steps % dilation
-        if slot == 0:
-            products[:] = np.float32(0)
-            past = w.past[layer]
-            whole = dilation - dilation % ROWS
-            for i in range(0, whole, ROWS):
-                multiply_rows(products[i : i + ROWS], past, ring[i : i + ROWS])
-            for i in range(whole, dilation):
-                multiply(products[i], past, ring[i])
-        condition, product, place = conditions[layer], products[slot], ring[slot]
-        for i in range(2 * width):
-            z[i] = condition[i] + product[i]
-        for i in range(width):
-            place[i] = x[i]
-        multiply(z, w.now[layer], x)
-        y = s.gated[layer * width : (layer + 1) * width]
-        gate(z, y)
+        for a in range(count):
+            lane = lanes[a]
+            ring = s.rings[lane, offset : offset + dilation]
+            products = s.products[lane, offset : offset + dilation]
+            slot = s.steps[lane] % dilation
+            if slot == 0:
+                products[:] = np.float32(0)
+                past = w.past[layer]
+                whole = dilation - dilation % ROWS
+                for i in range(0, whole, ROWS):
+                    multiply_rows(products[i : i + ROWS], past, ring[i : i + ROWS])
+                for i in range(whole, dilation):
+                    multiply(products[i], past, ring[i])
+            condition, product, place = conditions[a, number, layer], products[slot], ring[slot]
+            sums, inputs = z[a], x[a]
+            for i in range(2 * width):
+                sums[i] = condition[i] + product[i]
+            for i in range(width):
+                place[i] = inputs[i]
+        multiply_all(z, w.now[layer], x, count)
+        first, last = layer * width, (layer + 1) * width
+        for a in range(count):
+            gate(z[a], gated[a, first:last])
         if layer < layers - 1:
-            multiply(x, w.out[layer], y)
-    s.skip[:] = w.skip_bias
-    multiply(s.skip, w.skip, s.gated)
-    s.steps[0] = steps + 1
+            multiply_all(x, w.out[layer], gated[:, first:last], count)
+    for a in range(count):
+        skip[a] = w.skip_bias
+        s.steps[lanes[a]] += 1
+    multiply_all(skip, w.skip, gated, count)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-def _logits(w: Weights, s: State, sample: int, ratio: Any, predicted: bool) -> None:
-    """Logits of one sample of the group: its head's start, the codes before it, the prediction."""
-    wide = 2 * s.hidden.shape[0]
-    z = s.heads[sample * wide : (sample + 1) * wide]
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def _enter(w: DecoderWeights, s: DecoderState, t: DecoderScratch, lane: int, a: int, recent: Any) -> None:
+    """Input of the network, into `t.x[a]`, from the last samples `(16,)` over their scale and the codes."""
+    past, rescale = recent
+    seen, x = t.companded, t.x[a]
+    for i in range(seen.shape[0]):
+        seen[i] = compand(past[i] * rescale)
+    x[:] = w.enter_bias
+    multiply(x, w.enter_history, seen)
+    for k in range(s.past_codes.shape[1]):
+        row = w.enter_codes[k, s.past_codes[lane, k]]
+        for i in range(row.shape[0]):
+            x[i] += row[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def _head(w: DecoderWeights, z: np.ndarray, past_codes: np.ndarray, sample: int, ratio: Any) -> None:
+    """Add to what a head starts from, `z (2 Hp,)`, the codes drawn before it in the group and, if there is
+    one, the prediction of its sample."""
+    wide = z.shape[0]
     for k in range(sample):
-        row = w.head_codes[k, s.past_codes[sample - 1 - k]]
+        row = w.head_codes[k, past_codes[sample - 1 - k]]
         for i in range(wide):
             z[i] += row[i]
+    predicted, value = ratio
     if predicted:
         rows = w.head_prediction.shape[0]
-        place = (min(max(compand(ratio), np.float32(-1)), np.float32(1)) + np.float32(1)) * (
+        place = (min(max(compand(value), np.float32(-1)), np.float32(1)) + np.float32(1)) * (
             np.float32(0.5) * np.float32(rows - 1)
         )
         low = min(max(int(place), 0), rows - 2)
         share = np.float32(place - np.float32(low))
         lower, upper = w.head_prediction[low], w.head_prediction[low + 1]
         for i in range(wide):
-            z[i] += lower[i] + (upper[i] - lower[i]) * share
-    gate(z, s.hidden)
-    s.logits[:] = w.head_out_bias
-    multiply(s.logits, w.head_out, s.hidden)
+            z[i] += multiply_add(upper[i] - lower[i], share, lower[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
 def run(
-    w: Weights,
-    s: State,
+    w: DecoderWeights,
+    s: DecoderState,
+    t: DecoderScratch,
+    lanes: np.ndarray,
     frames: Any,
     hop: int,
-    settings: Any,
     feed: np.ndarray,
     audio: np.ndarray,
     codes: np.ndarray,
     logits: np.ndarray,
 ) -> None:
-    """Draw `F * hop` samples and advance the state.
+    """Draw N = F * hop samples on A lanes and advance their states.
 
     Args:
-        frames: conditions `(F, L, 2 Rp)`, coefficients `(F, P)`, latest sample first, gains `(F,)`.
-        settings: de-emphasis, the scale of samples in the input, 1 / temperature, top_k, seed.
-        feed: `(F * hop,)` int64, codes to feed back in place of drawn ones; `(0,)` to draw.
-        audio, codes: `(F * hop,)` float32 and uint8, out.
-        logits: `(F * hop, 256)` or `(0, 256)`, out.
+        lanes: `(A,)` int64, numbers of the lanes in `s`, each once.
+        frames: conditions `(A, F, L, 2 Rp)`, coefficients `(A, F, P)`, latest sample first, gains `(A, F)`.
+        feed: `(A, N)` int64, codes to feed back in place of drawn ones; `(0, 0)` to draw.
+        audio, codes: `(A, N)` float32 and uint8, out.
+        logits: `(A, N, 256)` or `(0, 0, 0)`, out.
     """
-    conditions, coefficients, gains = frames
-    de_emphasis, scale, inverse_temperature, top_k, seed = settings
-    group, order, reach = s.past_codes.shape[0], coefficients.shape[1], s.history.shape[0]
-    seen = s.companded.shape[0]
+    w, s, t = borrowed(w), borrowed(s), borrowed(t)
+    conditions, coefficients, gains = borrowed(frames)
+    count, length, group = lanes.shape[0], audio.shape[1], s.past_codes.shape[1]
+    order, reach = coefficients.shape[2], s.history.shape[1]
+    seen, wide = t.companded.shape[0], t.heads.shape[1] // group
     # Reconstructed samples in one straight line: no ring to wrap around in the inner loops.
-    line = np.empty(reach + audio.shape[0], dtype=np.float32)
-    line[:reach] = s.history
-    for start in range(0, audio.shape[0], group):
+    line = np.empty((count, reach + length), dtype=np.float32)
+    for a in range(count):
+        line[a, :reach] = s.history[lanes[a]]
+    for start in range(0, length, group):
         frame = start // hop
-        gain = gains[frame]
-        rescale = np.float32(1) / (gain * scale)
-        for i in range(seen):
-            s.companded[i] = compand(line[start + reach - seen + i] * rescale)
-        s.x[:] = w.enter_bias
-        multiply(s.x, w.enter_history, s.companded)
-        for k in range(group):
-            row = w.enter_codes[k, s.past_codes[k]]
-            for i in range(row.shape[0]):
-                s.x[i] += row[i]
-        index = s.steps[0] * group
-        _network(w, s, conditions[frame])
-        for i in range(s.skip.shape[0]):
-            s.skip[i] = max(s.skip[i], np.float32(0))
-        s.heads[:] = w.head_bias
-        multiply(s.heads, w.head_in, s.skip)
+        for a in range(count):
+            past = line[a, start + reach - seen : start + reach]
+            _enter(w, s, t, lanes[a], a, (past, np.float32(1) / (gains[a, frame] * w.scale)))
+        network(w.stack, s.stack, t.x, t.z, t.gated, t.skip, (conditions, frame, lanes))
+        for a in range(count):
+            skip = t.skip[a]
+            for i in range(skip.shape[0]):
+                skip[i] = max(skip[i], np.float32(0))
+            t.heads[a] = w.head_bias
+        multiply_all(t.heads, w.head_in, t.skip, count)
         for j in range(group):
-            t = start + j
-            prediction: Any = np.float32(0)
-            for k in range(order):
-                prediction += coefficients[frame, k] * line[reach + t - 1 - k]
-            _logits(w, s, j, prediction * rescale, order > 0)
-            if logits.shape[0] > 0:
-                logits[t] = s.logits
-            if feed.shape[0] > 0:
-                code = feed[t]
-            else:
-                code = pick(s.logits, s.shares, inverse_temperature, top_k, uniform(seed, index + j))
-            s.past_codes[j] = code
-            codes[t] = code
-            value = prediction + gain * w.table[code]
-            line[reach + t] = value
-            s.carry[0] = value + de_emphasis * s.carry[0]
-            audio[t] = s.carry[0]
-    s.history[:] = line[audio.shape[0] :]
+            now = reach + start + j
+            for a in range(count):
+                gain, line_a = gains[a, frame], line[a]
+                prediction = np.float32(0)
+                for k in range(order):
+                    prediction = multiply_add(coefficients[a, frame, k], line_a[now - 1 - k], prediction)
+                t.predictions[a] = prediction
+                z = t.heads[a, j * wide : (j + 1) * wide]
+                ratio = prediction * (np.float32(1) / (gain * w.scale))
+                _head(w, z, s.past_codes[lanes[a]], j, (order > 0, ratio))
+                gate(z, t.hidden[a])
+                t.logits[a] = w.head_out_bias
+            multiply_all(t.logits, w.head_out, t.hidden, count)
+            for a in range(count):
+                lane = lanes[a]
+                if logits.shape[0] > 0:
+                    logits[a, start + j] = t.logits[a]
+                if feed.shape[0] > 0:
+                    code = feed[a, start + j]
+                else:
+                    number = uniform(s.seeds[lane], s.drawn[lane] + start + j)
+                    code = pick(t.logits[a], t.shares, s.inverse_temperatures[lane], s.top_k[lane], number)
+                s.past_codes[lane, j] = code
+                codes[a, start + j] = code
+                value = multiply_add(gains[a, frame], w.table[code], t.predictions[a])
+                line[a, now] = value
+                s.carry[lane] = multiply_add(w.de_emphasis, s.carry[lane], value)
+                audio[a, start + j] = s.carry[lane]
+    for a in range(count):
+        s.history[lanes[a]] = line[a, length:]
+        s.drawn[lanes[a]] += length

@@ -1,34 +1,44 @@
-"""A decoder's parameters folded, padded and laid out for the compiled loop."""
+"""Parameters of WaveNets folded, padded and laid out for the compiled loops."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.generate.kernel import PANEL
-from audiovq.waveform.decoder import CLASSES, HISTORY, WaveNetDecoder
+from audiovq.generate.functions import BLOCK
+from audiovq.generate.matrix import PANEL
+from audiovq.nn.wavenet import WaveNet
+from audiovq.waveform.decoder import CLASSES, HISTORY, HISTORY_SCALE, WaveNetDecoder
 
 Floats = NDArray[np.float32]
+Precision = Literal["float32", "bfloat16"]
+"""Of the weights of matrix products; everything else is float32."""
 ALIGNMENT = 64
 """Bytes; a vector load that straddles two cache lines costs two."""
 
 
-class Weights(NamedTuple):
-    """A decoder's parameters as the loop reads them, made by `pack`; Rp, Sp, Hp are R, S, H rounded up
-    to whole panels, and a matrix of O rows and I columns is `(O / 32, I, 32)`."""
+class Stack(NamedTuple):
+    """A `WaveNet` as the loops read it, made by `pack_stack`; Rp and Sp are R and S rounded up to whole
+    panels; a matrix of O rows and I columns is `(O / 32, I, 32)`, in bfloat16 `(O / 32, I / 2, 32)`."""
 
     dilations: np.ndarray  # (L,) int64
     offsets: np.ndarray  # (L,) int64, first row of each layer in the rings
-    enter_bias: np.ndarray  # (Rp,)
-    enter_history: np.ndarray  # panels of (Rp, 16)
-    enter_codes: np.ndarray  # (G, 256, Rp)
     now: np.ndarray  # (L, ...) panels of (2 Rp, Rp): V
     past: np.ndarray  # (L, ...) panels of (2 Rp, Rp): U
     out: np.ndarray  # (L, ...) panels of (Rp, Rp): W, zero in the last layer
     skip_bias: np.ndarray  # (Sp,)
     skip: np.ndarray  # panels of (Sp, L Rp)
+
+
+class DecoderWeights(NamedTuple):
+    """A `WaveNetDecoder` as `kernel.run` reads it; Hp is H rounded up to whole panels."""
+
+    stack: Stack
+    enter_bias: np.ndarray  # (Rp,)
+    enter_history: np.ndarray  # panels of (Rp, 16)
+    enter_codes: np.ndarray  # (G, 256, Rp)
     head_bias: np.ndarray  # (G 2 Hp,)
     head_in: np.ndarray  # panels of (G 2 Hp, Sp)
     head_codes: np.ndarray  # (max(G - 1, 1), 256, 2 Hp)
@@ -36,26 +46,44 @@ class Weights(NamedTuple):
     head_out_bias: np.ndarray  # (256,)
     head_out: np.ndarray  # panels of (256, Hp)
     table: np.ndarray  # (256,) value of each code
+    scale: np.float32  # of samples in the input
+    de_emphasis: np.float32
 
 
-class State(NamedTuple):
-    """What one stream carries from step to step, and its scratch memory."""
+class StackState(NamedTuple):
+    """What B lanes of a stack carry from step to step."""
 
-    steps: np.ndarray  # (1,) int64, steps taken
-    carry: np.ndarray  # (1,) float32, last de-emphasised sample
-    rings: np.ndarray  # (sum of dilations, Rp): last inputs of each layer
-    products: np.ndarray  # (sum of dilations, 2 Rp): U times the inputs one dilation earlier
-    past_codes: np.ndarray  # (G,) int64
-    history: np.ndarray  # (max(16, P),) last reconstructed samples, oldest first
+    steps: np.ndarray  # (B,) int64, steps taken
+    rings: np.ndarray  # (B, sum of dilations, Rp): last inputs of each layer
+    products: np.ndarray  # (B, sum of dilations, 2 Rp): U times the inputs one dilation earlier
+
+
+class DecoderState(NamedTuple):
+    """What B lanes of a decoder carry, and how each of them draws."""
+
+    stack: StackState
+    drawn: np.ndarray  # (B,) int64, samples drawn
+    carry: np.ndarray  # (B,) float32, last de-emphasised sample
+    past_codes: np.ndarray  # (B, G) int64
+    history: np.ndarray  # (B, max(16, P)), last reconstructed samples, oldest first
+    seeds: np.ndarray  # (B,) uint64
+    inverse_temperatures: np.ndarray  # (B,) float32
+    top_k: np.ndarray  # (B,) int64
+
+
+class DecoderScratch(NamedTuple):
+    """Memory in which B lanes are computed; nothing in it outlives a step."""
+
+    x: np.ndarray  # (B, Rp)
+    z: np.ndarray  # (B, 2 Rp)
+    gated: np.ndarray  # (B, L Rp)
+    skip: np.ndarray  # (B, Sp)
+    heads: np.ndarray  # (B, G 2 Hp)
+    hidden: np.ndarray  # (B, Hp)
+    logits: np.ndarray  # (B, 256)
+    predictions: np.ndarray  # (B,)
     companded: np.ndarray  # (16,)
-    x: np.ndarray  # (Rp,)
-    z: np.ndarray  # (2 Rp,)
-    gated: np.ndarray  # (L Rp,)
-    skip: np.ndarray  # (Sp,)
-    heads: np.ndarray  # (G 2 Hp,)
-    hidden: np.ndarray  # (Hp,)
-    logits: np.ndarray  # (256,)
-    shares: np.ndarray  # (256,)
+    shares: np.ndarray  # (256 + 16,)
 
 
 def padded(size: int) -> int:
@@ -63,12 +91,12 @@ def padded(size: int) -> int:
     return -(-size // PANEL) * PANEL
 
 
-def aligned(shape: tuple[int, ...]) -> Floats:
-    """Zeros of a shape, float32, starting on a cache line."""
-    size = 4 * int(np.prod(shape, dtype=np.int64))
+def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
+    """Zeros of a shape, starting on a cache line."""
+    size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
     memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
     first = -memory.ctypes.data % ALIGNMENT
-    return memory[first : first + size].view(np.float32).reshape(shape)
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def widen(values: Floats, parts: int = 1) -> Floats:
@@ -84,7 +112,7 @@ def widen(values: Floats, parts: int = 1) -> Floats:
 
 
 def panels(matrix: Floats, row_parts: int = 1, column_parts: int = 1, pad_columns: bool = True) -> Floats:
-    """A matrix in the order in which `kernel.multiply` reads it.
+    """A matrix in the order in which `matrix.multiply` reads it.
 
     Shape: `(O, I) -> (O' / 32, I', 32)`; O' and I' are padded as in `widen`.
     """
@@ -96,59 +124,109 @@ def panels(matrix: Floats, row_parts: int = 1, column_parts: int = 1, pad_column
     return result
 
 
-def _stack(arrays: list[Floats]) -> Floats:
+def in_pairs(laid: Floats) -> NDArray[np.uint32]:
+    """Panels `(..., I, 32)` rounded to bfloat16, inputs by twos: `(..., I / 2, 32)` uint32, even ones low."""
+    bits = laid.view(np.uint32)
+    # To the nearest, ties to even: what a carry into the upper half does.
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    result = aligned((*laid.shape[:-2], laid.shape[-2] // 2, PANEL), np.uint32)
+    result[...] = rounded[..., 0::2, :] | (rounded[..., 1::2, :] << 16)
+    return result
+
+
+def stacked(arrays: list[Floats]) -> Floats:
+    """Arrays of one shape as one."""
     result = aligned((len(arrays), *arrays[0].shape))
     for row, array in zip(result, arrays, strict=True):
         row[...] = array
     return result
 
 
-def pack(decoder: WaveNetDecoder) -> Weights:
-    """Copy of a decoder's parameters in the layout of `kernel.Weights`."""
-    values = {name: value.detach().float().cpu().numpy() for name, value in decoder.named_parameters()}
-    net, group = decoder.net, decoder.group
+def pack_stack(net: WaveNet, precision: Precision) -> Stack:
+    """Copy of a stack's parameters."""
+    values = parameters(net)
     residual, layers = net.residual, net.layers
-    taps = [values[f"net.taps.{i}"] for i in range(layers)]
-    out = [values[f"net.out.{i}"] for i in range(layers - 1)]
+    taps = [values[f"taps.{i}"] for i in range(layers)]
+    out = [values[f"out.{i}"] for i in range(layers - 1)]
     dilations = np.array(net.dilations, dtype=np.int64)
-    return Weights(
+    laid = in_pairs if precision == "bfloat16" else _as_it_is
+    return Stack(
         dilations=dilations,
         offsets=np.cumsum(dilations) - dilations,
+        now=laid(stacked([panels(t[: 2 * residual], row_parts=2) for t in taps])),
+        past=laid(stacked([panels(t[2 * residual :], row_parts=2) for t in taps])),
+        out=laid(stacked([panels(w) for w in [*out, np.zeros((residual, residual), dtype=np.float32)]])),
+        skip_bias=widen(values["to_skip.bias"]),
+        skip=laid(panels(values["to_skip.weight"], column_parts=layers)),
+    )
+
+
+def pack_decoder(decoder: WaveNetDecoder, precision: Precision) -> DecoderWeights:
+    """Copy of a decoder's parameters."""
+    values, group = parameters(decoder), decoder.group
+    laid = in_pairs if precision == "bfloat16" else _as_it_is
+    return DecoderWeights(
+        stack=pack_stack(decoder.net, precision),
         enter_bias=widen(values["enter_history.bias"]),
-        enter_history=panels(values["enter_history.weight"], pad_columns=False),
+        enter_history=laid(panels(values["enter_history.weight"], pad_columns=False)),
         enter_codes=widen(values["enter_codes"]),
-        now=_stack([panels(t[: 2 * residual], row_parts=2) for t in taps]),
-        past=_stack([panels(t[2 * residual :], row_parts=2) for t in taps]),
-        out=_stack([panels(w) for w in [*out, np.zeros((residual, residual), dtype=np.float32)]]),
-        skip_bias=widen(values["net.to_skip.bias"]),
-        skip=panels(values["net.to_skip.weight"], column_parts=layers),
         head_bias=widen(values["head_in.bias"], 2 * group),
-        head_in=panels(values["head_in.weight"], row_parts=2 * group),
+        head_in=laid(panels(values["head_in.weight"], row_parts=2 * group)),
         head_codes=widen(values["head_codes"], 2),
         head_prediction=widen(values["head_prediction"], 2),
         head_out_bias=widen(values["head_out.bias"]),
-        head_out=panels(values["head_out.weight"]),
+        head_out=laid(panels(values["head_out.weight"])),
         table=np.ascontiguousarray(decoder.excitation_table(), dtype=np.float32),
+        scale=np.float32(HISTORY_SCALE),
+        de_emphasis=np.float32(decoder.pre_emphasis),
     )
 
 
-def empty_state(weights: Weights, group: int, lpc_order: int) -> State:
-    """State of a stream that has drawn nothing: zeros, and silence (code 128) as its past codes."""
-    width, span = len(weights.enter_bias), int(weights.dilations.sum())
-    return State(
-        steps=np.zeros(1, dtype=np.int64),
-        carry=np.zeros(1, dtype=np.float32),
-        rings=aligned((span, width)),
-        products=aligned((span, 2 * width)),
-        past_codes=np.full(group, CLASSES // 2, dtype=np.int64),
-        history=aligned((max(HISTORY, lpc_order),)),
+def stack_state(stack: Stack, lanes: int) -> StackState:
+    """State of lanes that have seen nothing."""
+    width, span = stack.past.shape[1] * PANEL // 2, int(stack.dilations.sum())
+    return StackState(
+        steps=np.zeros(lanes, dtype=np.int64),
+        rings=aligned((lanes, span, width)),
+        products=aligned((lanes, span, 2 * width)),
+    )
+
+
+def decoder_state(weights: DecoderWeights, group: int, lpc_order: int, lanes: int) -> DecoderState:
+    """State of lanes that have drawn nothing: zeros, and silence (code 128) as their past codes."""
+    return DecoderState(
+        stack=stack_state(weights.stack, lanes),
+        drawn=np.zeros(lanes, dtype=np.int64),
+        carry=np.zeros(lanes, dtype=np.float32),
+        past_codes=np.full((lanes, group), CLASSES // 2, dtype=np.int64),
+        history=aligned((lanes, max(HISTORY, lpc_order))),
+        seeds=np.zeros(lanes, dtype=np.uint64),
+        inverse_temperatures=np.ones(lanes, dtype=np.float32),
+        top_k=np.zeros(lanes, dtype=np.int64),
+    )
+
+
+def decoder_scratch(weights: DecoderWeights, group: int, lanes: int) -> DecoderScratch:
+    """Scratch memory for so many lanes at once."""
+    width, stack = len(weights.enter_bias), weights.stack
+    return DecoderScratch(
+        x=aligned((lanes, width)),
+        z=aligned((lanes, 2 * width)),
+        gated=aligned((lanes, len(stack.dilations) * width)),
+        skip=aligned((lanes, len(stack.skip_bias))),
+        heads=aligned((lanes, len(weights.head_bias))),
+        hidden=aligned((lanes, len(weights.head_bias) // (2 * group))),
+        logits=aligned((lanes, CLASSES)),
+        predictions=aligned((lanes,)),
         companded=aligned((HISTORY,)),
-        x=aligned((width,)),
-        z=aligned((2 * width,)),
-        gated=aligned((len(weights.dilations) * width,)),
-        skip=aligned((len(weights.skip_bias),)),
-        heads=aligned((len(weights.head_bias),)),
-        hidden=aligned((len(weights.head_bias) // (2 * group),)),
-        logits=aligned((CLASSES,)),
-        shares=aligned((CLASSES,)),
+        shares=aligned((CLASSES + CLASSES // BLOCK,)),
     )
+
+
+def parameters(module: Any) -> dict[str, Floats]:
+    """A module's parameters as float32 arrays, by name."""
+    return {name: value.detach().float().cpu().numpy() for name, value in module.named_parameters()}
+
+
+def _as_it_is(laid: Floats) -> Floats:
+    return laid

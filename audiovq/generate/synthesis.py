@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +12,21 @@ from torch import Tensor
 
 from audiovq.generate.correction import SpectralCorrection, corrected
 from audiovq.generate.engine import WaveNetEngine
+from audiovq.generate.pack import Precision
+from audiovq.generate.reference import TorchEngine
 from audiovq.waveform.decoder import Frames
 from audiovq.waveform.model import WaveformModel
 
 BLOCK_FRAMES = 500
 """Codes decoded at a time: memory does not grow with the recording."""
+FIRST_FRAMES = 64
+"""Codes of the first block; the next ones double up to `BLOCK_FRAMES`. First sound comes early."""
 GUIDANCE = 4.0
 """How far a conversion goes beyond the voice asked for, away from the recording's own: docs/training.md."""
+PRECISION: Precision = "bfloat16"
+"""Of the WaveNet's weights, unless asked: docs/design.md has what each gives."""
+
+Audio = NDArray[np.float32]
 
 
 class Voices(NamedTuple):
@@ -32,25 +40,42 @@ class Voices(NamedTuple):
     away: Tensor | None = None
 
 
+class Request(NamedTuple):
+    """One sequence to draw: codes `(F,)` int64, whose voice, and how. `corrections`: passes of the spectral
+    correction; None: as the model is configured."""
+
+    codes: Tensor
+    voices: Voices
+    seed: int = 0
+    temperature: float = 1.0
+    corrections: int | None = None
+
+
 class Synthesiser:
     """Decodes code sequences of one model; packs its WaveNet on first use.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode, on the device that is to compute.
+        precision: of the weights in the compiled loop.
+        compiled: draw by the compiled loop, on the CPU; otherwise by torch, on the model's device.
     """
 
-    def __init__(self, model: WaveformModel) -> None:
-        self.model = model
-        self._engine: WaveNetEngine | None = None
+    def __init__(
+        self, model: WaveformModel, precision: Precision | None = None, compiled: bool = True
+    ) -> None:
+        self.model, self.precision, self.compiled = model, precision or PRECISION, compiled
+        self._engine: WaveNetEngine | TorchEngine | None = None
 
-    def fast(
-        self, codes: Tensor, voices: Voices, corrections: int | None = None
-    ) -> Iterator[NDArray[np.float32]]:
-        """Audio blocks by the spectral head, at the normalised level.
+    @property
+    def engine(self) -> WaveNetEngine | TorchEngine:
+        """What draws, made on first use."""
+        if self._engine is None:
+            wavenet = self.model.wavenet
+            self._engine = WaveNetEngine(wavenet, self.precision) if self.compiled else TorchEngine(wavenet)
+        return self._engine
 
-        Args:
-            codes: `(F,)` int64; voices: whose voice.
-            corrections: passes of the spectral correction; None: as the model is configured.
+    def fast(self, request: Request) -> Iterator[Audio]:
+        """Audio blocks by the spectral head, at the normalised level; nothing is drawn.
 
         Raises: ValueError if the model has no spectral head.
         """
@@ -58,68 +83,84 @@ class Synthesiser:
         if head is None:
             raise ValueError("this model has no spectral head")
 
-        def pairs() -> Iterator[tuple[NDArray[np.float32], Tensor]]:
-            for features, log_magnitude, own in self._conditions(codes, voices, head.reach_frames):
+        def pairs() -> Iterator[tuple[Audio, Tensor]]:
+            for features, log_magnitude, own in self._conditions(request, head.reach_frames):
                 with torch.inference_mode():
-                    audio = head(features, log_magnitude)[0].numpy()
-                yield audio[own.start * model.hop : own.stop * model.hop], log_magnitude[0, own]
+                    audio = head(features, log_magnitude)[0].cpu().numpy()
+                yield audio[own.start * model.hop : own.stop * model.hop], log_magnitude[0, own].cpu()
 
-        return corrected(pairs(), self._correction(corrections))
+        return corrected(pairs(), self._correction(request))
 
-    def drawn(
-        self,
-        codes: Tensor,
-        voices: Voices,
-        seed: int,
-        temperature: float,
-        corrections: int | None = None,
-    ) -> Iterator[NDArray[np.float32]]:
+    def drawn(self, request: Request) -> Iterator[Audio]:
         """Audio blocks drawn by the WaveNet, at the normalised level.
-
-        Args:
-            codes: `(F,)` int64; voices: whose voice.
-            seed, temperature: of the draws.
-            corrections: passes of the spectral correction; None: as the model is configured.
 
         Raises: AudiovqError for a temperature out of range.
         """
-        model = self.model
-        if self._engine is None:
-            self._engine = WaveNetEngine(model.wavenet)
-        stream = self._engine.stream(seed, temperature)
+        for _, block in self.drawn_together([request], lanes=1):
+            if block is not None:
+                yield block
 
-        def pairs() -> Iterator[tuple[NDArray[np.float32], Tensor]]:
-            for features, log_magnitude, own in self._conditions(codes, voices, model.wavenet.reach_frames):
-                with torch.inference_mode():
-                    frames = model.wavenet.frames(features, log_magnitude)
-                    frames = Frames(*(v[:, own].contiguous() for v in frames))
-                yield stream.draw(frames), log_magnitude[0, own]
+    def drawn_together(self, requests: Iterable[Request], lanes: int) -> Iterator[tuple[int, Audio | None]]:
+        """Audio blocks of many sequences, drawn on lanes in lockstep; a lane that is done takes the next.
 
-        return corrected(pairs(), self._correction(corrections))
+        Yields: pairs of the request's number and its next block, or None after its last.
 
-    def _correction(self, passes: int | None) -> SpectralCorrection:
+        Every sequence gives the samples it would give alone. `requests` is read as lanes come free.
+        """
+        room = self.engine.lanes(lanes)
+        free, active = list(range(lanes - 1, -1, -1)), dict[int, _Progress]()
+        source = enumerate(requests)
+        while True:
+            while free and (following := next(source, None)) is not None:
+                number, request = following
+                room.start(free[-1], request.seed, request.temperature)
+                active[free.pop()] = _Progress(number, self._pieces(request), self._correction(request))
+            if not active:
+                return
+            order = sorted(active)
+            count = min(active[lane].left for lane in order)
+            parts = [active[lane].take(count) for lane in order]
+            audio, _ = room.draw(Frames(*(torch.cat(values) for values in zip(*parts, strict=True))), order)
+            for lane, samples in zip(order, audio, strict=True):
+                progress = active[lane]
+                for block in progress.push(samples):
+                    yield progress.number, block
+                if progress.left == 0:
+                    yield progress.number, None
+                    del active[lane]
+                    free.append(lane)
+
+    def _pieces(self, request: Request) -> Iterator[tuple[Frames, Tensor]]:
+        """Frames and log magnitudes `(F, bins)` of one block after the other."""
+        wavenet = self.model.wavenet
+        for features, log_magnitude, own in self._conditions(request, wavenet.reach_frames):
+            with torch.inference_mode():
+                frames = wavenet.frames(features, log_magnitude)
+                yield Frames(*(v[:, own].contiguous() for v in frames)), log_magnitude[0, own].cpu()
+
+    def _correction(self, request: Request) -> SpectralCorrection:
         config = self.model.config
-        passes = config.corrections if passes is None else passes
+        passes = config.corrections if request.corrections is None else request.corrections
         return SpectralCorrection(config.conditioner.window, self.model.hop, passes)
 
-    def _conditions(
-        self, codes: Tensor, voices: Voices, reach: int
-    ) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    def _conditions(self, request: Request, reach: int) -> Iterator[tuple[Tensor, Tensor, slice]]:
         """Features and log magnitudes of each block with `reach` frames around it, and where its own lie.
 
         At the recording's ends there is no context: there the networks pad by themselves, as in training.
         """
-        model, count = self.model, len(codes)
+        model, codes, count = self.model, request.codes, len(request.codes)
         wide = model.conditioner.reach_frames
-        for start in range(0, count, BLOCK_FRAMES):
-            end = min(start + BLOCK_FRAMES, count)
+        start, size = 0, min(FIRST_FRAMES, BLOCK_FRAMES)
+        while start < count:
+            end = min(start + size, count)
             low, high = max(0, start - reach), min(count, end + reach)
             low_wide, high_wide = max(0, low - wide), min(count, high + wide)
             with torch.inference_mode():
-                features, log_magnitude = self._condition(codes[None, low_wide:high_wide], voices)
+                features, log_magnitude = self._condition(codes[None, low_wide:high_wide], request.voices)
             inside = slice(low - low_wide, high - low_wide)
             own = slice(start - low, end - low)
             yield features[:, inside], log_magnitude[:, inside], own
+            start, size = end, min(2 * size, BLOCK_FRAMES)
 
     def _condition(self, codes: Tensor, voices: Voices) -> tuple[Tensor, Tensor]:
         """Features and log magnitudes of codes `(1, F)`, guided away from a voice if there is one."""
@@ -129,3 +170,46 @@ class Synthesiser:
         away = self.model.condition(codes, voices.away)
         features = to.features + GUIDANCE * (to.features - away.features)
         return features, to.log_magnitude + GUIDANCE * (to.log_magnitude - away.log_magnitude)
+
+
+class _Progress:
+    """Where a lane stands in its sequence."""
+
+    def __init__(
+        self, number: int, pieces: Iterator[tuple[Frames, Tensor]], correction: SpectralCorrection
+    ) -> None:
+        self.number = number
+        self._pieces, self._correction = pieces, correction
+        self._drawn: list[Audio] = []
+        self._next()
+
+    def _next(self) -> None:
+        self._at = 0
+        self._piece = next(self._pieces, None)
+
+    @property
+    def left(self) -> int:
+        """Frames of the current block that are not drawn yet; 0 at the end of the sequence."""
+        return 0 if self._piece is None else self._piece[0].gains.shape[1] - self._at
+
+    def take(self, count: int) -> Frames:
+        """The next frames."""
+        assert self._piece is not None
+        self._at += count
+        return Frames(*(v[:, self._at - count : self._at] for v in self._piece[0]))
+
+    def push(self, samples: Audio) -> Iterator[Audio]:
+        """Add what was drawn from the frames taken last; yields what is final, at the end of a block."""
+        self._drawn.append(samples)
+        if self.left:
+            return
+        assert self._piece is not None
+        out = self._correction.push(np.concatenate(self._drawn), self._piece[1])
+        self._drawn.clear()
+        if len(out):
+            yield out
+        self._next()
+        if self._piece is None:
+            out = self._correction.finish()
+            if len(out):
+                yield out

@@ -1,0 +1,188 @@
+"""Products of a matrix with one vector or with several, as vector instructions.
+
+LLVM does not find these by itself, so they are written as instructions of 16 floats, a width that it maps on
+whatever the processor has. A matrix comes as panels (`pack.panels`): 32 outputs at a time stay in registers
+while the weights stream past in the order in which they lie in memory.
+
+Every sum is the same chain of fused multiply-adds wherever it is computed: a row alone, a row among others, a
+wide processor or a narrow one give the same bits. Weights are float32, or bfloat16 by twos in one uint32,
+which halves what is read and costs a shift and a mask.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+PANEL = 32
+"""Outputs that are kept in registers together."""
+LANES = 16
+"""Floats in one vector instruction as written; narrower processors split it."""
+ROWS = 4
+"""Inputs that share one reading of the weights."""
+TOGETHER = 2
+"""Panels of one input that are computed together."""
+CHAINS = 2
+"""Independent sums of a product, one of the even inputs and one of the odd: hides latency."""
+
+_INDEX, _WORD = ir.IntType(64), ir.IntType(32)
+_FLOATS, _WORDS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_WORD, LANES)
+_EVERYWHERE = ir.Constant(_WORDS, [0] * LANES)
+
+
+def _multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    """Intrinsic: `a b + c` of float32, rounded once on every processor."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
+def _borrowed(typing_context: Any, values: Any) -> Any:
+    """Intrinsic: the same array, or tuple of arrays and tuples, without a share in its memory.
+
+    A view of an array counts as one more owner, by atomic instructions; a layer makes a dozen of views, and
+    they took a quarter of its time. The caller owns the memory for as long as it is used.
+    """
+
+    def strip(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+        if isinstance(kind, types.Array):
+            array = context.make_array(kind)(context, builder, value)
+            array.meminfo = cgutils.get_null_value(array.meminfo.type)
+            return array._getvalue()
+        if isinstance(kind, types.BaseTuple):
+            parts: Any = kind
+            for i, part in enumerate(parts):
+                stripped = strip(context, builder, part, builder.extract_value(value, i))
+                value = builder.insert_value(value, stripped, i)
+        return value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return strip(context, builder, signature.args[0], args[0])
+
+    return values(values), generate
+
+
+def _matrix_product(rows: int) -> Any:
+    """Intrinsic `(out, w, x)`: `out[r] += w x[r]` for `rows` rows of inputs and outputs.
+
+    Panels `w`: float32 `(O / 32, I, 32)` or uint32 `(O / 32, I / 2, 32)`; `x (I,)` and `out (O,)`, or
+    `(rows, I)` and `(rows, O)`, float32, contiguous along the last axis; I even. Nothing is checked.
+    """
+
+    def product(typing_context: Any, out: Any, w: Any, x: Any) -> Any:
+        paired = w.dtype == types.uint32
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _generate(context, builder, signature, args, rows, paired)
+
+        return types.void(out, w, x), generate
+
+    return intrinsic(product)
+
+
+def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, paired: bool) -> Any:
+    out, w, x = (
+        context.make_array(t)(context, builder, v) for t, v in zip(signature.args, args, strict=True)
+    )
+    panels, pairs = cgutils.unpack_tuple(builder, w.shape)[:2]
+    if not paired:
+        pairs = builder.udiv(pairs, _INDEX(CHAINS))
+    parts = range(PANEL // LANES)
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{LANES}f32"
+    )
+
+    def row_of(array: Any, row: int) -> Any:
+        """Pointer to the first number of a row."""
+        if not row:
+            return array.data
+        stride = cgutils.unpack_tuple(builder, array.strides)[0]
+        address = builder.add(builder.ptrtoint(array.data, _INDEX), builder.mul(stride, _INDEX(row)))
+        return builder.inttoptr(address, array.data.type)
+
+    def vector_at(data: Any, place: Any, kind: Any = _FLOATS) -> Any:
+        return builder.bitcast(builder.gep(data, [place]), kind.as_pointer())
+
+    def weights_of(panel: Any, pair: Any) -> dict[tuple[int, int], Any]:
+        """Vectors of weights of the even and the odd input of a pair: `{(chain, part): vector}`."""
+        found = {}
+        row = builder.add(builder.mul(panel, pairs), pair)
+        for p in parts:
+            if paired:
+                place = builder.add(builder.mul(row, _INDEX(PANEL)), _INDEX(p * LANES))
+                words = builder.load(vector_at(w.data, place, _WORDS), align=4)
+                even = builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
+                odd = builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
+                found[0, p], found[1, p] = builder.bitcast(even, _FLOATS), builder.bitcast(odd, _FLOATS)
+            else:
+                for c in range(CHAINS):
+                    place = builder.mul(row, _INDEX(CHAINS * PANEL))
+                    place = builder.add(place, _INDEX(c * PANEL + p * LANES))
+                    found[c, p] = builder.load(vector_at(w.data, place), align=4)
+        return found
+
+    inputs, outputs = ([row_of(array, r) for r in range(rows)] for array in (x, out))
+
+    def compute(first: Any, together: int) -> None:
+        """All rows' outputs of some neighbouring panels."""
+        places = list(itertools.product(range(together), range(rows), parts))
+        sums = {(q, c): cgutils.alloca_once(builder, _FLOATS) for q in places for c in range(CHAINS)}
+        results = {}
+        for number, r, p in places:
+            column = builder.mul(builder.add(first, _INDEX(number)), _INDEX(PANEL))
+            result = vector_at(outputs[r], builder.add(column, _INDEX(p * LANES)))
+            results[number, r, p] = result
+            for c in range(CHAINS):
+                start = ir.Constant(_FLOATS, [0.0] * LANES) if c else builder.load(result, align=4)
+                builder.store(start, sums[(number, r, p), c])
+        with cgutils.for_range(builder, pairs, intp=_INDEX) as loop:
+            weights = [weights_of(builder.add(first, _INDEX(n)), loop.index) for n in range(together)]
+            for c, r in itertools.product(range(CHAINS), range(rows)):
+                i = builder.add(builder.mul(loop.index, _INDEX(CHAINS)), _INDEX(c))
+                scalar = builder.load(builder.gep(inputs[r], [i]))
+                undefined = ir.Constant(_FLOATS, ir.Undefined)
+                value = builder.insert_element(undefined, scalar, _WORD(0))
+                value = builder.shuffle_vector(value, undefined, _EVERYWHERE)
+                for n, p in itertools.product(range(together), parts):
+                    slot = sums[(n, r, p), c]
+                    builder.store(builder.call(fma, [weights[n][c, p], value, builder.load(slot)]), slot)
+        for place, result in results.items():
+            total = builder.load(sums[place, 0])
+            for c in range(1, CHAINS):
+                total = builder.fadd(total, builder.load(sums[place, c]))
+            builder.store(total, result, align=4)
+
+    # A row alone has too few sums to hide the latency of an addition: two panels at a time.
+    together = max(1, TOGETHER // rows)
+    groups = builder.udiv(panels, _INDEX(together))
+    with cgutils.for_range(builder, groups, intp=_INDEX) as loop:
+        compute(builder.mul(loop.index, _INDEX(together)), together)
+    if together > 1:
+        done = builder.mul(groups, _INDEX(together))
+        with cgutils.for_range(builder, builder.sub(panels, done), intp=_INDEX) as loop:
+            compute(builder.add(done, loop.index), 1)
+    return context.get_dummy_value()
+
+
+multiply_add: Any = intrinsic(_multiply_add)
+borrowed: Any = intrinsic(_borrowed)
+multiply = _matrix_product(1)
+multiply_rows = _matrix_product(ROWS)
+
+
+@njit(cache=True, nogil=True)
+def multiply_all(out: np.ndarray, w: np.ndarray, x: np.ndarray, count: int) -> None:
+    """`out[r] += w x[r]` for the first `count` rows: `ROWS` at a time, then one by one."""
+    whole = count - count % ROWS
+    for r in range(0, whole, ROWS):
+        multiply_rows(out[r : r + ROWS], w, x[r : r + ROWS])
+    for r in range(whole, count):
+        multiply(out[r], w, x[r])
