@@ -1,32 +1,20 @@
 """Configuration: one frozen dataclass for each thing that can be trained, checked when it is built.
 
-A configuration file is TOML whose tables mirror these classes:
-
-    [model.encoder]        -> EncoderConfig        [data]             -> DataConfig
-    [model.codebook]       -> CodebookConfig       [[train.stages]]   -> StageConfig, in order
-    ...
-"""
+A configuration file is TOML whose tables mirror these classes: `[model.encoder]` is an `EncoderConfig`,
+`[[train.stages]]` are `StageConfig`s, in order, and so on."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import tomllib
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from audiovq.errors import AudiovqError
+from audiovq.configfile import load_toml
+from audiovq.configfile import require as _require
 
 SAMPLE_RATE = 16_000
 STAGES = ("end-to-end", "codes", "spectral", "wavenet")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise AudiovqError(f"configuration: {message}")
+"""Of a speech model."""
 
 
 def _require_dilations(where: str, dilations: tuple[int, ...]) -> None:
@@ -207,9 +195,10 @@ class StageConfig:
 
     `steps` batches of `batch` crops of `seconds`; learning rates of AdamW (`rate`) and of Muon for matrices
     (`matrix_rate`, 0: AdamW for all); `warmup` steps, then constant, then linear decay over the last
-    `decay` share; `context` seconds of real past before a crop, without loss; `weights` of loss terms. In the
-    codes stage a share `warped` of the crops reaches the encoder with frequencies moved by up to
-    `warp_octaves`; `jitter` is the WaveNet's input noise in mu-law codes.
+    `decay` share; `weight_decay` of both; with `patience` the stage ends after so many held-out scores in a
+    row that were no better, and keeps its best weights; `weights` of loss terms. In the codes stage a share
+    `warped` of the crops reaches the encoder with frequencies moved by up to `warp_octaves`; `jitter` is the
+    WaveNet's input noise in mu-law codes.
     """
 
     stage: str = "codes"
@@ -221,7 +210,9 @@ class StageConfig:
     warmup: int = 100
     decay: float = 0.6
     average: float = 0.998
+    weight_decay: float = 0.0
     clip: float = 1.0
+    patience: int = 0
     unquantised: int = 150
     jitter: float = 2.0
     warped: float = 0.35
@@ -230,12 +221,11 @@ class StageConfig:
     weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(self.stage in STAGES, f"stage is one of {', '.join(STAGES)}, not {self.stage!r}")
         for name in ("steps", "batch"):
             _require(getattr(self, name) >= 1, f"stage {self.stage}: {name} must be at least 1")
         for name in ("seconds", "rate", "clip"):
             _require(0 < getattr(self, name) < math.inf, f"stage {self.stage}: {name} must be positive")
-        for name in ("matrix_rate", "warmup", "unquantised", "jitter"):
+        for name in ("matrix_rate", "warmup", "weight_decay", "patience", "unquantised", "jitter"):
             _require(0 <= getattr(self, name) < math.inf, f"stage {self.stage}: {name} must not be negative")
         for name in ("decay", "average"):
             _require(0 <= getattr(self, name) <= 1, f"stage {self.stage}: {name} must lie in 0..1")
@@ -258,6 +248,11 @@ class TrainConfig:
         _require(0 <= self.speed < 0.5, f"train.speed must lie in [0, 0.5), not {self.speed}")
         _require(0 <= self.level_db <= 20, f"train.level_db must lie in 0..20 dB, not {self.level_db}")
 
+    def require_stages(self, known: tuple[str, ...]) -> None:
+        """Raise AudiovqError if a stage has another name than these."""
+        for stage in self.stages:
+            _require(stage.stage in known, f"stage is one of {', '.join(known)}, not {stage.stage!r}")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -266,80 +261,11 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        self.train.require_stages(STAGES)
+
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read a TOML configuration; a bare name (`default`, `paper-vctk`) means one that ships.
-
-    Args:
-        overrides: `key.path=value` pairs, values in TOML syntax (`model.codebook.size=256`).
-
-    Raises: AudiovqError for a missing or invalid file, an unknown key or a value out of range.
-    """
-    path = Path(path)
-    if not path.suffix and not path.is_file():
-        path = Path(__file__).parent / "configs" / f"{path.name}.toml"
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        shipped = ", ".join(sorted(p.stem for p in (Path(__file__).parent / "configs").glob("*.toml")))
-        raise AudiovqError(f"{path}: no such configuration; shipped ones are {shipped}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise AudiovqError(f"{path}: not a readable TOML configuration ({error}); correct it") from None
-    for override in overrides or []:
-        _override(tree, override)
-    try:
-        return from_dict(Config, tree)
-    except AudiovqError as error:
-        raise AudiovqError(f"{path}: {error}") from None
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    """Apply one `key.path=value` to a parsed TOML tree; `train.stages.0.steps=10` indexes the list."""
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise AudiovqError(f"override {override!r}: expected key=value, such as model.codebook.size=256")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = key.strip().split(".")
-    node: Any = tree
-    try:
-        for name in parents:
-            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
-        node[int(last) if isinstance(node, list) else last] = value
-    except (IndexError, ValueError, TypeError, AttributeError):
-        raise AudiovqError(f"override {override!r}: no such key in the configuration") from None
-
-
-def from_dict(kind: Any, tree: Any, where: str = "") -> Any:
-    """Build a (nested) dataclass from plain dicts and lists; unknown keys and wrong types are errors."""
-    if not isinstance(tree, dict):
-        raise AudiovqError(f"configuration: {where[:-1] or 'top level'} must be a table")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(tree) - set(hints))
-    _require(not unknown, f"unknown key {where + unknown[0] if unknown else ''}; known: {', '.join(hints)}")
-    return kind(**{name: _convert(hints[name], value, f"{where}{name}.") for name, value in tree.items()})
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        _require(isinstance(value, list | tuple), f"{where[:-1]} must be a list")
-        return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
-    if origin is dict:
-        _require(isinstance(value, dict), f"{where[:-1]} must be a table")
-        return {k: _convert(float, v, f"{where}{k}.") for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and not isinstance(hint, types.UnionType):
-        ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-        _require(ok, f"{where[:-1]} must be {hint.__name__}, not {value!r}")
-    return value
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain dicts, for JSON and TOML headers."""
-    return dataclasses.asdict(config)
+    """Read a TOML configuration of a speech model: see `configfile.load_toml`."""
+    config: Config = load_toml(path, overrides, Config)
+    return config

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiovq.config import SAMPLE_RATE, ModelConfig, from_dict, to_dict
+from audiovq.config import SAMPLE_RATE, ModelConfig
+from audiovq.configfile import from_dict, to_dict
 from audiovq.errors import AudiovqError
 from audiovq.files import PartialFile
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from audiovq import config as module
-from audiovq.config import Config, EncoderConfig, ModelConfig, StageConfig, from_dict, load_config, to_dict
+from audiovq.config import Config, EncoderConfig, ModelConfig, StageConfig, load_config
+from audiovq.configfile import from_dict, to_dict
 from audiovq.errors import AudiovqError
 
 SHIPPED = sorted(p.stem for p in Path(module.__file__).parent.glob("configs/*.toml"))

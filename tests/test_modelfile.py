@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 from conftest import tiny_config
 
-from audiovq.config import CodebookConfig, to_dict
+from audiovq.config import CodebookConfig
+from audiovq.configfile import to_dict
 from audiovq.errors import AudiovqError
 from audiovq.modelfile import NOT_STORED, Speaker, load_model, load_weights, read_header, save_model
 from audiovq.waveform.model import WaveformModel

@@ -22,7 +22,8 @@ from audiovq.data.corpus import open_corpus
 from audiovq.errors import AudiovqError
 from audiovq.modelfile import load_model, read_header
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.run import Trainer, main_train
+from audiovq.training.loop import Loop
+from audiovq.training.run import SpeechTask, main_train
 from audiovq.training.stages import make_stage
 
 CONFIG = """
@@ -126,17 +127,18 @@ def test_every_stage_learns(tmp_path: Path, corpus: Path, stage: str, name: str,
         text = text.replace(text[start : text.index("\n", start)], line)
     (tmp_path / "c.toml").write_text(text)
     settings = load_config(tmp_path / "c.toml", ["train.checkpoint_seconds=100"])
-    trainer = Trainer(settings, open_corpus(corpus), tmp_path)
+    task = SpeechTask(settings, open_corpus(corpus), tmp_path)
+    loop = Loop(task, tmp_path)
     plan = settings.train.stages[0]
-    before = trainer.evaluate(make_stage(trainer.model, plan), plan)
-    frozen = {n: v.clone() for n, v in trainer.model.state_dict().items()}
-    model = trainer.run()
-    trainer.stage_number = 0  # the same batches as before
-    after = trainer.evaluate(make_stage(trainer.model, plan), plan)
+    before = loop._evaluate(make_stage(task.model, plan), plan)
+    frozen = {n: v.clone() for n, v in task.model.state_dict().items()}
+    model = loop.run()
+    loop.stage_number = 0  # the same batches as before
+    after = loop._evaluate(make_stage(task.model, plan), plan)
     assert after[name] < before[name] - 0.1, (before, after)
     # What a stage does not train does not move (the voice table is filled at the end).
     trained = {"spectral": ["spectral"], "wavenet": ["wavenet"]}.get(stage)
-    moved = {n.split(".")[0] for n, v in trainer.model.state_dict().items() if not torch.equal(v, frozen[n])}
+    moved = {n.split(".")[0] for n, v in task.model.state_dict().items() if not torch.equal(v, frozen[n])}
     if trained is not None:
         assert moved - {"voice_table"} == set(trained)
     else:
@@ -195,14 +197,14 @@ def test_what_it_tells_goes_to_standard_error(
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, stage: int, step: int) -> None:
     """End the process, as it were, right after the checkpoint of a step."""
-    save = Trainer._save
+    save = Loop._save
 
-    def save_and_die(self: Trainer, *args: Any) -> None:
-        save(self, *args)
-        if (self.stage_number, self.step) == (stage, step) and args[0] is not None:
+    def save_and_die(self: Loop, groups: Any, finished: bool = False) -> None:
+        save(self, groups, finished)
+        if (self.stage_number, self.step) == (stage, step) and groups:
             raise SystemExit("killed")
 
-    monkeypatch.setattr(Trainer, "_save", save_and_die)
+    monkeypatch.setattr(Loop, "_save", save_and_die)
 
 
 @pytest.mark.parametrize(("stage", "step"), [(0, 20), (0, 21), (1, 2)])
@@ -315,9 +317,9 @@ def test_a_finished_run_resumes_to_its_end(whole: Path, config: Path, corpus: Pa
 
 def test_training_starts_from_a_model(whole: Path, config: Path, corpus: Path, tmp_path: Path) -> None:
     init = whole / "model.safetensors"
-    trainer = Trainer(load_config(config), open_corpus(corpus), tmp_path, init)
+    task = SpeechTask(load_config(config), open_corpus(corpus), tmp_path, init)
     stored = safetensors.torch.load_file(init)
-    assert torch.equal(trainer.model.codebook.vectors, stored["codebook.vectors"].float())
+    assert torch.equal(task.model.codebook.vectors, stored["codebook.vectors"].float())
 
 
 # Refusals

@@ -43,11 +43,12 @@ class Optimiser:
         matrices = [p for n, p in pairs if config.matrix_rate and _is_matrix(n, p)]
         chosen = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in chosen]
+        decay = config.weight_decay
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0)
+            torch.optim.AdamW(rest, lr=config.rate, betas=(0.9, 0.98), weight_decay=decay)
         ]
         if matrices:
-            self.parts.append(torch.optim.Muon(matrices, lr=config.matrix_rate, weight_decay=0.0))
+            self.parts.append(torch.optim.Muon(matrices, lr=config.matrix_rate, weight_decay=decay))
         self._rates = [config.rate, config.matrix_rate]
 
     def factor(self, step: int) -> float:

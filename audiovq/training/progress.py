@@ -10,23 +10,26 @@ from typing import Any
 
 
 class Progress:
-    """A line every `every` seconds: stage, step, share, speed in seconds of audio a second, time left.
+    """A line every `every` seconds: stage, step, share, speed in units a second, time left.
 
     Args:
         stage: name; steps: in all; start: step at which this process begins.
-        audio: seconds of audio a step.
+        amount: units a step; unit: their name ("s of audio").
     """
 
-    def __init__(self, stage: str, steps: int, start: int, audio: float, every: float = 15.0) -> None:
-        self.stage, self.steps, self.start, self.audio, self.every = stage, steps, start, audio, every
+    def __init__(
+        self, stage: str, steps: int, start: int, amount: float, unit: str, every: float = 15.0
+    ) -> None:
+        self.stage, self.steps, self.start, self.every = stage, steps, start, every
+        self.amount, self.unit = amount, unit
         self._began = self._last = time.monotonic()
         self._sums: dict[str, float] = {}
         self._count = 0
 
     @property
     def speed(self) -> float:
-        """Seconds of audio a second since this process began the stage."""
-        return self._done * self.audio / max(1e-9, time.monotonic() - self._began)
+        """Units a second since this process began the stage."""
+        return self._done * self.amount / max(1e-9, time.monotonic() - self._began)
 
     def update(self, step: int, metrics: dict[str, float]) -> None:
         """Count a finished step and print when it is time."""
@@ -42,7 +45,7 @@ class Progress:
         means = "  ".join(f"{n} {v / self._count:.3f}" for n, v in self._sums.items())
         print(
             f"{self.stage}  {step + 1}/{self.steps}  {100 * (step + 1) / self.steps:.0f} %  "
-            f"{self.speed:.1f} s of audio/s  left {clock(left)}  {means}",
+            f"{self.speed:.1f} {self.unit}/s  left {clock(left)}  {means}",
             file=sys.stderr,
             flush=True,
         )

@@ -9,7 +9,6 @@ end-to-end  everything but the spectral head, by the WaveNet's likelihood (arXiv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -21,57 +20,16 @@ from audiovq.errors import AudiovqError
 from audiovq.nn import fused
 from audiovq.nn.codebook import Quantised
 from audiovq.training.losses import MultiResolutionLoss, SpectrumLoss, vq_loss
+from audiovq.training.stage import Metrics, Stage
 from audiovq.waveform.conditioner import Condition
 from audiovq.waveform.decoder import Frames
 from audiovq.waveform.model import WaveformModel
 
-Metrics = dict[str, float]
 
+class SpeechStage(Stage):
+    """A stage of a `WaveformModel`."""
 
-class Stage:
-    """Base: which modules train, and their loss.
-
-    Args:
-        model: the whole model; the stage freezes what it does not train.
-        config: of the stage.
-    """
-
-    def __init__(self, model: WaveformModel, config: StageConfig) -> None:
-        self.model, self.config = model, config
-        self.weights = self.default_weights() | config.weights
-        unknown = set(config.weights) - set(self.default_weights())
-        if unknown:
-            known = ", ".join(self.default_weights())
-            raise AudiovqError(
-                f"configuration: stage {config.stage} has no loss term {sorted(unknown)[0]}; known: {known}"
-            )
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        for module in self.modules():
-            for parameter in module.parameters():
-                parameter.requires_grad_(True)
-
-    def default_weights(self) -> dict[str, float]:
-        """Weights of the loss terms by name."""
-        raise TypeError("a stage defines its weights")
-
-    def modules(self) -> list[nn.Module]:
-        """Modules that train."""
-        raise TypeError("a stage defines its modules")
-
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """Loss of a batch, and what to report."""
-        raise TypeError("a stage defines its loss")
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters that train, with their names in the model."""
-        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
-
-    def train(self) -> None:
-        """Training mode for what trains, evaluation mode for the rest."""
-        self.model.eval()
-        for module in self.modules():
-            module.train()
+    model: WaveformModel
 
     def _voices(self, batch: Batch, step: int) -> Tensor:
         drop = None
@@ -90,7 +48,7 @@ class Stage:
         return self.model.condition(self.model.encode(batch.signal), self._voices(batch, step))
 
 
-class CodesStage(Stage):
+class CodesStage(SpeechStage):
     """Codes and conditioner from log spectra at code rate: cheap, and nothing but the codes can explain."""
 
     def __init__(self, model: WaveformModel, config: StageConfig) -> None:
@@ -126,7 +84,7 @@ class CodesStage(Stage):
         return torch.where(chosen, torch.exp2(octaves), torch.ones(()))
 
 
-class SpectralStage(Stage):
+class SpectralStage(SpeechStage):
     """The spectral head on frozen codes, by multi-resolution spectra of its waveform."""
 
     def __init__(self, model: WaveformModel, config: StageConfig) -> None:
@@ -153,7 +111,7 @@ class SpectralStage(Stage):
         return loss, {k: float(v.detach()) for k, v in terms.items()}
 
 
-class WaveNetStage(Stage):
+class WaveNetStage(SpeechStage):
     """The WaveNet decoder on frozen codes, by the likelihood of its mu-law samples."""
 
     def default_weights(self) -> dict[str, float]:
@@ -234,9 +192,9 @@ def _codebook_metrics(quantised: Quantised) -> Metrics:
     }
 
 
-def make_stage(model: WaveformModel, config: StageConfig) -> Stage:
+def make_stage(model: WaveformModel, config: StageConfig) -> SpeechStage:
     """The stage that a configuration names."""
-    kinds: dict[str, type[Stage]] = {
+    kinds: dict[str, type[SpeechStage]] = {
         "codes": CodesStage,
         "spectral": SpectralStage,
         "wavenet": WaveNetStage,

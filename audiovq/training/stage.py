@@ -1,0 +1,62 @@
+"""What every stage of training is: parameters that move, and a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from audiovq.config import StageConfig
+from audiovq.errors import AudiovqError
+
+Metrics = dict[str, float]
+
+
+class Stage:
+    """Base: which modules train, and their loss.
+
+    Args:
+        model: the whole model; the stage freezes what it does not train.
+        config: of the stage.
+    """
+
+    monitor = ""
+    """Name of the metric that `patience` watches on held-out data; less is better."""
+
+    def __init__(self, model: Any, config: StageConfig) -> None:
+        self.model, self.config = model, config
+        self.weights = self.default_weights() | config.weights
+        unknown = set(config.weights) - set(self.default_weights())
+        if unknown:
+            known = ", ".join(self.default_weights())
+            raise AudiovqError(
+                f"configuration: stage {config.stage} has no loss term {sorted(unknown)[0]}; known: {known}"
+            )
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for module in self.modules():
+            for parameter in module.parameters():
+                parameter.requires_grad_(True)
+
+    def default_weights(self) -> dict[str, float]:
+        """Weights of the loss terms by name."""
+        raise TypeError("a stage defines its weights")
+
+    def modules(self) -> list[nn.Module]:
+        """Modules that train."""
+        raise TypeError("a stage defines its modules")
+
+    def loss(self, batch: Any, step: int) -> tuple[Tensor, Metrics]:
+        """Loss of a batch, and what to report."""
+        raise TypeError("a stage defines its loss")
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters that train, with their names in the model."""
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+
+    def train(self) -> None:
+        """Training mode for what trains, evaluation mode for the rest."""
+        self.model.eval()
+        for module in self.modules():
+            module.train()
