@@ -37,9 +37,15 @@ def cores() -> int:
 
 
 def encode_files(
-    tokenizer: Tokenizer, jobs: Sequence[Job], *, done: Done, force: bool = False, threads: int | None = None
+    tokenizer: Tokenizer,
+    jobs: Sequence[Job],
+    *,
+    done: Done,
+    force: bool = False,
+    threads: int | None = None,
+    encode: Callable[[Job], CodeSequence] | None = None,
 ) -> None:
-    """Encode recordings to code files: see `Tokenizer.encode_files`."""
+    """Encode recordings to code files: see `Tokenizer.encode_files`. `encode`: how, if in another way."""
     lock, stop, queue = threading.Lock(), threading.Event(), list(jobs)[::-1]
 
     def run() -> None:
@@ -53,7 +59,8 @@ def encode_files(
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 # Codes without their sidecar were left by a run that was killed between the two.
                 half_done = job.target.exists() and not job.target.with_suffix(".json").exists()
-                tokenizer.encode(job.source).save(job.target, force=force or half_done)
+                codes = tokenizer.encode(job.source) if encode is None else encode(job)
+                codes.save(job.target, force=force or half_done)
             except (AudiovqError, OSError) as error:
                 failure = error
             with lock:

@@ -1,0 +1,206 @@
+"""How fast the WaveNet draws: torch eager, the compiled loop, and what the machine could do, side by side.
+
+usage: python benchmarks/generation.py [--seconds S] [--repeat N]
+
+The default model, real codes from `data/`. Speeds are seconds of audio a second, best of N. The limit of a step
+is the longer of two times, both measured here and now on the same core: reading every weight once (half the
+bytes in bfloat16) and doing every multiply-add. `share` is ours over that limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+
+import audiovq
+from audiovq.audio import SAMPLE_RATE
+from audiovq.audio_io import AudioReader
+from audiovq.generate.engine import WaveNetEngine
+from audiovq.generate.matrix import PANEL, ROWS, multiply_rows
+from audiovq.generate.pack import Precision, aligned
+from audiovq.generate.reference import TorchStream
+from audiovq.waveform.decoder import Frames, WaveNetDecoder
+
+RECORDING = Path(__file__).parents[1] / "data" / "ls1998_008.flac"
+LANES = (4, 16, 64)
+EAGER_FRAMES = 6
+
+
+@njit(nogil=True)
+def compute_all(out: np.ndarray, weights: np.ndarray, x: np.ndarray, times: int) -> None:
+    """Products of several rows with few weights: as fast as the processor multiplies and adds."""
+    for _ in range(times):
+        multiply_rows(out, weights, x)
+
+
+@njit(nogil=True)
+def sum_all(values: np.ndarray, times: int) -> int:
+    """Sum of 64-bit words: reading and nearly nothing else."""
+    total = 0
+    for t in range(times):
+        for i in range(values.shape[0]):
+            total += values[i] ^ t  # another sum each time, so that none is left out
+    return total
+
+
+def best(work: Callable[[], Any], repeat: int) -> float:
+    """Shortest time of some runs, in seconds, after one that compiles and fills caches."""
+    work()
+    times = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def bandwidth(size: int, repeat: int) -> float:
+    """Bytes a second that one core reads from a block of `size` bytes, again and again."""
+    values = aligned((size // 8,), np.int64)
+    times = max(1, 200_000_000 // values.nbytes)
+    return times * values.nbytes / best(lambda: sum_all(values, times), repeat)
+
+
+def multiply_adds(repeat: int) -> float:
+    """Multiply-adds a second of one core, on a matrix that fits its smallest cache."""
+    weights, x, out = aligned((2, 64, PANEL)), aligned((ROWS, 64)), aligned((ROWS, 2 * PANEL))
+    times = 20_000
+    return times * ROWS * 64 * 2 * PANEL / best(lambda: compute_all(out, weights, x, times), repeat)
+
+
+def step_cost(decoder: WaveNetDecoder, precision: Precision) -> tuple[int, int]:
+    """Multiply-adds and bytes of weights of one step, without what is only looked up."""
+    net, group = decoder.net, decoder.group
+    products = sum(p.numel() for p in [*net.taps, *net.out, net.to_skip.weight, decoder.head_in.weight])
+    products += decoder.enter_history.weight.numel()
+    head = decoder.head_out.weight.numel()
+    size = 2 if precision == "bfloat16" else 4
+    return products + group * head, size * (products + head)
+
+
+def load_frames(tokenizer: Any, seconds: float) -> Frames:
+    """What the decoder draws from: the first seconds of a recording, repeated if it is shorter."""
+    with AudioReader(RECORDING) as reader:
+        signal = np.concatenate(list(reader.blocks()))
+    codes = tokenizer.encode(np.resize(signal, int(seconds * SAMPLE_RATE)))
+    request = tokenizer.request(codes)
+    with torch.inference_mode():
+        condition = tokenizer.model.condition(request.codes[None], request.voices.to)
+        return tokenizer.model.wavenet.frames(condition.features, condition.log_magnitude)
+
+
+def lanes_speed(engine: WaveNetEngine, frames: Frames, lanes: int, threads: int, repeat: int) -> float:
+    """Seconds of audio a second of all lanes, on so many threads with `lanes` each."""
+    batch = Frames(*(v.repeat(lanes, *[1] * (v.dim() - 1)) for v in frames))
+    rooms = [engine.lanes(lanes) for _ in range(threads)]
+    for room in rooms:
+        for lane in range(lanes):
+            room.start(lane, lane)
+    with ThreadPoolExecutor(threads) as pool:
+        taken = best(lambda: list(pool.map(lambda room: room.draw(batch, range(lanes)), rooms)), repeat)
+    return threads * lanes * frames.gains.shape[1] * engine.hop / SAMPLE_RATE / taken
+
+
+def eager_speed(decoder: WaveNetDecoder, frames: Frames, batch: int, repeat: int) -> float:
+    """Seconds of audio a second of the step form in torch."""
+    part = Frames(*(v[:, :EAGER_FRAMES].repeat(batch, *[1] * (v.dim() - 1)) for v in frames))
+    taken = best(lambda: TorchStream(decoder, range(batch)).draw(part), repeat)
+    return batch * EAGER_FRAMES * decoder.hop / SAMPLE_RATE / taken
+
+
+def encodec_speeds(seconds: float, repeat: int) -> tuple[float, float] | None:
+    """EnCodec 24 kHz at 1.5 kbit/s with random weights: encodes and decodes so many seconds a second."""
+    try:
+        from encodec import EncodecModel  # type: ignore[import-not-found]
+    except ImportError:
+        return None
+    model = EncodecModel.encodec_model_24khz(pretrained=False).eval()
+    model.set_target_bandwidth(1.5)
+    audio = torch.randn(1, 1, int(24_000 * seconds)) * 0.1
+    with torch.inference_mode():
+        codes = model.encode(audio)
+        encode = best(lambda: model.encode(audio), repeat)
+        decode = best(lambda: model.decode(codes), repeat)
+    return seconds / encode, seconds / decode
+
+
+def on_cores(cores: list[int]) -> None:
+    """Let this process run on these cores alone, torch with one thread."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    torch.set_num_threads(1)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of audio drawn at a time")
+    parser.add_argument("--repeat", type=int, default=5, help="runs, of which the best counts")
+    options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    on_cores(cores[-1:])
+    tokenizer = audiovq.load()
+    decoder = tokenizer.model.wavenet
+    frames = load_frames(tokenizer, options.seconds)
+    few = Frames(*(v[:, :32] for v in frames))
+    print(f"{time.strftime('%Y-%m-%d')}, {processor()}, {len(cores)} cores here, torch {torch.__version__}")
+    rate = multiply_adds(options.repeat)
+    eager = eager_speed(decoder, frames, 1, 2)
+    eager_best = eager_speed(decoder, frames, 64, 2)
+    print(f"one core: {rate / 1e9:.0f} G multiply-adds a second; torch eager {eager:.3f} times real time")
+    print(f"          {eager_best:.2f} with 64 streams at once\n")
+    print("| weights | streams | cores | times real time | of torch eager | share of the limit |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for precision in ("float32", "bfloat16"):
+        engine = WaveNetEngine(decoder, precision)  # type: ignore[arg-type]
+        products, size = step_cost(decoder, precision)  # type: ignore[arg-type]
+        reading = size / bandwidth(size, options.repeat)
+        audio = decoder.group / SAMPLE_RATE
+        for lanes in (1, *LANES):
+            # Every weight is read once for `ROWS` lanes.
+            limit = audio * lanes / max(reading * -(-lanes // ROWS), products * lanes / rate)
+            on_cores(cores[-1:])
+            sample = frames if lanes < 64 else few
+            one = lanes_speed(engine, sample, lanes, 1, options.repeat)
+            base = eager if lanes == 1 else eager_best
+            print(f"| {precision} | {lanes} | 1 | {one:.1f} | {one / base:.0f} | {100 * one / limit:.0f} % |")
+            if len(cores) > 1 and lanes in (1, LANES[0]):
+                on_cores(cores[-2:])
+                two = lanes_speed(engine, sample, lanes, 2, options.repeat)
+                gain = f"{two / one:.2f} times one core"
+                print(f"| {precision} | {lanes} on each | 2 | {two:.1f} | {two / base:.0f} | {gain} |")
+    on_cores(cores[-1:])
+    codes = tokenizer.encode(np.zeros(int(options.seconds * SAMPLE_RATE), dtype=np.float32) + 0.01)
+    signal = np.random.default_rng(0).normal(0, 0.1, 60 * SAMPLE_RATE).astype(np.float32)
+    encode = 60 / best(lambda: tokenizer.encode(signal), options.repeat)
+    decode = codes.seconds / best(lambda: tokenizer.decode(codes), options.repeat)
+    fast = codes.seconds / best(lambda: tokenizer.decode(codes, fast=True), options.repeat)
+    print(f"\none core, whole: encode {encode:.0f}, decode {decode:.1f}, --fast {fast:.0f} times real time")
+    other = encodec_speeds(options.seconds, 3)
+    if other is not None:
+        print(f"EnCodec 24 kHz, 1.5 kbit/s, random weights: encode {other[0]:.1f}, decode {other[1]:.1f}")
+    else:
+        print("EnCodec: not installed (pip install encodec)")
+
+
+def processor() -> str:
+    """Name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
