@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from audiovq.audio import SAMPLE_RATE
 from audiovq.audio_writer import AudioWriter
 from audiovq.codes import CodeSequence
+from audiovq.decoding import DecodeOptions, Finish, decoded_length
 from audiovq.errors import AudiovqError
 from audiovq.files import Job
-from audiovq.finish import Finish, decoded_length
 from audiovq.generate.synthesis import Request
-from audiovq.tokenizer import DecodeOptions, Tokenizer
+
+if TYPE_CHECKING:
+    from audiovq.tokenizer import Tokenizer
 
 LANES = 4
 """Sequences that one core draws in lockstep: more gain nothing (`benchmarks/generation.py`)."""
@@ -58,9 +60,9 @@ def encode_files(
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 # Codes without their sidecar were left by a run that was killed between the two.
-                half_done = job.target.exists() and not job.target.with_suffix(".json").exists()
+                half_done = job.target.suffix == ".npy" and not job.target.with_suffix(".json").exists()
                 codes = tokenizer.encode(job.source) if encode is None else encode(job)
-                codes.save(job.target, force=force or half_done)
+                tokenizer.save_codes(codes, job.target, force=force or half_done)
             except (AudiovqError, OSError) as error:
                 failure = error
             with lock:
@@ -158,7 +160,7 @@ class _Work:
                     return
                 job = self._jobs.pop()
             try:
-                codes = CodeSequence.load(job.source, hop=self.tokenizer.hop)
+                codes = self.tokenizer.load_codes(job.source)
                 request = self.tokenizer.request(codes, **self.options)
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 rate = codes.sample_rate

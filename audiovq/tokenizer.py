@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from audiovq.audio import (
 from audiovq.audio_io import LARGEST_SAMPLE, AudioReader, Recording
 from audiovq.audio_writer import AudioWriter
 from audiovq.codes import CodeSequence
+from audiovq.decoding import DecodeOptions, Finish, decoded_length
 from audiovq.errors import AudiovqError
 from audiovq.files import Job
-from audiovq.finish import Finish, decoded_length
 from audiovq.generate.engine import check_sampling
 from audiovq.generate.pack import Precision
 from audiovq.generate.synthesis import Request, Synthesiser
@@ -31,6 +31,9 @@ from audiovq.voices import VoiceSpace
 from audiovq.waveform.model import WaveformModel
 from audiovq.waveform.windows import WindowEncoder
 
+if TYPE_CHECKING:
+    from audiovq.codemodel import CodeModel
+
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "default.safetensors"
 TEMPERATURE = 1.0
 """Default temperature of the WaveNet's draws: docs/training.md has the scores of others."""
@@ -38,25 +41,12 @@ TEMPERATURE = 1.0
 Progress = Callable[[int, int], None]
 
 
-class DecodeOptions(TypedDict, total=False):
-    """How to decode.
-
-    speaker: a trained speaker's name or number, instead of the recording's own voice.
-    voice: a recording whose voice to take, or what `voice_of` found there.
-    seed: of the WaveNet's draws.
-    temperature: of the draws; lower is less noisy and flatter.
-    fast: use the spectral head (one pass, no sampling) instead of the WaveNet.
-    """
-
-    speaker: str | int | None
-    voice: str | os.PathLike[str] | tuple[int, ...] | None
-    seed: int
-    temperature: float
-    fast: bool
-
-
 def load(
-    model: str | os.PathLike[str] | None = None, *, device: str = "cpu", precision: Precision | None = None
+    model: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "cpu",
+    precision: Precision | None = None,
+    prior: str | os.PathLike[str] | None = None,
 ) -> Tokenizer:
     """Load a model file; None means the default model that ships with the package.
 
@@ -64,6 +54,7 @@ def load(
         model: path of a `.safetensors` file.
         device: "cpu", or any device of torch ("cuda"): there the WaveNet draws by torch operations.
         precision: of the WaveNet's weights on the CPU, "float32" or "bfloat16"; None takes the better.
+        prior: path of the prior, read on first use; None looks beside the model.
 
     Raises: AudiovqError if the file is missing, damaged or no model, or torch has no such device.
     """
@@ -74,7 +65,7 @@ def load(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise AudiovqError(f"device {device}: cannot be used ({reason}); use cpu") from None
-    return Tokenizer(loaded, header, path, precision)
+    return Tokenizer(loaded, header, path, precision, None if prior is None else Path(prior))
 
 
 class Tokenizer:
@@ -85,11 +76,19 @@ class Tokenizer:
         header: of its file: configuration, speakers, fingerprint.
         path: of its file.
         precision: of the WaveNet's weights on the CPU.
+        prior: path of the prior; None: beside the model.
     """
 
     def __init__(
-        self, model: WaveformModel, header: ModelHeader, path: Path, precision: Precision | None = None
+        self,
+        model: WaveformModel,
+        header: ModelHeader,
+        path: Path,
+        precision: Precision | None = None,
+        prior: Path | None = None,
     ) -> None:
+        self._prior_path = prior
+        self._prior: CodeModel | None = None
         self.model, self.header, self.path = model, header, path
         self.hop = model.hop
         self._device = next(model.parameters()).device
@@ -106,6 +105,29 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """16 hex digits over the model's tensors and configuration."""
         return self.header.fingerprint
+
+    @property
+    def prior(self) -> CodeModel:
+        """What makes codes up, scores and compresses them. Raises AudiovqError if there is no prior."""
+        if self._prior is None:
+            from audiovq.codemodel import CodeModel, prior_beside
+
+            path = self._prior_path or prior_beside(self.path)
+            self._prior = CodeModel(path, self.header, self.voices)
+        return self._prior
+
+    def load_codes(self, path: str | os.PathLike[str]) -> CodeSequence:
+        """Codes from a `.npy`, an `.avq` or `"-"`; errors as for `CodeSequence.load` and `CodeModel.load`."""
+        if os.fspath(path).endswith(".avq"):
+            return self.prior.load(path)
+        return CodeSequence.load(path, hop=self.hop)
+
+    def save_codes(self, codes: CodeSequence, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Codes to a `.npy` with its sidecar, or to an `.avq`, by the ending; both or neither."""
+        if os.fspath(path).endswith(".avq"):
+            self.prior.save(codes, path, force=force)
+        else:
+            codes.save(path, force=force)
 
     def encode(
         self, source: str | os.PathLike[str] | NDArray[np.floating], sample_rate: int | None = None
@@ -324,4 +346,4 @@ class Tokenizer:
         return codes
 
 
-__all__ = ["DEFAULT_MODEL", "DecodeOptions", "Tokenizer", "decoded_length", "load"]
+__all__ = ["DEFAULT_MODEL", "DecodeOptions", "Tokenizer", "load"]

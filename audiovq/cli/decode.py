@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from audiovq.cli.options import check_writable, device_option, force_option, model_option
-
-if TYPE_CHECKING:
-    from audiovq.tokenizer import Tokenizer
+from audiovq.cli.options import (
+    check_writable,
+    device_option,
+    force_option,
+    model_option,
+    prior_option,
+    seed_option,
+    speaker_name,
+    speaker_option,
+    temperature_option,
+    voice_option,
+)
 
 
 @click.command()
 @click.argument("source", metavar="CODES", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("out", metavar="[OUT]", required=False, type=click.Path(path_type=Path, allow_dash=True))
 @model_option
-@click.option("--speaker", metavar="NAME|NUMBER", help="Voice of a trained speaker (see `audiovq speakers`).")
-@click.option("--voice", type=click.Path(path_type=Path), metavar="AUDIO", help="Voice of another recording.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="Of the draws: below 1, less noise.")
+@prior_option
+@speaker_option
+@voice_option
+@seed_option
+@temperature_option
 @click.option("--fast", is_flag=True, help="Use the spectral head instead of the WaveNet.")
 @click.option(
     "--precision",
@@ -33,6 +42,7 @@ def decode(
     source: Path,
     out: Path | None,
     model: Path | None,
+    prior: Path | None,
     speaker: str | None,
     voice: Path | None,
     seed: int,
@@ -44,7 +54,7 @@ def decode(
 ) -> None:
     """Turn codes into speech.
 
-    CODES is a .npy file, `-` for standard input, or a folder: its tree is kept, and files that are
+    CODES is a .npy or .avq file, `-` for standard input, or a folder: its tree is kept, and files that are
     finished are skipped when the command is run again. OUT ends in .wav, .flac, .ogg or .mp3, or is
     `-`, to hear it while it is drawn; it defaults to CODES_decoded.wav, for a folder to CODES_decoded.
     The .json beside the codes gives rate, length and loudness of the original.
@@ -54,7 +64,7 @@ def decode(
     options: dict[str, Any] = {"voice": voice, "seed": seed, "fast": fast, "force": force}
     if temperature is not None:
         options["temperature"] = temperature
-    loading: dict[str, Any] = {"device": device, "precision": precision}
+    loading: dict[str, Any] = {"device": device, "precision": precision, "prior": prior}
     if source.is_dir():
         _decode_folder(source, out, model, speaker, loading, options)
         return
@@ -65,17 +75,18 @@ def decode(
         out = source.with_name(f"{source.stem}_decoded.wav")
     check_writable(out, force)
     from audiovq.cli.batch import speech_bar
-    from audiovq.codes import CodeSequence
     from audiovq.tokenizer import load
 
     tokenizer = load(model, **loading)
-    codes = CodeSequence.load(source, hop=tokenizer.hop)
+    codes = tokenizer.load_codes(source)
     with speech_bar(codes.seconds) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.update(codes.seconds * done / total - bar.n)
 
-        tokenizer.decode_file(codes, out, speaker=_speaker(speaker, tokenizer), progress=progress, **options)
+        tokenizer.decode_file(
+            codes, out, speaker=speaker_name(speaker, tokenizer), progress=progress, **options
+        )
     if out != Path("-"):
         click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
 
@@ -96,9 +107,9 @@ def _decode_folder(
     out = out or default_out(folder, "_decoded")
     if out.resolve() == folder.resolve():
         raise click.UsageError("OUT must be another folder: recordings in CODES would pass for decoded ones.")
-    jobs = find_jobs(folder, out, {".npy"}, ".wav")
+    jobs = find_jobs(folder, out, {".npy", ".avq"}, ".wav")
     tokenizer = load(model, **loading)
-    options["speaker"] = _speaker(speaker, tokenizer)
+    options["speaker"] = speaker_name(speaker, tokenizer)
 
     def finished(job: Job) -> bool:
         return not options["force"] and job.target.exists()
@@ -109,10 +120,3 @@ def _decode_folder(
     with speech_bar(seconds) as run.bar:
         tokenizer.decode_files(run.todo, done=run.done, heard=run.bar.update, **options)
     run.end()
-
-
-def _speaker(text: str | None, tokenizer: Tokenizer) -> str | int | None:
-    """A name or a number. Names come first: some corpora name their speakers by numbers."""
-    if text is None or not text.isdecimal() or text in {speaker.name for speaker in tokenizer.speakers}:
-        return text
-    return int(text)

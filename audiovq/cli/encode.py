@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.cli.options import check_writable, device_option, force_option, model_option
+from audiovq.cli.options import check_writable, device_option, force_option, model_option, prior_option
 
 if TYPE_CHECKING:
     pass
@@ -17,43 +17,74 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("out", metavar="[OUT]", required=False, type=click.Path(path_type=Path, allow_dash=True))
 @model_option
+@prior_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["npy", "avq"]),
+    help="avq: one small file, compressed under the prior. Without it, OUT's ending says; else npy.",
+)
 @device_option
 @force_option
-def encode(source: Path, out: Path | None, model: Path | None, device: str, force: bool) -> None:
+def encode(
+    source: Path,
+    out: Path | None,
+    model: Path | None,
+    prior: Path | None,
+    form: str | None,
+    device: str,
+    force: bool,
+) -> None:
     """Turn recordings into codes.
 
     IN is a recording, `-` for standard input, or a folder: its tree is kept, and files that are
-    finished are skipped when the command is run again. OUT ends in .npy; it defaults to IN with that
-    ending, for a folder to IN_codes. Beside it a .json keeps what else decoding uses. With `-` for OUT
-    the array alone goes to standard output.
+    finished are skipped when the command is run again. OUT ends in .npy or .avq; it defaults to IN with
+    that ending, for a folder to IN_codes. Beside a .npy a .json keeps what else decoding uses; an .avq is
+    one file, less than half as large. With `-` for OUT the array alone goes to standard output.
     """
     if source.is_dir():
-        _encode_folder(source, out, model, device, force)
+        _encode_folder(source, out, model, prior, form or "npy", device, force)
         return
     if out is None:
         if source == Path("-"):
             raise click.UsageError("OUT is needed when IN is standard input.")
-        out = source.with_suffix(".npy")
+        out = source.with_suffix(f".{form or 'npy'}")
     if out != Path("-"):
+        if out.suffix not in (".npy", ".avq") or (form and out.suffix != f".{form}"):
+            raise click.UsageError(f"OUT must end in {f'.{form}' if form else '.npy or .avq'}.")
         check_writable(out, force)
-        check_writable(out.with_suffix(".json"), force)
+        if out.suffix == ".npy":
+            check_writable(out.with_suffix(".json"), force)
     from audiovq.tokenizer import load
 
-    codes = load(model, device=device).encode(source)
-    codes.save(out, force=force)
+    tokenizer = load(model, device=device, prior=prior)
+    if out.suffix == ".avq":
+        _ = tokenizer.prior  # before the work, not after it
+    codes = tokenizer.encode(source)
+    tokenizer.save_codes(codes, out, force=force)
     if out != Path("-"):
         click.echo(f"{out}: {len(codes)} codes, {codes.seconds:.2f} s", err=True)
 
 
-def _encode_folder(folder: Path, out: Path | None, model: Path | None, device: str, force: bool) -> None:
+def _encode_folder(
+    folder: Path,
+    out: Path | None,
+    model: Path | None,
+    prior: Path | None,
+    form: str,
+    device: str,
+    force: bool,
+) -> None:
     from audiovq.audio_io import EXTENSIONS
     from audiovq.cli.batch import FolderRun, default_out, find_jobs, progress_bar
     from audiovq.files import Job
     from audiovq.tokenizer import load
 
     out = out or default_out(folder, "_codes")
-    jobs = find_jobs(folder, out, EXTENSIONS, ".npy")
-    tokenizer = load(model, device=device)
+    jobs = find_jobs(folder, out, EXTENSIONS, f".{form}")
+    tokenizer = load(model, device=device, prior=prior)
+    if form == "avq":
+        _ = tokenizer.prior  # before the work, not after it
     fingerprint = tokenizer.info()["fingerprint"]
 
     def finished(job: Job) -> bool:
@@ -76,6 +107,8 @@ def _is_finished(target: Path, fingerprint: object) -> bool:
     from audiovq.codes import CodeSequence
     from audiovq.errors import AudiovqError
 
+    if target.suffix == ".avq":
+        return target.exists()
     if not (target.exists() and target.with_suffix(".json").exists()):
         return False
     if CodeSequence.load(target).fingerprint != fingerprint:

@@ -17,8 +17,11 @@ from audiovq.cli.curves import curves
 from audiovq.cli.decode import decode
 from audiovq.cli.encode import encode
 from audiovq.cli.evaluate import evaluate
+from audiovq.cli.generate import convert, generate
 from audiovq.cli.info import info, speakers
 from audiovq.cli.picture import picture
+from audiovq.cli.prior import prior
+from audiovq.cli.score import score
 from audiovq.cli.train import train
 from audiovq.errors import AudiovqError
 
@@ -43,6 +46,7 @@ def cli(ctx: click.Context) -> None:
     \b
       audiovq encode speech.wav            speech.npy and speech.json
       audiovq decode speech.npy out.wav    speech again
+      audiovq generate --speaker NAME      speech that nobody said
       audiovq info speech.npy              what is known of the codes
 
     `audiovq VERB --help` says more of each. `-` is standard input or output.
@@ -51,7 +55,9 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _verb in (encode, decode, info, speakers, picture, train, curves, evaluate):
+for _verb in (
+    encode, decode, generate, convert, score, info, speakers, picture, train, prior, curves, evaluate
+):  # fmt: skip
     cli.add_command(_verb)
 
 

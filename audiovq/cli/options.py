@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from audiovq.tokenizer import Tokenizer
 
 model_option = click.option(
     "--model",
@@ -21,7 +25,37 @@ device_option = click.option(
     help="Where to compute: cpu, or a device that PyTorch knows, such as cuda.",
 )
 
+prior_option = click.option(
+    "--prior",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The model's prior (.safetensors). Without it, the one beside the model.",
+)
+
+speaker_option = click.option(
+    "--speaker", metavar="NAME|NUMBER", help="Voice of a trained speaker (see `audiovq speakers`)."
+)
+
+voice_option = click.option(
+    "--voice", type=click.Path(path_type=Path), metavar="AUDIO", help="Voice of another recording."
+)
+
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws."
+)
+
+temperature_option = click.option(
+    "--temperature", type=click.FloatRange(min=0), help="Of the draws: below 1, less noise."
+)
+
 force_option = click.option("--force", is_flag=True, help="Replace files that exist.")
+
+
+def speaker_name(text: str | None, tokenizer: Tokenizer) -> str | int | None:
+    """A name or a number. Names come first: some corpora name their speakers by numbers."""
+    if text is None or not text.isdecimal() or text in {speaker.name for speaker in tokenizer.speakers}:
+        return text
+    return int(text)
 
 
 def check_writable(path: Path, force: bool) -> None:

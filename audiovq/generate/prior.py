@@ -28,6 +28,7 @@ from audiovq.prior import CodePrior
 
 _NO_CODES = np.zeros((0, 0), dtype=np.int64)
 _NO_LOGITS = np.zeros((0, 0, 0), dtype=np.float32)
+_ANY_CODE = np.zeros((1, 1), dtype=np.int64)
 _IMPOSSIBLE = np.float32(-1e9)
 
 
@@ -162,6 +163,14 @@ class PriorLanes:
         self._run(lanes, feed, feed.shape[1], logits)
         return logits[:, :, : self.engine.classes]
 
+    def peek(self, lane: int) -> Floats:
+        """Logits `(K,)` of the next code of a lane, which `push` must then tell."""
+        return self.follow([lane], _ANY_CODE)[0, 0]
+
+    def push(self, lane: int, code: int) -> None:
+        """What the code after `peek` is."""
+        self._state.last[lane] = code
+
     def _known(self, codes: NDArray[np.int64]) -> bool:
         return bool(codes.min() >= 0 and codes.max() < self.engine.classes)
 
@@ -187,7 +196,7 @@ class PriorLanes:
 
 def log_likelihoods(
     engine: PriorEngine, codes: NDArray[np.integer], voices: Sequence[Floats | None]
-) -> Floats:
+) -> NDArray[np.float64]:
     """log2 p of a sequence's codes under some voices, `(A, N)`.
 
     Args:

@@ -1,8 +1,8 @@
 """The compiled loop of the prior: codes drawn or scored, one step a code, and counts for an entropy coder.
 
 Its specification is `CodePrior.step`. Every operation is an IEEE one in a fixed order (`generate.matrix`,
-`generate.functions`), so that logits and counts are the same bits on every processor: what an encoder assumed, a
-decoder finds again.
+`generate.functions`), so that logits and counts are the same bits on every processor: what an encoder
+assumed, a decoder finds again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from audiovq.generate.kernel import network
 from audiovq.generate.matrix import borrowed, multiply, multiply_all
 
 if TYPE_CHECKING:
-    from audiovq.generate.pack import PriorScratch, PriorState, PriorWeights
+    from audiovq.generate.prior import PriorScratch, PriorState, PriorWeights
 
 SOURCES = "c95aa3cf50ad5541"
 """As `kernel.SOURCES`, and for the same reason, over `functions.py`, `matrix.py` and `kernel.py`."""

@@ -1,12 +1,32 @@
-"""The last step of decoding: the recording's own level, rate and length."""
+"""How to decode, and the last step of it: the recording's own level, rate and length."""
 
 from __future__ import annotations
+
+import os
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.audio import SAMPLE_RATE, StreamResampler, resampled_length
 from audiovq.codes import CodeSequence
+
+
+class DecodeOptions(TypedDict, total=False):
+    """How to decode.
+
+    speaker: a trained speaker's name or number, instead of the recording's own voice.
+    voice: a recording whose voice to take, or what `voice_of` found there.
+    seed: of the WaveNet's draws.
+    temperature: of the draws; lower is less noisy and flatter.
+    fast: use the spectral head (one pass, no sampling) instead of the WaveNet.
+    """
+
+    speaker: str | int | None
+    voice: str | os.PathLike[str] | tuple[int, ...] | None
+    seed: int
+    temperature: float
+    fast: bool
 
 
 class Finish:

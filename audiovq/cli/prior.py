@@ -1,0 +1,57 @@
+"""`audiovq prior`: a prior over a model's codes, from a folder of recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from audiovq.cli.options import model_option
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path), default="prior")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    required=True,
+    help="Recordings to learn from.",
+)
+@model_option
+@click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Without it, runs/CONFIG.")
+@click.option("--resume", is_flag=True, help="Continue RUN from its checkpoint, as if never stopped.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Processor threads to use.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of CONFIG; repeatable."
+)
+def prior(
+    config: Path,
+    data: Path,
+    model: Path | None,
+    out: Path | None,
+    resume: bool,
+    threads: int | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train the prior of a model.
+
+    The recordings are encoded once and kept in RUN/codes. At the end RUN/prior.safetensors is written, and
+    how many bits a code costs on held-out recordings: under the prior, and under simpler models. CONFIG is a
+    TOML file; without it, the one that ships. Put the prior beside the model, or name it with --prior.
+    """
+    for override in overrides:
+        if "=" not in override:
+            raise click.UsageError(f"--set takes KEY=VALUE, not {override!r}.")
+    from audiovq.training.prior import main_prior
+
+    path = main_prior(
+        config,
+        data=data,
+        out=out or Path("runs", config.stem),
+        model=model,
+        resume=resume,
+        threads=threads,
+        overrides=list(overrides),
+    )
+    click.echo(f"{path}: the trained prior", err=True)

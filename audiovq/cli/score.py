@@ -1,0 +1,47 @@
+"""`audiovq score`: how likely recordings are under the prior, and under whose voice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from audiovq.cli.options import model_option, prior_option
+
+
+@click.command()
+@click.argument("sources", metavar="IN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@model_option
+@prior_option
+@click.option("--speakers", type=click.IntRange(min=1), metavar="N", help="Name the N speakers it fits best.")
+@click.option("--bound", is_flag=True, help="Bound on the bits a sample of the whole model, too (slower).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+def score(
+    sources: tuple[Path, ...],
+    model: Path | None,
+    prior: Path | None,
+    speakers: int | None,
+    bound: bool,
+    as_json: bool,
+) -> None:
+    """Say how likely recordings are.
+
+    IN are recordings or codes. Printed are bits a code under the prior, without a voice and with the
+    recording's own; log2 of the codebook's size is what they cost without a prior. --bound adds what the
+    decoder needs for a mu-law sample given the codes, and the sum of both: the bound that papers on
+    VQ-VAEs report, in bits a sample at 16 kHz.
+    """
+    from audiovq.scoring import score_file
+    from audiovq.tokenizer import load
+
+    tokenizer = load(model, prior=prior)
+    for source in sources:
+        facts = score_file(tokenizer, source, speakers or 0, bound)
+        if as_json:
+            click.echo(json.dumps({"file": str(source), **facts}, ensure_ascii=False))
+            continue
+        values = "  ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in facts.items() if isinstance(v, float))
+        click.echo(f"{source}: {values}")
+        for name, bits in facts.get("speakers", {}).items():
+            click.echo(f"    {name:<12} {bits:.3f} bits a code")
