@@ -26,6 +26,8 @@ CANDIDATES = 64
 """Trained speakers among whom one is found for unconditional codes."""
 HEARD = 250
 """Codes by which the speaker is found."""
+GUIDANCE = 1.0
+"""How much more of a voice than the prior gives by itself, unless asked: docs/training.md."""
 LANES = 16
 """Sequences that are drawn in lockstep."""
 
@@ -61,6 +63,7 @@ class CodeModel:
         seed: int = 0,
         temperature: float = 1.0,
         top_k: int = 0,
+        guidance: float = GUIDANCE,
         prompt: NDArray[np.integer] | None = None,
     ) -> NDArray[np.uint16]:
         """Codes `(count, frames)` that the prior makes up; with a prompt, what follows it.
@@ -69,23 +72,30 @@ class CodeModel:
             point: voice `(1, V)`; None: unconditional.
             seed: sequence i is that of seed + i drawn alone.
             temperature, top_k: as in `generate.prior.PriorLanes.start`.
+            guidance: how much more of the voice than the prior itself would give (0: none more).
             prompt: codes to continue.
 
         Raises: AudiovqError for settings out of range or codes that the prior does not know.
         """
         if frames < 1 or count < 1:
             raise AudiovqError(f"{frames} codes, {count} times: nothing to make up; ask for one or more")
+        if not 0 <= guidance < 100:
+            raise AudiovqError(f"guidance {guidance:g}: must lie in 0..100; 0 is the prior's own, 1 is usual")
         voice = None if point is None else point[0].float().cpu().numpy()
+        each = 2 if guidance and voice is not None else 1
         out = np.empty((count, frames), dtype=np.uint16)
         for first in range(0, count, LANES):
-            rows = range(min(LANES, count - first))
+            rows = range(each * min(LANES, count - first))
             lanes = self.engine.lanes(len(rows))
             for row in rows:
-                lanes.start(row, voice, seed + first + row, temperature, top_k)
+                # Of a pair the second goes without the voice.
+                own = voice if row % each == 0 else None
+                lanes.start(row, own, seed + first + row // each, temperature, top_k)
             if prompt is not None and len(prompt):
                 self._check(prompt, "prompt")
                 lanes.follow(rows, np.tile(np.asarray(prompt, dtype=np.int64), (len(rows), 1)))
-            out[first : first + len(rows)] = lanes.draw(rows, frames)
+            drawn = lanes.draw(rows, frames, guidance if each == 2 else 0.0)
+            out[first : first + len(rows) // each] = drawn[::each]
         return out
 
     def generate(
@@ -99,6 +109,7 @@ class CodeModel:
         seed: int = 0,
         temperature: float = 1.0,
         top_k: int = 0,
+        guidance: float = GUIDANCE,
     ) -> list[CodeSequence]:
         """Code sequences that the prior makes up, with the voice that they are to be decoded in.
 
@@ -108,6 +119,7 @@ class CodeModel:
                 codes are unconditional, and get the voice of the trained speaker who would most likely say
                 them, among `CANDIDATES` drawn by the seed.
             prompt: codes to continue, which come first in the result; theirs is the voice if none is given.
+            guidance: as for `draw`.
             seed, temperature, top_k: sequence i is that of seed + i, whatever `count` is.
 
         Raises: AudiovqError for an unknown speaker, settings out of range, or a prompt of another model.
@@ -134,7 +146,14 @@ class CodeModel:
             if point is None:
                 point, voice, name = self.voices.own(prompt), prompt.voice, prompt.speaker
         drawn = self.draw(
-            frames, count, point=point, seed=seed, temperature=temperature, top_k=top_k, prompt=before
+            frames,
+            count,
+            point=point,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            guidance=guidance,
+            prompt=before,
         )
         made = []
         for i, codes in enumerate(drawn):

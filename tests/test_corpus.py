@@ -153,7 +153,7 @@ def test_the_index_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder, index = tmp_path / "corpus", tmp_path / "index.json"
     record(folder / "a.wav")
     first = open_corpus(folder, index)
-    monkeypatch.setattr("audiovq.data.corpus._measure", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("audiovq.data.corpus.measure", lambda *_: pytest.fail("read again"))
     assert open_corpus(folder, index) == first
 
 

@@ -144,6 +144,22 @@ def test_temperature_and_top_k(engine: PriorEngine) -> None:
             lanes.start(0, None, 0, **options)  # type: ignore[arg-type]
 
 
+def test_guidance_draws_from_the_sharpened_distribution(prior: CodePrior, engine: PriorEngine) -> None:
+    voice = np.linspace(-1, 1, V).astype(np.float32)
+    lanes = engine.lanes(4)
+    for lane in range(4):
+        lanes.start(lane, None if lane % 2 else voice, 5 + lane // 2, 0.0)
+    codes = lanes.draw(range(4), 30, guidance=2.0)
+    np.testing.assert_array_equal(codes[0::2], codes[1::2])
+    both = torch.cat([prior.voice(torch.from_numpy(voice)[None]), prior.voice(None)])
+    with torch.no_grad():
+        one, other = prior(torch.from_numpy(codes[[0, 0]]), both)
+    np.testing.assert_array_equal((one + 2 * (one - other)).argmax(-1), codes[0])
+    assert (one.argmax(-1).numpy() != codes[0]).any()
+    with pytest.raises(ValueError, match="pairs"):
+        lanes.draw([0], 1, guidance=1.0)
+
+
 def test_log_likelihoods_are_those_of_the_prior(prior: CodePrior, engine: PriorEngine) -> None:
     codes, voices = some_codes(1, 300), some_voices(prior, 2)
     got = log_likelihoods(engine, codes[0].numpy(), [None, voices[1, :-1].numpy()])

@@ -163,7 +163,7 @@ def test_the_finished_model(whole: Path, corpus: Path) -> None:
     assert not torch.equal(points[0], points[1])
     assert sorted(p.name for p in whole.iterdir() if p.is_file()) == [
         "checkpoint.safetensors",
-        "corpus.json",
+        "corpus.safetensors",
         "metrics.csv",
         "model.safetensors",
     ]

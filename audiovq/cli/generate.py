@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     "--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Of the codes."
 )
 @click.option("--top-k", type=click.IntRange(min=0), default=0, help="Of the k likeliest codes only; 0: all.")
+@click.option("--guidance", type=click.FloatRange(0, 100), help="More of the voice; 0: as the prior has it.")
 @seed_option
 @click.option("--prompt", type=click.Path(path_type=Path), metavar="FILE", help="A recording to continue.")
 @click.option("--codes", "with_codes", is_flag=True, help="Write the codes too, beside the sound.")
@@ -55,6 +56,7 @@ def generate(
     count: int,
     temperature: float,
     top_k: int,
+    guidance: float | None,
     seed: int,
     prompt: Path | None,
     with_codes: bool,
@@ -95,6 +97,7 @@ def generate(
         seed=seed,
         temperature=temperature,
         top_k=top_k,
+        **({} if guidance is None else {"guidance": guidance}),
     )
     _speak(tokenizer, made, targets, seed, fast, force, with_codes)
     if out != Path("-"):

@@ -2,64 +2,107 @@
 
 Three layouts are understood, in this order: a `manifest.tsv` (columns path from the folder on, speaker and,
 if there are splits, split); a folder of folders, one a speaker; a flat folder of recordings without speakers.
+A manifest that has the columns samples, rate and gain too is believed: no recording is opened then, and a
+million of them are indexed in seconds.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from audiovq.audio import SAMPLE_RATE, LoudnessMeter, StreamResampler
 from audiovq.audio_io import EXTENSIONS
+from audiovq.data.index import NOBODY, Index, IndexBuilder, Utterance, Utterances
 from audiovq.errors import AudiovqError
-from audiovq.files import PartialFile
+
+__all__ = ["MANIFEST", "Corpus", "Measures", "Utterance", "measure", "open_corpus", "speaker_details"]
+
+MANIFEST = "manifest.tsv"
+"""Name of the table in a corpus's folder: tab-separated, UTF-8, the names of the columns first."""
 
 
-@dataclass(frozen=True)
-class Utterance:
-    """One recording: path, speaker name ("" if unknown), split, length in samples at `rate` Hz, gain."""
+class Measures(NamedTuple):
+    """What an index holds of a recording: length in samples, rate in Hz, gain that normalises loudness."""
 
-    path: str
-    speaker: str
-    split: str
     samples: int
     rate: int
     gain: float
 
-    @property
-    def seconds(self) -> float:
-        """Length in seconds."""
-        return self.samples / self.rate
+
+class _Row(NamedTuple):
+    """A recording as it is listed; `measures` as text if the manifest has them."""
+
+    path: str
+    speaker: str
+    split: str
+    measures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Recordings of a folder. `skipped` names files that could not be read, with the reason."""
+    """Recordings of a folder. `skipped` names files that could not be read, with the reason.
+
+    Any sequence of utterances may be given; they are kept in columns (`data.index`).
+    """
 
     root: Path
-    utterances: tuple[Utterance, ...]
+    utterances: Sequence[Utterance]
     skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "utterances", Utterances.of(self.utterances))
+
+    @property
+    def table(self) -> Utterances:
+        """The utterances, with their columns."""
+        assert isinstance(self.utterances, Utterances)
+        return self.utterances
 
     @property
     def speakers(self) -> tuple[str, ...]:
         """Speaker names, sorted: the numbering must not depend on directory order."""
-        return tuple(sorted({u.speaker for u in self.utterances if u.speaker}))
+        numbers = np.unique(self.table.column("speaker"))
+        return tuple(self.table.base.speakers[i] for i in numbers if i != NOBODY)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, sorted."""
+        numbers = np.unique(self.table.column("split"))
+        return tuple(sorted(self.table.base.splits[i] for i in numbers if i != NOBODY))
 
     @property
     def seconds(self) -> float:
         """Total length in seconds."""
-        return sum(u.seconds for u in self.utterances)
+        return float(self.table.seconds.sum())
+
+    def speaker_seconds(self) -> dict[str, float]:
+        """Length in seconds by speaker, in the order of `speakers`."""
+        numbers = self.table.column("speaker")
+        # One up, as NOBODY is -1.
+        sums = np.bincount(numbers - NOBODY, self.table.seconds)
+        return {self.table.base.speakers[i]: float(sums[i + 1]) for i in np.unique(numbers) if i != NOBODY}
+
+    def of_speaker(self, name: str) -> Corpus:
+        """The utterances of one speaker; of nobody, if there is none of that name."""
+        names = self.table.base.speakers
+        found = self.table.column("speaker") == names.index(name) if name in names else np.zeros(0, np.int64)
+        return self._take(found)
 
     def split(self, names: Sequence[str]) -> Corpus:
         """The utterances of some splits."""
-        return Corpus(self.root, tuple(u for u in self.utterances if u.split in names), self.skipped)
+        wanted = [i for i, name in enumerate(self.table.base.splits) if name in names]
+        return self._take(np.isin(self.table.column("split"), wanted))
 
     def divide(self, train: Sequence[str], held_out: str) -> tuple[Corpus, Corpus]:
         """Training and held-out utterances.
@@ -67,15 +110,15 @@ class Corpus:
         By the corpus's own splits; where it has none, every 25th utterance is held out, or the last one of
         fewer (of fewer than four: none).
         """
-        if any(u.split for u in self.utterances):
+        if (self.table.column("split") != NOBODY).any():
             return self.split(train), self.split((held_out,))
         count = len(self.utterances)
         every = 25 if count >= 25 else count if count >= 4 else count + 1
-        parts: tuple[list[Utterance], list[Utterance]] = ([], [])
-        for i, utterance in enumerate(self.utterances):
-            parts[i % every == every - 1].append(utterance)
-        kept, held = (Corpus(self.root, tuple(part), self.skipped) for part in parts)
-        return kept, held
+        held = np.arange(count) % every == every - 1
+        return self._take(~held), self._take(held)
+
+    def _take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Corpus:
+        return Corpus(self.root, self.table.take(rows), self.skipped)
 
 
 def open_corpus(
@@ -88,7 +131,8 @@ def open_corpus(
 
     Args:
         folder: layout as above.
-        cache: JSON file for the index; reused while the list of files, sizes and times is the same.
+        cache: file for the index; used again while the manifest is the same, if that says how long and how
+            loud the recordings are, and otherwise while the list of files, their sizes and times are.
         report: called with a line for each file that is skipped.
         splits: names of those to index; none: everything.
 
@@ -97,40 +141,16 @@ def open_corpus(
     root = Path(folder)
     if not root.is_dir():
         raise AudiovqError(f"{folder}: no such folder; give the folder that holds the recordings")
-    listed = _from_manifest(root) if (root / "manifest.tsv").exists() else _from_folder(root)
-    if not listed:
-        raise AudiovqError(f"{folder}: no recordings found; expected files ending in {', '.join(EXTENSIONS)}")
-    if splits:
-        known = sorted({split for _, _, split in listed if split})
-        listed = [row for row in listed if row[2] in splits]
-        if not listed:
-            raise AudiovqError(
-                f"{folder}: no recordings in split {', '.join(splits)}; "
-                f"its splits: {', '.join(known) or 'none'}"
-            )
-    stamp = _stamp(root, listed)
-    if cache is not None and cache.exists():
-        remembered = _from_cache(root, cache, stamp)
-        if remembered is not None:
-            if report is not None:
-                for line in remembered.skipped:
-                    report(line)
-            return remembered
-    utterances, skipped = [], []
-    for path, speaker, split in listed:
-        try:
-            utterances.append(_measure(root, path, speaker, split))
-        except (AudiovqError, OSError, RuntimeError) as error:
-            skipped.append(f"{path}: skipped ({error})")
-            if report:
-                report(skipped[-1])
-    if not utterances:
-        raise AudiovqError(f"{folder}: none of {len(listed)} recordings can be read; first: {skipped[0]}")
-    if cache is not None:
-        tree = {"stamp": stamp, "utterances": [asdict(u) for u in utterances], "skipped": skipped}
-        with PartialFile(cache, force=True) as file:
-            file.write(json.dumps(tree).encode())
-    return Corpus(root, tuple(utterances), tuple(skipped))
+    stamp = _stamp(root, splits)
+    index = Index.load(cache, stamp) if cache is not None else None
+    if index is None:
+        index = _build(root, splits, stamp, report)
+        if cache is not None:
+            index.save(cache)
+    elif report is not None:
+        for line in index.skipped:
+            report(line)
+    return Corpus(root, Utterances(index), index.skipped)
 
 
 def speaker_details(root: Path) -> dict[str, str]:
@@ -146,55 +166,10 @@ def speaker_details(root: Path) -> dict[str, str]:
     return found
 
 
-def _from_manifest(root: Path) -> list[tuple[str, str, str]]:
-    try:
-        with open(root / "manifest.tsv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AudiovqError(f"{root / 'manifest.tsv'}: cannot be read ({error}); write it as UTF-8") from None
-    if rows and not {"path", "speaker"} <= rows[0].keys():
-        raise AudiovqError(f"{root / 'manifest.tsv'}: needs the columns path and speaker (and split)")
-    return [(row["path"], row["speaker"] or "", row.get("split") or "") for row in rows if row["path"]]
-
-
-def _from_folder(root: Path) -> list[tuple[str, str, str]]:
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-    rows = []
-    for path in files:
-        relative = path.relative_to(root)
-        speaker = relative.parts[-2] if len(relative.parts) > 1 else ""
-        rows.append((str(relative), speaker, ""))
-    return rows
-
-
-def _from_cache(root: Path, cache: Path, stamp: str) -> Corpus | None:
-    """The corpus as `cache` remembers it; None if it is of other files, or damaged."""
-    try:
-        stored = json.loads(cache.read_text(encoding="utf-8"))
-        if stored["stamp"] == stamp:
-            return Corpus(
-                root, tuple(Utterance(**row) for row in stored["utterances"]), tuple(stored["skipped"])
-            )
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
-
-
-def _stamp(root: Path, listed: list[tuple[str, str, str]]) -> str:
-    digest = hashlib.sha256(b"loudness 1")
-    for path, speaker, split in listed:
-        try:
-            info = (root / path).stat()
-            digest.update(f"{path}\0{speaker}\0{split}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
-        except OSError:
-            digest.update(f"{path}\0missing\n".encode())
-    return digest.hexdigest()
-
-
-def _measure(root: Path, path: str, speaker: str, split: str) -> Utterance:
-    """Length and loudness gain of one file, read in blocks."""
+def measure(path: Path) -> Measures:
+    """Length and loudness of one file, read in blocks. Raises AudiovqError, OSError or RuntimeError."""
     meter, samples = LoudnessMeter(), 0
-    with soundfile.SoundFile(root / path) as file:
+    with soundfile.SoundFile(path) as file:
         rate = file.samplerate
         # Loudness is measured at 16 kHz, as for encoding: frames of 20 ms, and nothing over 8 kHz.
         resampler = StreamResampler(rate, SAMPLE_RATE)
@@ -207,4 +182,107 @@ def _measure(root: Path, path: str, speaker: str, split: str) -> Utterance:
     if samples == 0:
         raise AudiovqError("it holds no samples")
     meter.update(resampler.finish())
-    return Utterance(path, speaker, split, samples, rate, float(meter.gain()))
+    return Measures(samples, rate, float(meter.gain()))
+
+
+def _build(root: Path, splits: Sequence[str], stamp: str, report: Callable[[str], None] | None) -> Index:
+    """Index what is listed, in as much memory as the index takes."""
+    builder, skipped, listed, known = IndexBuilder(), [], 0, set()
+    for row in _list(root):
+        known.add(row.split)
+        if splits and row.split not in splits:
+            continue
+        listed += 1
+        try:
+            measures = _believe(row.measures) if row.measures else measure(root / row.path)
+            builder.add(row.path, row.speaker, row.split, *measures)
+        except (AudiovqError, OSError, RuntimeError) as error:
+            skipped.append(f"{row.path}: skipped ({error})")
+            if report:
+                report(skipped[-1])
+    if not known:
+        raise AudiovqError(f"{root}: no recordings found; expected files ending in {', '.join(EXTENSIONS)}")
+    if not listed:
+        raise AudiovqError(
+            f"{root}: no recordings in split {', '.join(splits)}; "
+            f"its splits: {', '.join(sorted(known - {''})) or 'none'}"
+        )
+    if not len(builder):
+        raise AudiovqError(f"{root}: none of {listed} recordings can be read; first: {skipped[0]}")
+    return builder.build(stamp, skipped)
+
+
+def _list(root: Path) -> Iterator[_Row]:
+    """What a folder holds, one after another: listing a million files takes no memory."""
+    if (root / MANIFEST).exists():
+        return _from_manifest(root / MANIFEST)
+    return _from_folder(root, "", "")
+
+
+def _from_manifest(manifest: Path) -> Iterator[_Row]:
+    try:
+        with open(manifest, encoding="utf-8", newline="") as file:
+            rows = csv.reader(file, delimiter="\t")
+            names = next(rows, [])
+            place = {name: i for i, name in enumerate(names)}
+            measures = [place[name] for name in Measures._fields if name in place]
+            if len(measures) < len(Measures._fields):
+                measures = []
+            for row in rows:
+                if not {"path", "speaker"} <= place.keys():
+                    raise AudiovqError(f"{manifest}: needs the columns path and speaker (and split)")
+                row += [""] * (len(names) - len(row))
+                if row[place["path"]]:
+                    yield _Row(
+                        row[place["path"]],
+                        row[place["speaker"]],
+                        row[place["split"]] if "split" in place else "",
+                        tuple(row[i] for i in measures),
+                    )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AudiovqError(f"{manifest}: cannot be read ({error}); write it as UTF-8") from None
+
+
+def _from_folder(folder: Path, inside: str, speaker: str) -> Iterator[_Row]:
+    """Recordings below a folder by name; the speaker is the folder that a recording lies in."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise AudiovqError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from None
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _from_folder(folder / entry.name, f"{inside}{entry.name}/", entry.name)
+        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file():
+            yield _Row(inside + entry.name, speaker, "")
+
+
+def _believe(texts: Sequence[str]) -> Measures:
+    """A manifest's measures."""
+    try:
+        measures = Measures(int(texts[0]), int(texts[1]), float(texts[2]))
+    except ValueError:
+        measures = Measures(0, 0, 0.0)
+    if not (measures.samples > 0 and measures.rate > 0 and 0 < measures.gain < math.inf):
+        raise AudiovqError(f"the manifest's samples, rate and gain are {', '.join(texts)}")
+    return measures
+
+
+def _stamp(root: Path, splits: Sequence[str]) -> str:
+    """What an index depends on: of a manifest with measures its content, else every file's size and time."""
+    digest = hashlib.sha256(f"loudness 1 {sorted(splits)}\n".encode())
+    for row in _list(root):
+        if row.measures:
+            # All of it rather than its time, which copying changes: 100 MB take a tenth of a second.
+            with open(root / MANIFEST, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+            break
+        if splits and row.split not in splits:
+            continue
+        try:
+            info = (root / row.path).stat()
+            facts = f"{row.path}\0{row.speaker}\0{row.split}\0{info.st_size}\0{info.st_mtime_ns}\n"
+        except OSError:
+            facts = f"{row.path}\0missing\n"
+        digest.update(facts.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

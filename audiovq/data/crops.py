@@ -6,6 +6,7 @@ and nothing of the reader has to be stored.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,7 +17,12 @@ import torch
 from torch import Tensor
 
 from audiovq.audio import SAMPLE_RATE
-from audiovq.data.corpus import Corpus, Utterance
+from audiovq.data.corpus import Corpus
+from audiovq.data.index import NOBODY, Utterance
+from audiovq.errors import AudiovqError
+
+_MOST_UNREADABLE = 100
+"""Draws in a row of recordings that cannot be read, after which something else is wrong: a disk is gone."""
 
 
 class Batch(NamedTuple):
@@ -43,6 +49,8 @@ class CropReader:
         seed: with a step number it fixes a batch.
         speed: largest relative change of speed (pitch and formants move too: more voices).
         level_db: standard deviation of a random level in dB.
+        report: called with a line for each recording that cannot be read, another crop takes its place, and
+            `close` tells how many there were; without it, reading such a one raises AudiovqError.
     """
 
     def __init__(
@@ -55,15 +63,21 @@ class CropReader:
         seed: int,
         speed: float = 0.0,
         level_db: float = 0.0,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         self.corpus, self.samples, self.voice_samples, self.batch = corpus, samples, voice_samples, batch
         self.seed, self.speed, self.level_db = seed, speed, level_db
         self._rows = {name: i + 1 for i, name in enumerate(speakers)}
-        lengths = np.array([u.seconds for u in corpus.utterances])
+        lengths = corpus.table.seconds
         self._shares = np.cumsum(lengths / lengths.sum())
-        self._by_speaker: dict[str, list[int]] = {}
-        for i, u in enumerate(corpus.utterances):
-            self._by_speaker.setdefault(u.speaker or u.path, []).append(i)
+        # Numbers of the recordings, speaker by speaker; those of speaker s begin at the s-th start.
+        self._speakers = corpus.table.column("speaker")
+        self._by_speaker = np.argsort(self._speakers, kind="stable").astype(np.int32)
+        numbers = np.arange(len(corpus.table.base.speakers) + 1)
+        self._starts = np.searchsorted(self._speakers, numbers, sorter=self._by_speaker)
+        self._report = report
+        self.unreadable: list[str] = []
+        """A line for each recording that could not be read so far."""
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._next: tuple[int, Future[Batch]] | None = None
 
@@ -79,26 +93,62 @@ class CropReader:
     def close(self) -> None:
         """Stop the reading thread."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self.unreadable and self._report is not None:
+            files = "1 recording" if len(self.unreadable) == 1 else f"{len(self.unreadable)} recordings"
+            self._report(f"{self.corpus.root}: {files} could not be read")
+            self.unreadable.clear()
 
     def read(self, step: int) -> Batch:
         """Batch of a step, read now."""
         rng = np.random.default_rng([self.seed, step])
         signals, voices, rows = [], [], []
         for _ in range(self.batch):
+            signal, voice, row = self._pair(rng)
+            signals.append(signal)
+            voices.append(voice)
+            rows.append(row)
+        stack = [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (signals, voices)]
+        return Batch(stack[0], stack[1], torch.tensor(rows))
+
+    def _pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        """A crop, another of the same speaker, and that speaker's row."""
+        for _ in range(_MOST_UNREADABLE):
             number = int(np.searchsorted(self._shares, rng.random(), side="right"))
-            u = self.corpus.utterances[min(number, len(self._shares) - 1)]
+            number = min(number, len(self._shares) - 1)
+            u = self.corpus.utterances[number]
             speed = 1.0
             if self.speed and rng.random() < 0.7:
                 speed += self.speed * (2 * rng.random() - 1)
             level = 10 ** (self.level_db * rng.standard_normal() / 20)
-            signals.append(self._crop(u, self.samples, speed, rng) * level)
-            same = self._by_speaker[u.speaker or u.path]
-            other = self.corpus.utterances[same[int(rng.integers(len(same)))]]
-            # The voice crop gets the same speed: it must say what the target sounds like.
-            voices.append(self._crop(other, self.voice_samples, speed, rng))
-            rows.append(self._rows.get(u.speaker, 0))
-        stack = [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (signals, voices)]
-        return Batch(stack[0], stack[1], torch.tensor(rows))
+            try:
+                signal = self._crop(u, self.samples, speed, rng) * level
+                # The voice crop gets the same speed: it must say what the target sounds like.
+                return (
+                    signal,
+                    self._crop(self._other(number, rng), self.voice_samples, speed, rng),
+                    self._row(u),
+                )
+            except AudiovqError as error:
+                # That a file cannot be read depends on nothing but the file: the next draw is as repeatable.
+                if self._report is None:
+                    raise
+                if str(error) not in self.unreadable:
+                    self.unreadable.append(str(error))
+                    self._report(str(error))
+        raise AudiovqError(
+            f"{self.corpus.root}: {_MOST_UNREADABLE} draws, and nothing could be read; check it"
+        )
+
+    def _row(self, u: Utterance) -> int:
+        return self._rows.get(u.speaker, 0)
+
+    def _other(self, number: int, rng: np.random.Generator) -> Utterance:
+        """A recording of the same speaker; where nobody knows who speaks, the same recording."""
+        speaker = self._speakers[number]
+        same = np.array([number])
+        if speaker != NOBODY:
+            same = self._by_speaker[self._starts[speaker] : self._starts[speaker + 1]]
+        return self.corpus.utterances[int(same[int(rng.integers(len(same)))])]
 
     def _crop(self, u: Utterance, samples: int, speed: float, rng: np.random.Generator) -> np.ndarray:
         """`samples` at 16 kHz from a random place of a recording, played at `speed`."""
@@ -108,9 +158,14 @@ class CropReader:
         # Reach a little beyond the end: recordings end in silence, and so must some crops.
         start = int(rng.integers(0, max(1, spare + wanted // 8)))
         start = max(0, min(start, max(spare, 0) + wanted // 8, u.samples - 1))
-        with soundfile.SoundFile(self.corpus.root / u.path) as file:
-            file.seek(start)
-            x = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+        try:
+            with soundfile.SoundFile(self.corpus.root / u.path) as file:
+                file.seek(start)
+                x = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+        except (OSError, RuntimeError) as error:
+            raise AudiovqError(
+                f"{self.corpus.root / u.path}: cannot be read ({error}); mend it or take it out"
+            ) from None
         x = x * np.float32(u.gain)
         if u.rate != SAMPLE_RATE:
             x = soxr.resample(x, u.rate, SAMPLE_RATE)

@@ -150,9 +150,15 @@ class PriorLanes:
         out = self._conditions[lane : lane + 1].reshape(1, -1)
         priorkernel.condition(self.engine.weights, given, out)
 
-    def draw(self, lanes: Sequence[int], count: int) -> NDArray[np.int64]:
-        """The next `count` codes of some lanes, `(A, count)`."""
-        return self._run(lanes, _NO_CODES, count, _NO_LOGITS)
+    def draw(self, lanes: Sequence[int], count: int, guidance: float = 0.0) -> NDArray[np.int64]:
+        """The next `count` codes of some lanes, `(A, count)`.
+
+        With guidance lanes come in pairs, the first with a voice, the second without one, and both get the
+        same codes: those of the first, the further from the second the more guidance.
+        """
+        if guidance and len(lanes) % 2:
+            raise ValueError("with guidance lanes come in pairs")
+        return self._run(lanes, _NO_CODES, count, _NO_LOGITS, guidance)
 
     def follow(self, lanes: Sequence[int], codes: NDArray[np.integer]) -> Floats:
         """Logits `(A, N, K)` of the codes `(A, N)`, each before it is seen; then they are the lanes' past."""
@@ -175,7 +181,12 @@ class PriorLanes:
         return bool(codes.min() >= 0 and codes.max() < self.engine.classes)
 
     def _run(
-        self, lanes: Sequence[int], feed: NDArray[np.int64], count: int, logits: Floats
+        self,
+        lanes: Sequence[int],
+        feed: NDArray[np.int64],
+        count: int,
+        logits: Floats,
+        guidance: float = 0.0,
     ) -> NDArray[np.int64]:
         numbers = np.array(lanes, dtype=np.int64)
         if len(set(lanes)) != len(lanes) or not all(0 <= lane < self.count for lane in lanes):
@@ -187,6 +198,7 @@ class PriorLanes:
             self._scratch,
             numbers,
             np.ascontiguousarray(self._conditions[numbers]),
+            np.float32(guidance),
             feed,
             codes,
             logits,

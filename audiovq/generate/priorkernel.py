@@ -14,7 +14,7 @@ from numba import njit
 
 from audiovq.generate.functions import STRICT, exponential, largest, pick, uniform
 from audiovq.generate.kernel import network
-from audiovq.generate.matrix import borrowed, multiply, multiply_all
+from audiovq.generate.matrix import borrowed, multiply, multiply_add, multiply_all
 
 if TYPE_CHECKING:
     from audiovq.generate.prior import PriorScratch, PriorState, PriorWeights
@@ -41,6 +41,7 @@ def run_codes(
     t: PriorScratch,
     lanes: np.ndarray,
     conditions: np.ndarray,
+    guidance: float,
     feed: np.ndarray,
     codes: np.ndarray,
     logits: np.ndarray,
@@ -50,6 +51,8 @@ def run_codes(
     Args:
         lanes: `(A,)` int64, numbers of the lanes in `s`, each once.
         conditions: `(A, 1, L, 2 Rp)`.
+        guidance: if above 0, rows come in pairs, of which the second takes the code that the first draws from
+            `l1 + guidance (l1 - l2)`, l being their logits (classifier-free guidance, arXiv 2207.12598).
         feed: `(A, N)` int64, codes to follow; `(0, 0)` to draw.
         codes: `(A, N)` int64, out.
         logits: `(A, N, Kp)` or `(0, 0, 0)`, out.
@@ -67,12 +70,19 @@ def run_codes(
                 skip[i] = max(skip[i], np.float32(0))
             t.logits[a] = w.head_bias
         multiply_all(t.logits, w.head, t.skip, count)
+        if guidance > np.float32(0):
+            for a in range(0, count, 2):
+                with_voice, without = t.logits[a], t.logits[a + 1]
+                for i in range(classes):
+                    with_voice[i] = multiply_add(guidance, with_voice[i] - without[i], with_voice[i])
         for a in range(count):
             lane = lanes[a]
             if logits.shape[0] > 0:
                 logits[a, n, :classes] = t.logits[a]
             if feed.shape[0] > 0:
                 code = feed[a, n]
+            elif guidance > np.float32(0) and a % 2 == 1:
+                code = codes[a - 1, n]
             else:
                 number = uniform(s.seeds[lane], s.drawn[lane])
                 code = pick(t.logits[a], t.shares, s.inverse_temperatures[lane], s.top_k[lane], number)

@@ -52,7 +52,7 @@ def main_prior(
         raise AudiovqError(f"{config_path}: no stages to train; add [[train.stages]]")
     run = open_run(out, resume, threads)
     tokenizer = load(model)
-    corpus = open_corpus(data, run / "corpus.json", report=say)
+    corpus = open_corpus(data, run / "corpus.safetensors", report=say)
     train, held_out = corpus.divide(config.train.train_splits, config.train.eval_split)
     if not train.utterances:
         splits = ", ".join(config.train.train_splits)

@@ -51,7 +51,7 @@ def main_train(
     chosen = chosen_stages(config.train.stages, stages, config_path)
     config = Config(config.model, dataclasses.replace(config.train, stages=chosen))
     run = open_run(out, resume, threads)
-    corpus = open_corpus(data, run / "corpus.json", report=say)
+    corpus = open_corpus(data, run / "corpus.safetensors", report=say)
     return run_task(SpeechTask(config, corpus, run, init), run, resume)
 
 
@@ -115,6 +115,7 @@ class SpeechTask:
             self.train.seed * 100 + number,
             self.train.speed if train else 0.0,
             self.train.level_db if train else 0.0,
+            report=say,
         )
 
     def write(self, done: list[dict[str, Any]]) -> Path:
@@ -122,10 +123,10 @@ class SpeechTask:
         from audiovq.modelfile import Speaker, save_model
 
         sexes = speaker_details(self.corpus.root)
-        minutes: dict[str, float] = {}
-        for u in self.corpus.utterances:
-            minutes[u.speaker] = minutes.get(u.speaker, 0.0) + u.seconds / 60
-        table = [Speaker(i, n, sexes.get(n, ""), round(minutes[n], 2)) for i, n in enumerate(self.speakers)]
+        seconds = self.corpus.speaker_seconds()
+        table = [
+            Speaker(i, n, sexes.get(n, ""), round(seconds[n] / 60, 2)) for i, n in enumerate(self.speakers)
+        ]
         self._fill_voice_table()
         stages = [{("audio_seconds" if k == "amount" else k): v for k, v in row.items()} for row in done]
         training = {
@@ -145,10 +146,10 @@ class SpeechTask:
             return
         self.model.eval()
         for number, name in enumerate(self.speakers):
-            own = [u for u in self.corpus.utterances if u.speaker == name][:per_speaker]
+            own = self.corpus.of_speaker(name).utterances[:per_speaker]
             hop = self.model.hop
             length = round(VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
-            corpus = Corpus(self.corpus.root, tuple(own))
+            corpus = Corpus(self.corpus.root, own)
             reader = CropReader(corpus, (name,), length, hop, len(own), seed=0)
             sums = encoder.pool(self.model.log_powers(reader.read(0).signal))
             reader.close()

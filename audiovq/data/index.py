@@ -1,0 +1,262 @@
+"""The index of a corpus in columns: about 35 bytes a recording and its path, mapped into memory, not loaded.
+
+Stored as a safetensors file, whose header says of what it is the index (`stamp`) and which files were
+skipped. Speakers and splits are numbers in the columns; speakers are numbered by sorted name, so that the
+numbering does not depend on the order of the files.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audiovq.files import PartialFile
+
+NOBODY = -1
+"""Speaker number of a recording whose speaker is unknown, and split number of one without a split."""
+
+_VERSION = "1"
+_COLUMNS = {
+    "samples": ("I64", "<i8"),
+    "gain": ("F64", "<f8"),
+    "ends": ("I64", "<i8"),
+    "rate": ("I32", "<i4"),
+    "speaker": ("I32", "<i4"),
+    "split": ("I16", "<i2"),
+    "paths": ("U8", "u1"),
+}
+"""Type in the file and in memory, those of eight bytes first: so every column starts where its type may."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording: path, speaker name ("" if unknown), split, length in samples at `rate` Hz, gain."""
+
+    path: str
+    speaker: str
+    split: str
+    samples: int
+    rate: int
+    gain: float
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.samples / self.rate
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Columns over N recordings, and the names that their numbers stand for.
+
+    Attributes:
+        samples: int64 `(N,)`, at the recording's own rate.
+        rate: int32 `(N,)`, Hz.
+        gain: float64 `(N,)`.
+        speaker, split: int32 and int16 `(N,)`, numbers in `speakers` and `splits`; `NOBODY`: unknown, none.
+        paths: uint8, all paths in UTF-8, one after another; ends: int64 `(N,)`, where each of them ends.
+        speakers, splits: names; of speakers sorted.
+        stamp: of what this is the index; skipped: a line for each file that could not be read.
+    """
+
+    samples: NDArray[np.int64]
+    rate: NDArray[np.int32]
+    gain: NDArray[np.float64]
+    speaker: NDArray[np.int32]
+    split: NDArray[np.int16]
+    paths: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    speakers: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    stamp: str = ""
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> Utterance:
+        begin = int(self.ends[row - 1]) if row else 0
+        speaker, split = int(self.speaker[row]), int(self.split[row])
+        return Utterance(
+            # What the file system holds need not be UTF-8.
+            self.paths[begin : int(self.ends[row])].tobytes().decode("utf-8", "surrogateescape"),
+            self.speakers[speaker] if speaker != NOBODY else "",
+            self.splits[split] if split != NOBODY else "",
+            int(self.samples[row]),
+            int(self.rate[row]),
+            float(self.gain[row]),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors, whole or not at all. Raises AudiovqError if the disk refuses."""
+        columns = {n: np.ascontiguousarray(getattr(self, n), dtype) for n, (_, dtype) in _COLUMNS.items()}
+        names = {"speakers": self.speakers, "splits": self.splits, "skipped": self.skipped}
+        tree: dict[str, Any] = {
+            "__metadata__": {"version": _VERSION, "stamp": self.stamp}
+            | {name: json.dumps(value) for name, value in names.items()}
+        }
+        offset = 0
+        for name, column in columns.items():
+            tree[name] = {
+                "dtype": _COLUMNS[name][0],
+                "shape": [len(column)],
+                "data_offsets": [offset, offset + column.nbytes],
+            }
+            offset += column.nbytes
+        header = json.dumps(tree).encode()
+        header += b" " * (-len(header) % 8)
+        with PartialFile(path, force=True) as file:
+            file.write(struct.pack("<Q", len(header)) + header)
+            for column in columns.values():
+                file.write(column.tobytes())
+
+    @classmethod
+    def load(cls, path: Path, stamp: str) -> Index | None:
+        """The index stored in a file; None if it is of something else than `stamp`, damaged or not there."""
+        try:
+            with open(path, "rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                if length > path.stat().st_size:
+                    return None
+                tree = json.loads(file.read(length))
+            about = tree["__metadata__"]
+            if about["version"] != _VERSION or about["stamp"] != stamp:
+                return None
+            columns: dict[str, Any] = {}
+            for name, (stored, dtype) in _COLUMNS.items():
+                (count,), (begin, end) = tree[name]["shape"], tree[name]["data_offsets"]
+                if tree[name]["dtype"] != stored or end - begin != count * np.dtype(dtype).itemsize:
+                    return None
+                start = 8 + length + begin
+                columns[name] = np.asarray(
+                    np.memmap(path, dtype, "r", start, (count,)) if count else [], dtype
+                )
+            names: dict[str, Any] = {
+                name: tuple(json.loads(about[name])) for name in ("speakers", "splits", "skipped")
+            }
+        except (OSError, ValueError, KeyError, TypeError, struct.error):
+            return None
+        return cls(**columns, **names, stamp=stamp)
+
+
+class IndexBuilder:
+    """Collects rows into an `Index`, in as much memory as the index itself takes."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, array[Any]] = {
+            name: array(code) for name, code in zip(_ROW, "qidihq", strict=True)
+        }
+        self._paths = bytearray()
+        self._speakers: dict[str, int] = {"": NOBODY}
+        self._splits: dict[str, int] = {"": NOBODY}
+
+    def __len__(self) -> int:
+        return len(self._columns["samples"])
+
+    def add(self, path: str, speaker: str, split: str, samples: int, rate: int, gain: float) -> None:
+        """Append a recording, as the fields of `Utterance`."""
+        self._paths += path.encode("utf-8", "surrogateescape")
+        numbers = (
+            self._speakers.setdefault(speaker, len(self._speakers) - 1),
+            self._splits.setdefault(split, len(self._splits) - 1),
+        )
+        for name, value in zip(_ROW, (samples, rate, gain, *numbers, len(self._paths)), strict=True):
+            self._columns[name].append(value)
+
+    def build(self, stamp: str = "", skipped: Sequence[str] = ()) -> Index:
+        """The index of what was added. The builder is spent: nothing may be added after it."""
+        columns: dict[str, Any] = {
+            name: np.frombuffer(column, _COLUMNS[name][1]) if column else np.empty(0, _COLUMNS[name][1])
+            for name, column in self._columns.items()
+        }
+        names = list(self._speakers)[1:]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        # The last place is that of NOBODY, which is -1.
+        number = np.full(len(names) + 1, NOBODY, np.int32)
+        number[order] = np.arange(len(names))
+        columns["speaker"] = number[columns["speaker"]]
+        return Index(
+            **columns,
+            paths=np.frombuffer(self._paths, np.uint8),
+            speakers=tuple(names[i] for i in order),
+            splits=tuple(self._splits)[1:],
+            stamp=stamp,
+            skipped=tuple(skipped),
+        )
+
+
+_ROW = ("samples", "rate", "gain", "speaker", "split", "ends")
+
+
+class Utterances(Sequence[Utterance]):
+    """Rows of an index as `Utterance`s, each made when it is asked for.
+
+    Args:
+        base: all rows.
+        rows: int32 or int64 `(M,)`, which of them, in which order; None: all.
+    """
+
+    def __init__(self, base: Index, rows: NDArray[Any] | None = None) -> None:
+        self.base = base
+        self._rows = rows
+
+    @classmethod
+    def of(cls, utterances: Iterable[Utterance]) -> Utterances:
+        """Utterances as they are given."""
+        if isinstance(utterances, Utterances):
+            return utterances
+        builder = IndexBuilder()
+        for u in utterances:
+            builder.add(u.path, u.speaker, u.split, u.samples, u.rate, u.gain)
+        return cls(builder.build())
+
+    def take(self, rows: NDArray[Any]) -> Utterances:
+        """Some of these: a mask `(M,)`, or positions."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        narrow = np.int32 if len(self.base) < 2**31 else np.int64
+        return Utterances(self.base, (rows if self._rows is None else self._rows[rows]).astype(narrow))
+
+    def column(self, name: str) -> NDArray[Any]:
+        """`(M,)`: `samples`, `rate`, `gain`, or `speaker` and `split` as numbers in the index's names."""
+        column: NDArray[Any] = getattr(self.base, name)
+        return column if self._rows is None else column[self._rows]
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """`(M,)`, lengths in seconds."""
+        lengths: NDArray[np.float64] = self.column("samples") / self.column("rate")
+        return lengths
+
+    def __len__(self) -> int:
+        return len(self.base) if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Utterance: ...
+    @overload
+    def __getitem__(self, place: slice) -> Utterances: ...
+    def __getitem__(self, place: int | slice) -> Utterance | Utterances:
+        places = range(len(self))[place]
+        if isinstance(places, range):
+            return self.take(np.arange(places.start, places.stop, places.step))
+        return self.base[places if self._rows is None else int(self._rows[places])]
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} utterances>"

@@ -1,0 +1,263 @@
+"""Downloads over loopback: cut, resumed, refused; archives: unpacked once, never outside of their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from audiovq.data.download import download, unzip
+from audiovq.errors import AudiovqError
+
+CONTENT = bytes(range(256)) * 8_000
+SHA256, MD5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` at every address, as it is told to."""
+
+    content = CONTENT
+    ranges = True
+    tag = '"1"'
+    status = 0
+    cut_after: int | None = None
+    """Bytes after which a connection is dropped; None: it is not."""
+    delay = 0.0
+    wrong_range = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.begins: list[int] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/corpus.zip"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, begin = self.server, 0
+        if server.status:
+            self.send_error(server.status)
+            return
+        asked = self.headers.get("Range")
+        if asked and server.ranges and self.headers.get("If-Range", server.tag) == server.tag:
+            begin = int(asked.removeprefix("bytes=").rstrip("-"))
+        server.begins.append(begin)
+        size = len(server.content)
+        if begin >= size:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{size}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if begin else 200)
+        if begin:
+            first = begin + 1 if server.wrong_range else begin
+            self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
+        self.send_header("Content-Length", str(size - begin))
+        self.send_header("ETag", server.tag)
+        self.end_headers()
+        end = size if server.cut_after is None else min(size, begin + server.cut_after)
+        for start in range(begin, end, 65_536):
+            self.wfile.write(server.content[start : min(end, start + 65_536)])
+            time.sleep(server.delay)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as served:
+        thread = Thread(target=served.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield served
+        served.shutdown()
+        thread.join()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("checksum", [SHA256, SHA256.upper(), MD5, ""])
+def test_a_file_arrives_whole(server: Server, tmp_path: Path, checksum: str) -> None:
+    told: list[tuple[int, int | None]] = []
+    path = download(server.url, tmp_path / "a" / "b.zip", checksum, progress=lambda *x: told.append(x))
+    assert path.read_bytes() == CONTENT and names(path.parent) == ["b.zip"]
+    assert told[-1] == (len(CONTENT), len(CONTENT)) and [d for d, _ in told] == sorted(d for d, _ in told)
+    assert download(server.url, path, checksum) == path and server.begins == [0], "it was there"
+
+
+def test_a_lost_connection_is_taken_up_again(server: Server, tmp_path: Path) -> None:
+    server.cut_after = 700_000
+    path = download(server.url, tmp_path / "a.zip", SHA256, pause=0)
+    assert path.read_bytes() == CONTENT
+    assert server.begins == [0, 700_000, 1_400_000], "nothing is fetched twice"
+
+
+def test_a_killed_download_is_taken_up_again(server: Server, tmp_path: Path) -> None:
+    server.delay = 0.02
+    code = "import sys; from audiovq.data.download import download; download(*sys.argv[1:])"
+    target = tmp_path / "a.zip"
+    process = subprocess.Popen([sys.executable, "-c", code, server.url, str(target), SHA256])
+    part = tmp_path / "a.zip.part"
+    for _ in range(1_000):
+        if part.exists() and part.stat().st_size > 300_000:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    have = part.stat().st_size
+    assert 300_000 < have < len(CONTENT) and not target.exists()
+    server.delay = 0.0
+    assert download(server.url, target, SHA256).read_bytes() == CONTENT
+    assert server.begins == [0, have] and names(tmp_path) == ["a.zip"]
+
+
+def test_all_had_arrived_but_the_name(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT)
+    assert download(server.url, tmp_path / "a.zip", SHA256).read_bytes() == CONTENT
+    assert server.begins == [len(CONTENT)]
+
+
+@pytest.mark.parametrize("change", ["ranges", "tag", "longer", "wrong range"])
+def test_what_cannot_be_gone_on_with_is_begun_anew(server: Server, tmp_path: Path, change: str) -> None:
+    server.cut_after = 500_000
+    with pytest.raises(AudiovqError, match="500000 bytes have arrived; run again"):
+        server.ranges = False
+        download(server.url, tmp_path / "a.zip", SHA256, pause=0, attempts=2)
+    server.cut_after, server.ranges = None, change != "ranges"
+    if change == "tag":
+        server.tag = '"2"'
+    if change == "longer":
+        (tmp_path / "a.zip.part").write_bytes(CONTENT + b"more")
+    server.wrong_range = change == "wrong range"
+    assert download(server.url, tmp_path / "a.zip", SHA256, pause=0).read_bytes() == CONTENT
+    assert server.begins[-1] == 0
+
+
+@pytest.mark.parametrize("checksum", ["0" * 64, "0" * 32])
+def test_a_bad_checksum_is_refused(server: Server, tmp_path: Path, checksum: str) -> None:
+    with pytest.raises(AudiovqError, match=r"(SHA256|MD5) is [0-9a-f]+ and not 0+; it was removed") as caught:
+        download(server.url, tmp_path / "a.zip", checksum)
+    assert "\n" not in str(caught.value) and names(tmp_path) == []
+
+
+def test_a_file_that_is_another_is_refused_and_kept(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"mine")
+    with pytest.raises(AudiovqError, match="not the file that was expected"):
+        download(server.url, tmp_path / "a.zip", SHA256)
+    assert (tmp_path / "a.zip").read_bytes() == b"mine" and not server.begins
+
+
+@pytest.mark.parametrize(("status", "said"), [(404, "answers 404 Not Found; check"), (503, "answers 503")])
+def test_a_server_that_refuses(server: Server, tmp_path: Path, status: int, said: str) -> None:
+    server.status = status
+    with pytest.raises(AudiovqError, match=said):
+        download(server.url, tmp_path / "a.zip", pause=0, attempts=2)
+    assert names(tmp_path) == []
+
+
+def test_nobody_there_and_no_address(tmp_path: Path) -> None:
+    with Server() as gone:
+        url = gone.url
+    with pytest.raises(AudiovqError, match="cannot be reached"):
+        download(url, tmp_path / "a.zip", pause=0, attempts=2)
+    with pytest.raises(AudiovqError, match="http://"):
+        download("file:///etc/passwd", tmp_path / "a.zip")
+    with pytest.raises(AudiovqError, match="neither an MD5 nor"):
+        download(url, tmp_path / "a.zip", "123")
+
+
+def test_a_full_disk_keeps_what_has_arrived(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))
+    try:
+        with pytest.raises(AudiovqError, match=r"a\.zip\.part: cannot be written") as caught:
+            download(server.url, tmp_path / "a.zip", SHA256)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "a.zip.part").stat().st_size > 0
+    little = shutil.disk_usage(tmp_path)._replace(free=1_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: little)
+    with pytest.raises(AudiovqError, match="make room"):
+        download(server.url, tmp_path / "a.zip", SHA256)
+    monkeypatch.undo()
+    assert download(server.url, tmp_path / "a.zip", SHA256).read_bytes() == CONTENT
+
+
+# Archives
+
+
+def archive(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members:
+            file.writestr(name, content)
+    return path
+
+
+def test_only_what_is_missing_is_unpacked(tmp_path: Path) -> None:
+    source = archive(tmp_path / "a.zip", ("txt/a.txt", b"abc"), ("wav/b.flac", b"12345"), ("empty", b""))
+    out, told = tmp_path / "out", []
+    assert unzip(source, out, progress=lambda done, total: told.append((done, total))) == 3
+    assert told[-1] == (8, 8)
+    assert (out / "txt/a.txt").read_bytes() == b"abc" and (out / "empty").read_bytes() == b""
+    (out / "wav/b.flac").write_bytes(b"123")  # cut
+    kept = (out / "txt/a.txt").stat().st_mtime_ns
+    assert unzip(source, out) == 1 and unzip(source, out) == 0
+    assert (out / "wav/b.flac").read_bytes() == b"12345" and (out / "txt/a.txt").stat().st_mtime_ns == kept
+
+
+def link() -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "C:/evil", "..\\evil", link()])
+def test_places_outside_are_refused(tmp_path: Path, name: str | zipfile.ZipInfo) -> None:
+    source = archive(tmp_path / "a.zip", ("good", b"1"), (name, b"/etc/passwd"))
+    with pytest.raises(AudiovqError, match="no place in a folder"):
+        unzip(source, tmp_path / "out")
+    assert names(tmp_path) == ["a.zip"], "nothing is unpacked of such an archive"
+
+
+def test_archives_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = archive(tmp_path / "a.zip", ("a", bytes(10_000)), ("b", CONTENT)).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.zip").write_text("no archive")
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 255
+    (tmp_path / "damaged.zip").write_bytes(damaged)
+    for name in ("cut", "text", "damaged"):
+        with pytest.raises(AudiovqError, match=rf"{name}\.zip: not a whole ZIP archive"):
+            unzip(tmp_path / f"{name}.zip", tmp_path / name)
+        assert not (tmp_path / name / "b").exists()
+    with pytest.raises(AudiovqError, match="cannot be unpacked"):
+        unzip(tmp_path / "none.zip", tmp_path / "out")
+    little = shutil.disk_usage(tmp_path)._replace(free=1_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: little)
+    with pytest.raises(AudiovqError, match="unpacking needs"):
+        unzip(io.BytesIO(whole), tmp_path / "out")  # type: ignore[arg-type]
