@@ -128,9 +128,7 @@ class CodeModel:
             raise ValueError("give a speaker or a voice, not both")
         hop = self.model.config.encoder.hop
         if not 0 < seconds < 3600 * 24:
-            raise AudiovqError(
-                f"{seconds:g} seconds: nothing to make up; ask for more than 0 and under a day"
-            )
+            raise AudiovqError(f"{seconds:g} seconds: cannot be made up; ask for more than 0, under a day")
         frames = max(1, round(seconds * SAMPLE_RATE / hop))
         point = self.voices.of_levels(voice, "voice") if voice is not None else None
         name = None

@@ -2,9 +2,9 @@
 
 usage: python benchmarks/generation.py [--seconds S] [--repeat N]
 
-The default model, real codes from `data/`. Speeds are seconds of audio a second, best of N. The limit of a step
-is the longer of two times, both measured here and now on the same core: reading every weight once (half the
-bytes in bfloat16) and doing every multiply-add. `share` is ours over that limit.
+The default model, real codes from `data/`. Speeds are seconds of audio a second, best of N. The limit of a
+step is the longer of two times, both measured here and now on the same core: reading every weight once (half
+the bytes in bfloat16) and doing every multiply-add. `share` is ours over that limit.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ from audiovq.config import (
     VoiceConfig,
     WaveNetConfig,
 )
-from audiovq.modelfile import Speaker, save_model
+from audiovq.modelfile import Speaker, read_header, save_model
+from audiovq.prior import PriorConfig
+from audiovq.priorfile import PriorHeader, save_prior
 from audiovq.tokenizer import Tokenizer, load
 from audiovq.waveform.model import WaveformModel
 
@@ -60,6 +62,20 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory, tiny_model: Wavefo
     people = (("ann", "F"), ("bob", "M"), ("12", ""))
     table = [Speaker(i, name, sex, 1.5) for i, (name, sex) in enumerate(people)]
     save_model(path, tiny_model, table, {"hours": 0.1})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_prior_path(tiny_model_path: Path) -> Path:
+    """An untrained prior of the tiny model, beside it, where it is found without being named."""
+    torch.manual_seed(3)
+    header = read_header(tiny_model_path)
+    size, voice = header.config.codebook.size, header.config.voice
+    of_model = PriorHeader(
+        PriorConfig(16, 24, (1, 2, 4), dropout=0.0), size, voice.dims, header.fingerprint, {}
+    )
+    path = tiny_model_path.with_name("tiny-prior.safetensors")
+    save_prior(path, of_model.build(), of_model)
     return path
 
 

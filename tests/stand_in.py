@@ -48,6 +48,12 @@ class StandInTokenizer:
         codes = np.arange(10, dtype=np.uint16)
         return CodeSequence(codes, num_samples=1250, voice=(1, 2, 3), fingerprint="f00d")
 
+    def load_codes(self, path: Path) -> CodeSequence:
+        return CodeSequence.load(path)
+
+    def save_codes(self, codes: CodeSequence, path: Path, *, force: bool) -> None:
+        codes.save(path, force=force)
+
     def decode_file(self, codes: CodeSequence, out: Path, *, force: bool, **options: Any) -> None:
         self.calls.append({"codes": codes.codes.tolist(), **options})
         if "progress" in options:

@@ -23,7 +23,10 @@ from stand_in import RECORDING, StandInTokenizer, install, names, one_line, save
 from audiovq.cli.main import cli, run
 from audiovq.errors import AudiovqError
 
-VERBS = ["encode", "decode", "info", "speakers", "picture", "train", "curves", "evaluate"]
+VERBS = [
+    "encode", "decode", "generate", "convert", "score", "info", "speakers", "picture", "train", "prior",
+    "curves", "evaluate",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -59,6 +62,16 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         ["decode", "x.npy", "--speaker", "p225", "--voice", "v.wav"],
         ["decode", "x.npy", "--seed", "-1"],
         ["decode", "x.npy", "--temperature", "-0.5"],
+        ["encode", "x.wav", "x.txt"],
+        ["encode", "x.wav", "x.npy", "--format", "avq"],
+        ["generate", "--speaker", "1", "--voice", "v.wav"],
+        ["generate", "--count", "2", "-o", "x.wav"],
+        ["generate", "--count", "0"],
+        ["convert", "x.wav"],
+        ["convert", "x.wav", "--speaker", "1", "--voice", "v.wav"],
+        ["convert", "-", "--speaker", "1"],
+        ["score"],
+        ["prior"],
         ["picture", "a.wav"],
         ["picture", "-o", "x.png"],
         ["picture", "a.wav", "b.wav", "-o", "x.png", "--title", "one"],

@@ -7,7 +7,7 @@ assumed, a decoder finds again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
@@ -41,7 +41,7 @@ def run_codes(
     t: PriorScratch,
     lanes: np.ndarray,
     conditions: np.ndarray,
-    guidance: float,
+    guidance: Any,
     feed: np.ndarray,
     codes: np.ndarray,
     logits: np.ndarray,

@@ -1,0 +1,239 @@
+"""The prior at work, in Python and on the command line: generate, convert, score, .avq."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import speech
+from stand_in import one_line
+
+from audiovq.cli.main import run
+from audiovq.codes import CodeSequence
+from audiovq.errors import AudiovqError
+from audiovq.priorfile import load_prior, save_prior
+from audiovq.tokenizer import Tokenizer, load
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_path: Path, tiny_prior_path: Path) -> Tokenizer:
+    return load(tiny_model_path)
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> Path:
+    path = tmp_path / "in.wav"
+    soundfile.write(path, speech(24_000, 48_000), 48_000)
+    return path
+
+
+def model_of(tokenizer: Tokenizer) -> list[str]:
+    return ["--model", str(tokenizer.path)]
+
+
+# In Python
+
+
+def test_generated_codes_are_complete(tokenizer: Tokenizer) -> None:
+    (made,) = tokenizer.prior.generate(0.5, speaker="bob", seed=3)
+    assert len(made) == round(0.5 * 125)
+    assert (made.speaker, made.voice, made.fingerprint) == ("bob", None, tokenizer.fingerprint)
+    assert len(tokenizer.decode(made).samples) == len(made) * 128
+    recording = tokenizer.encode(speech(8_000))
+    assert recording.voice is not None
+    (made,) = tokenizer.prior.generate(0.5, voice=recording.voice)
+    assert (made.speaker, made.voice) == (None, recording.voice)
+    (made,) = tokenizer.prior.generate(0.001)
+    assert len(made) == 1 and made.speaker in {"ann", "bob", "12"}
+
+
+def test_sequence_of_many_is_the_one_of_its_seed(tokenizer: Tokenizer) -> None:
+    for options in ({"speaker": 1}, {}):
+        many = tokenizer.prior.generate(0.4, 20, seed=100, **options)  # type: ignore[arg-type]
+        for i in (0, 7, 19):
+            (alone,) = tokenizer.prior.generate(0.4, seed=100 + i, **options)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(many[i].codes, alone.codes)
+            assert many[i].speaker == alone.speaker
+    assert len({m.codes.tobytes() for m in many}) == 20
+
+
+def test_prompt_is_continued(tokenizer: Tokenizer) -> None:
+    prompt = tokenizer.encode(speech(8_000, level=0.01))
+    (made,) = tokenizer.prior.generate(0.4, prompt=prompt, seed=2)
+    np.testing.assert_array_equal(made.codes[: len(prompt)], prompt.codes)
+    assert len(made) == len(prompt) + 50
+    assert (made.voice, made.gain) == (prompt.voice, prompt.gain)
+    (fresh,) = tokenizer.prior.generate(0.4, voice=prompt.voice, seed=2)
+    assert not np.array_equal(made.codes[len(prompt) :], fresh.codes)
+    # The prompt is the past that the parallel form sees, too.
+    prior, _ = load_prior(tokenizer.prior.path)
+    point = tokenizer.voices.own(prompt)
+    (likely,) = tokenizer.prior.generate(0.1, prompt=prompt, temperature=0.0, guidance=0.0)
+    with torch.no_grad():
+        logits = prior(torch.from_numpy(likely.codes.astype(np.int64))[None], prior.voice(point))[0]
+    np.testing.assert_array_equal(logits.argmax(-1)[len(prompt) :], likely.codes[len(prompt) :])
+
+
+def test_bad_requests(tokenizer: Tokenizer, paper_tokenizer: Tokenizer) -> None:
+    prior = tokenizer.prior
+    for seconds in (0, -1, math.nan, math.inf, 1e9):
+        with pytest.raises(AudiovqError, match="cannot be made up"):
+            prior.generate(seconds)
+    with pytest.raises(AudiovqError, match="no speaker 'nobody'"):
+        prior.generate(1, speaker="nobody")
+    with pytest.raises(AudiovqError, match="does not fit this model"):
+        prior.generate(1, voice=(1, 2))
+    with pytest.raises(AudiovqError, match="guidance"):
+        prior.generate(1, speaker=0, guidance=-1)
+    with pytest.raises(AudiovqError, match="made by model"):
+        prior.generate(1, prompt=paper_tokenizer.encode(speech(3_000)))
+    with pytest.raises(AudiovqError, match=r"paper-prior\.safetensors: no such prior"):
+        _ = paper_tokenizer.prior
+
+
+def test_bits_are_those_of_the_parallel_form(tokenizer: Tokenizer) -> None:
+    codes = tokenizer.encode(speech(20_000))
+    own = tokenizer.voices.own(codes)
+    got = tokenizer.prior.bits(codes.codes, [None, own])
+    prior, _ = load_prior(tokenizer.prior.path)
+    table = torch.from_numpy(codes.codes.astype(np.int64))[None]
+    for row, point in zip(got, (None, own), strict=True):
+        with torch.no_grad():
+            nats = -torch.log_softmax(prior(table, prior.voice(point))[0], -1)
+        expected = nats.gather(1, table[0][:, None])[:, 0].numpy() / math.log(2)
+        np.testing.assert_allclose(row, expected, atol=1e-3)
+
+
+# On the command line
+
+
+def test_generate(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "made.wav"
+    command = ["generate", *model_of(tokenizer), "--speaker", "ann", "--seconds", "0.4", "--seed", "7"]
+    assert run([*command, "-o", str(out), "--codes"]) == 0
+    assert capsys.readouterr().err == f"{out}: 1 made up, 0.40 s\n"
+    assert soundfile.info(out).frames == 50 * 128
+    codes = CodeSequence.load(out.with_suffix(".npy"))
+    assert (len(codes), codes.speaker) == (50, "ann")
+    first = out.read_bytes()
+    assert run([*command, "-o", str(out)]) == 1
+    assert "exists already" in one_line(capsys.readouterr())
+    assert run([*command, "-o", str(out), "--force"]) == 0
+    assert out.read_bytes() == first
+    capsys.readouterr()
+    folder = tmp_path / "many"
+    assert run([*command, "--count", "3", "-o", str(folder), "--fast"]) == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["0007.wav", "0008.wav", "0009.wav"]
+
+
+def test_generate_goes_on_from_a_recording(tokenizer: Tokenizer, wav: Path, tmp_path: Path) -> None:
+    out = tmp_path / "more.wav"
+    command = ["generate", *model_of(tokenizer), "--prompt", str(wav), "--seconds", "0.4", "--fast"]
+    assert run([*command, "-o", str(out)]) == 0
+    assert soundfile.info(out).frames == (63 + 50) * 128
+
+
+def test_convert(tokenizer: Tokenizer, wav: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["convert", str(wav), *model_of(tokenizer), "--speaker", "bob"]) == 0
+    out = wav.with_name("in_converted.wav")
+    assert (soundfile.info(out).frames, soundfile.info(out).samplerate) == (24_000, 48_000)
+    codes = tokenizer.encode(wav)
+    expected = tokenizer.decode(codes, speaker="bob").samples
+    np.testing.assert_allclose(soundfile.read(out)[0], np.clip(expected, -1, 1), atol=1e-4)
+    assert capsys.readouterr().err == f"{out}: 0.50 s at 48000 Hz\n"
+
+
+def test_avq_from_end_to_end(
+    tokenizer: Tokenizer, wav: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ([str(wav), "--format", "avq"], [str(wav), str(tmp_path / "other.avq")]):
+        assert run(["encode", *arguments, *model_of(tokenizer)]) == 0
+    small = wav.with_suffix(".avq")
+    assert small.read_bytes() == (tmp_path / "other.avq").read_bytes()
+    assert not small.with_suffix(".json").exists()
+    codes, back = tokenizer.encode(wav), tokenizer.load_codes(small)
+    np.testing.assert_array_equal(back.codes, codes.codes)
+    assert (back.voice, back.num_samples) == (codes.voice, codes.num_samples)
+    assert run(["decode", str(small), str(tmp_path / "back.wav"), *model_of(tokenizer), "--fast"]) == 0
+    assert soundfile.info(tmp_path / "back.wav").frames == 24_000
+    (tmp_path / "in").mkdir()
+    wav.rename(tmp_path / "in" / "a.wav")
+    folder = ["encode", str(tmp_path / "in"), str(tmp_path / "out"), "--format", "avq", *model_of(tokenizer)]
+    assert run(folder) == 0
+    assert (tmp_path / "out" / "a.avq").read_bytes() == small.read_bytes()
+    capsys.readouterr()
+    assert run(folder) == 0
+    assert "0 encoded, 1 skipped as finished" in capsys.readouterr().err
+    small.write_bytes(small.read_bytes()[:-1])
+    assert run(["decode", str(small), str(tmp_path / "bad.wav"), *model_of(tokenizer)]) == 1
+    assert "in.avq: is damaged" in one_line(capsys.readouterr())
+    assert not (tmp_path / "bad.wav").exists()
+
+
+def test_score(tokenizer: Tokenizer, wav: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["score", str(wav), *model_of(tokenizer), "--speakers", "2", "--bound", "--json"]
+    assert run(command) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["seconds"] == 0.5
+    assert list(facts["speakers"].values()) == sorted(facts["speakers"].values())
+    assert len(facts["speakers"]) == 2
+    total = facts["decoder_bits_a_sample"] + facts["prior_bits_a_sample"]
+    assert facts["bound_bits_a_sample"] == pytest.approx(total)
+    voice = tokenizer.model.voice_encoder
+    assert voice is not None
+    expected = (facts["bits_a_code_own_voice"] * 63 + voice.bits) / (63 * 128)
+    assert facts["prior_bits_a_sample"] == pytest.approx(expected)
+    assert run(["score", str(wav), *model_of(tokenizer)]) == 0
+    assert f"{wav}: seconds 0.500  bits a code " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["generate", "--speaker", "nobody"], "no speaker 'nobody'"),
+        (["generate", "--speaker", "99"], "no speaker 99"),
+        (["generate", "--seconds", "0"], "cannot be made up"),
+        (["generate", "--top-k", "1000"], "top-k 1000"),
+        (["generate", "--prior", "absent.safetensors"], "absent.safetensors: no such prior"),
+        (["generate", "--prompt", "absent.wav"], "absent.wav"),
+        (["convert", "absent.wav", "--speaker", "ann"], "absent.wav"),
+        (["convert", "WAV", "--speaker", "nobody"], "no speaker 'nobody'"),
+        (["convert", "WAV", "--voice", "absent.wav"], "absent.wav"),
+        (["encode", "WAV", "--format", "avq", "--prior", "OTHER"], "is the prior of model f00d, not of"),
+        (["score", "absent.wav"], "absent.wav"),
+        (["decode", "absent.avq"], "absent.avq: cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tokenizer: Tokenizer,
+    wav: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prior, header = load_prior(tokenizer.prior.path)
+    object.__setattr__(header, "model", "f00d")
+    save_prior(tmp_path / "other.safetensors", prior, header)
+    names = {"WAV": str(wav), "OTHER": "other.safetensors"}
+    before = sorted(tmp_path.rglob("*"))
+    assert run([*(names.get(a, a) for a in arguments), *model_of(tokenizer)]) == 1
+    assert said in one_line(capsys.readouterr())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_codes_shorter_than_the_receptive_field(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    codes = CodeSequence(np.array([3, 1]), fingerprint=tokenizer.fingerprint)
+    assert len(codes) < tokenizer.prior.receptive_field
+    assert tokenizer.prior.bits(codes.codes, [None]).shape == (1, 2)
+    tokenizer.save_codes(codes, tmp_path / "short.avq")
+    np.testing.assert_array_equal(tokenizer.load_codes(tmp_path / "short.avq").codes, [3, 1])
+    (made,) = tokenizer.prior.generate(0.1, prompt=codes)
+    assert made.codes[:2].tolist() == [3, 1]
