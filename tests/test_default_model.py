@@ -78,3 +78,22 @@ def test_its_steps_equal_its_parallel_form(default: Tokenizer) -> None:
         parallel = decoder(teacher, frames)[0].numpy()
     stepped = WaveNetEngine(decoder).stream().logits(frames, teacher.fed[0].numpy())
     assert np.abs(stepped - parallel).max() < 1e-4
+
+
+def test_the_prior_that_ships(default: Tokenizer) -> None:
+    """It is the model's own, knows its codes far better than chance, and both fit into 16 MB."""
+    prior = default.prior
+    assert prior.path.parent == DEFAULT_MODEL.parent
+    assert DEFAULT_MODEL.stat().st_size + prior.path.stat().st_size < 16_000_000
+    codes = [default.encode(path) for path in sorted(DATA.glob("*.flac"))]
+    bits = [prior.bits(c.codes, [None, default.voices.own(c)]).mean(axis=1) for c in codes]
+    without, own = np.mean(bits, axis=0)
+    assert own < without < 4.5  # of 9
+
+
+def test_avq_of_the_default_model(default: Tokenizer, tmp_path: Path) -> None:
+    codes = default.encode(DATA / "ls1998_008.flac")
+    default.save_codes(codes, tmp_path / "a.avq")
+    back = default.load_codes(tmp_path / "a.avq")
+    np.testing.assert_array_equal(back.codes, codes.codes)
+    assert (tmp_path / "a.avq").stat().st_size * 8 < 0.65 * 9 * len(codes)

@@ -132,17 +132,18 @@ def draw_curves(
                     stage,
                     title if known == title or not (several or names) else f"{title}: {known}",
                     size,
+                    "code" if known in ("prior", "pixelcnn") else "sample",
                 )
         figure.savefig(picture.file, format=suffix, dpi=120)
 
 
-def _draw_stage(area: Any, stage: StageCurves, title: str, size: int | None) -> None:
+def _draw_stage(area: Any, stage: StageCurves, title: str, size: int | None, unit_of_bits: str) -> None:
     """The panels of a stage, one over the other: those of bits, loss terms and perplexity that it has."""
     names = list(dict.fromkeys(n.removeprefix(HELD_OUT) for n in stage.curves))
     terms = [n for n in names if n not in ("bits", "perplexity", *_NOT_DRAWN)]
     of = "" if size is None else f", of {size}"
     panels: list[tuple[str, list[str], float]] = [
-        ("bits a sample", ["bits"] if "bits" in names else [], 3.0),
+        (f"bits a {unit_of_bits}", ["bits"] if "bits" in names else [], 3.0),
         ("loss terms" if len(terms) > 1 else "".join(terms), terms, 1.3 if "bits" in names else 3.0),
         (f"perplexity{of}", ["perplexity"] if "perplexity" in names else [], 1.6),
     ]
@@ -246,8 +247,9 @@ def _about(run: Path) -> tuple[list[str], int | None]:
         with open(folder / CHECKPOINT, "rb") as file:
             head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         config = json.loads(head["__metadata__"]["audiovq"])["config"]
-        return [s["stage"] for s in config["train"]["stages"]], int(config["model"]["codebook"]["size"])
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
+        size = config.get("model", {}).get("codebook", {}).get("size")
+        return [s["stage"] for s in config["train"]["stages"]], None if size is None else int(size)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
         return [], None
 
 

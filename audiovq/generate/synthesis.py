@@ -21,8 +21,10 @@ BLOCK_FRAMES = 500
 """Codes decoded at a time: memory does not grow with the recording."""
 FIRST_FRAMES = 64
 """Codes of the first block; the next ones double up to `BLOCK_FRAMES`. First sound comes early."""
-GUIDANCE = 4.0
+GUIDANCE = 5.0
 """How far a conversion goes beyond the voice asked for, away from the recording's own: docs/training.md."""
+MAGNITUDE_LIMIT, FEATURE_LIMIT = 1.5, 0.22
+"""The most that guidance may move a log magnitude (nats) and a feature: voices change, words stay."""
 PRECISION: Precision = "bfloat16"
 """Of the WaveNet's weights, unless asked: docs/design.md has what each gives."""
 
@@ -33,7 +35,8 @@ class Voices(NamedTuple):
     """Whose voice to take, `(1, V)`, and whose to leave, if the codes are known to be that one's.
 
     Codes tell of their speaker too. As in classifier-free guidance (arXiv 2207.12598) what the change of
-    voice does to the conditioner's output is therefore exaggerated: `c(to) + GUIDANCE * (c(to) - c(away))`.
+    voice does to the conditioner's output is therefore exaggerated, up to a limit:
+    `c(to) + clip(GUIDANCE * (c(to) - c(away)))`.
     """
 
     to: Tensor
@@ -168,8 +171,12 @@ class Synthesiser:
         if voices.away is None:
             return to.features, to.log_magnitude
         away = self.model.condition(codes, voices.away)
-        features = to.features + GUIDANCE * (to.features - away.features)
-        return features, to.log_magnitude + GUIDANCE * (to.log_magnitude - away.log_magnitude)
+        change = GUIDANCE * (to.features - away.features)
+        louder = GUIDANCE * (to.log_magnitude - away.log_magnitude)
+        return (
+            to.features + change.clamp(-FEATURE_LIMIT, FEATURE_LIMIT),
+            to.log_magnitude + louder.clamp(-MAGNITUDE_LIMIT, MAGNITUDE_LIMIT),
+        )
 
 
 class _Progress:
