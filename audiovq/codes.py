@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import sys
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.audio import HIGHEST_RATE, LOWEST_RATE, SAMPLE_RATE, resampled_length
+from audiovq.codefile import Kind, checked_codes, read_codes, write_codes
 from audiovq.errors import AudiovqError
-from audiovq.files import PartialFile
 
-FORMAT, VERSION = "audiovq-codes", 1
-
-STDIN = "standard input"
+KIND = Kind("audiovq-codes", 1, "recording", 1, ("num_codes", "hop"))
 
 DEFAULT_HOP = 128
 """Samples at 16 kHz per code where nothing else is known."""
@@ -55,7 +49,7 @@ class CodeSequence:
     name: str = field(default="codes", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codes", _checked(self.name, np.asarray(self.codes)))
+        object.__setattr__(self, "codes", checked_codes(self.name, np.asarray(self.codes), KIND))
         for name in ("hop", "sample_rate", "num_samples"):
             value = getattr(self, name)
             unknown = name == "num_samples" and value is None
@@ -127,28 +121,7 @@ class CodeSequence:
         Raises:
             AudiovqError: wrong ending, one of the files exists (without `force`), or cannot be written.
         """
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, self.codes, version=(1, 0), allow_pickle=False)
-        if os.fspath(path) == "-":
-            sys.stdout.buffer.write(buffer.getvalue())
-            sys.stdout.buffer.flush()
-            return
-        path = Path(path)
-        if path.suffix != ".npy":
-            raise AudiovqError(f"{path}: is no name for codes; let it end in .npy")
-        sidecar_text = json.dumps(self._sidecar(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        sidecar = PartialFile(path.with_suffix(".json"), force=force)
-        try:
-            with PartialFile(path, force=force) as array:
-                array.write(buffer.getvalue())
-                sidecar.write(sidecar_text.encode())
-            try:
-                sidecar.commit()
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
-        finally:
-            sidecar.discard()
+        write_codes(path, self.codes, self._sidecar(), KIND, force)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, hop: int = DEFAULT_HOP) -> CodeSequence:
@@ -162,24 +135,20 @@ class CodeSequence:
             AudiovqError: missing, no plain 1-D array of integers from 0 to 65535, or a sidecar that is
                 broken, of a later version, or at odds with the array.
         """
-        if os.fspath(path) == "-":
-            return cls(_read_array(STDIN, sys.stdin.buffer.read()), hop, name=STDIN)
-        path = Path(path)
-        codes = _read_array(str(path), _read_bytes(path))
-        sidecar = path.with_suffix(".json")
-        if sidecar == path or not sidecar.exists():
-            return cls(codes, hop, name=str(path))
-        known = _read_sidecar(sidecar)
-        if known.pop("num_codes") != len(codes):
+        name, codes, sidecar, known = read_codes(path, KIND)
+        if sidecar is None:
+            return cls(codes, hop, name=name)
+        if known["num_codes"] != len(codes):
             raise AudiovqError(
-                f"{sidecar}: does not belong to {path.name}, which has {len(codes)} codes; move it away"
+                f"{sidecar}: does not belong to {sidecar.stem}.npy of {len(codes)} codes; move it away"
             )
-        return replace(cls(codes, **known, name=str(sidecar)), name=str(path))
+        known = {n: known[n] for n in _KNOWN if n in known}
+        if isinstance(known.get("voice"), list):
+            known["voice"] = tuple(known["voice"])
+        return replace(cls(codes, **known, name=str(sidecar)), name=name)
 
     def _sidecar(self) -> dict[str, Any]:
         return {
-            "format": FORMAT,
-            "version": VERSION,
             "fingerprint": self.fingerprint,
             "hop": int(self.hop),
             "num_codes": len(self),
@@ -204,69 +173,5 @@ def _is_gain(value: object) -> bool:
     )
 
 
-def _checked(name: str, codes: NDArray[Any]) -> NDArray[np.uint16]:
-    """The codes as a contiguous uint16 array."""
-    if codes.dtype.kind not in "iu":
-        raise AudiovqError(f"{name}: of type {codes.dtype}; codes are integers, encode the recording again")
-    if codes.ndim != 1:
-        raise AudiovqError(
-            f"{name}: of shape {codes.shape}; codes have one dimension, give one sequence at a time"
-        )
-    if codes.size == 0:
-        raise AudiovqError(f"{name}: none; encode a recording of at least one sample")
-    lowest, highest = int(codes.min()), int(codes.max())
-    if lowest < 0 or highest > np.iinfo(np.uint16).max:
-        wrong = lowest if lowest < 0 else highest
-        raise AudiovqError(
-            f"{name}: {wrong} is out of range; codes are 0 to 65535, encode the recording again"
-        )
-    return np.ascontiguousarray(codes, dtype=np.uint16)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise AudiovqError(f"{path}: does not exist; check the path") from error
-    except IsADirectoryError as error:
-        raise AudiovqError(f"{path}: is a folder; name a file in it") from error
-    except OSError as error:
-        raise AudiovqError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-
-
-def _read_array(name: str, content: bytes) -> NDArray[np.uint16]:
-    """The codes of an npy file. Pickled objects, which run code when loaded, are refused unread."""
-    if not content:
-        raise AudiovqError(f"{name}: is empty (0 bytes); give an array of codes in npy format")
-    if not content.startswith(b"\x93NUMPY"):
-        raise AudiovqError(f"{name}: is not an npy file; give an array of codes as numpy.save writes it")
-    try:
-        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:
-        # What a damaged header raises is not documented, and depends on the damage.
-        if "allow_pickle" in str(error):
-            raise AudiovqError(
-                f"{name}: holds pickled objects, never loaded here; save plain integers"
-            ) from error
-        raise AudiovqError(f"{name}: is a damaged npy file; encode the recording again") from error
-    return _checked(name, array)
-
-
-def _read_sidecar(path: Path) -> dict[str, Any]:
-    """The fields of `CodeSequence` that the sidecar holds, and `num_codes`."""
-    try:
-        known = json.loads(_read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise AudiovqError(f"{path}: is not JSON ({error}); mend it or remove it") from error
-    if not isinstance(known, dict) or known.get("format") != FORMAT:
-        raise AudiovqError(f"{path}: says nothing of codes, yet stands where that belongs; move it away")
-    if known.get("version") != VERSION:
-        raise AudiovqError(
-            f"{path}: is of version {known.get('version')!r}, this audiovq reads {VERSION}; use a later one"
-        )
-    if missing := {"num_codes", "hop"} - known.keys():
-        raise AudiovqError(f"{path}: lacks {' and '.join(sorted(missing))}; encode again or remove it")
-    if isinstance(known.get("voice"), list):
-        known["voice"] = tuple(known["voice"])
-    names = {"num_codes", *(entry.name for entry in fields(CodeSequence))} - {"codes", "name"}
-    return {name: known[name] for name in names if name in known}
+_KNOWN = tuple(entry.name for entry in fields(CodeSequence) if entry.name not in ("codes", "name"))
+"""What the sidecar holds, besides the number of codes."""

@@ -12,11 +12,13 @@ from audiovq.config import SAMPLE_RATE, ModelConfig
 from audiovq.configfile import from_dict, to_dict
 from audiovq.errors import AudiovqError
 from audiovq.files import PartialFile
+from audiovq.tensorfile import not_one, read_metadata
 
 if TYPE_CHECKING:
     from audiovq.waveform.model import WaveformModel
 
 VERSION = 1
+KEY, WHAT = "audiovq-model", "an audiovq model"
 NOT_STORED = ("codebook.counts", "codebook.sums", "codebook.revivals", "conditioner.harmonics.")
 """State that only training needs."""
 
@@ -70,7 +72,7 @@ def save_model(
         "training": training,
         "fingerprint": digest.hexdigest()[:16],
     }
-    content = safetensors.torch.save(tensors, metadata={"audiovq-model": json.dumps(header)})
+    content = safetensors.torch.save(tensors, metadata={KEY: json.dumps(header)})
     with PartialFile(path, force=force) as file:
         file.write(content)
     return digest.hexdigest()[:16]
@@ -81,32 +83,13 @@ def read_header(path: str | Path) -> ModelHeader:
 
     Raises: AudiovqError if the file is missing, no audiovq model, damaged, or of a newer version.
     """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if not 2 <= size <= 1 << 24:
-                raise ValueError("no safetensors header")
-            head = json.loads(file.read(size))
-            ends = [v["data_offsets"][1] for k, v in head.items() if k != "__metadata__"]
-            if path.stat().st_size != 8 + size + max(ends, default=0):
-                raise ValueError("truncated")
-        tree = json.loads(head["__metadata__"]["audiovq-model"])
-        version = tree["version"]
-    except FileNotFoundError:
-        raise AudiovqError(f"{path}: no such model file; give the path of a .safetensors model") from None
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise _no_model(path) from None
-    if version != VERSION:
-        raise AudiovqError(
-            f"{path}: is of model version {version}, this audiovq reads {VERSION}; update audiovq"
-        )
+    tree = read_metadata(path, KEY, VERSION, WHAT)
     try:
         speakers = tuple(Speaker(**s) for s in tree["speakers"])
         config = from_dict(ModelConfig, tree["config"])
         return ModelHeader(config, speakers, tree["training"], tree["fingerprint"])
     except (KeyError, TypeError):
-        raise _no_model(path) from None
+        raise not_one(path, WHAT) from None
     except AudiovqError as error:
         raise AudiovqError(f"{path}: {error}") from None
 
@@ -139,7 +122,7 @@ def load_weights(model: WaveformModel, path: str | Path, exactly: bool = False) 
     try:
         stored = safetensors.torch.load_file(str(path))
     except (OSError, safetensors.SafetensorError):
-        raise _no_model(path) from None
+        raise not_one(path, WHAT) from None
     state = model.state_dict()
     for name, value in stored.items():
         if name in state and state[name].shape == value.shape:
@@ -175,7 +158,3 @@ def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str,
         "spectral_head": model.spectral is not None,
         "hours_of_training_speech": round(float(header.training.get("hours", 0.0)), 2),
     }
-
-
-def _no_model(path: str | Path) -> AudiovqError:
-    return AudiovqError(f"{path}: not an audiovq model, or damaged; use a file that training wrote")

@@ -23,8 +23,7 @@ from audiovq.codes import CodeSequence
 from audiovq.decoding import DecodeOptions, Finish, decoded_length
 from audiovq.errors import AudiovqError
 from audiovq.files import Job
-from audiovq.generate.engine import check_sampling
-from audiovq.generate.pack import Precision
+from audiovq.generate.settings import Precision, check_sampling
 from audiovq.generate.synthesis import Request, Synthesiser
 from audiovq.modelfile import ModelHeader, Speaker, describe, load_model, save_model
 from audiovq.voices import VoiceSpace

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiovq.nn import fused
+from audiovq.nn.blocks import fusable
 from audiovq.nn.wavenet import WaveNet
 from audiovq.waveform.decoder import WaveNetDecoder
 
@@ -78,7 +79,7 @@ def test_likelihood_and_its_gradient() -> None:
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
     assert ours.grad is not None and theirs.grad is not None
     assert_close(ours.grad, theirs.grad)
-    assert not fused.usable(theirs) and fused.usable(ours)
+    assert not fusable(theirs) and fusable(ours)
 
 
 def test_training_takes_the_fused_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from scipy.signal import freqz, lfilter
 
 from audiovq.audio import mu_law_decode, pre_emphasis
 from audiovq.nn import lpc
+from audiovq.nn.excitation import excite
 
 HOP = 64
 # Poles at 500, 1500 and 2700 Hz: three formants.
@@ -37,7 +38,7 @@ def loop(signal: np.ndarray, order: int, jitter: np.ndarray) -> dict[str, np.nda
         "history": np.empty(len(signal), dtype=np.float32),
         "predictions": np.empty(len(signal), dtype=np.float32),
     }
-    lpc.excite(signal, coefficients, gains, HOP, TABLE, jitter, *out.values())
+    excite(signal, coefficients, gains, HOP, TABLE, jitter, *out.values())
     return {**out, "gains": gains.repeat(HOP)}
 
 

@@ -75,3 +75,11 @@ def test_recordings_are_those_that_their_page_names() -> None:
     recordings = sorted((ROOT / "data").glob("*.flac"))
     assert len(recordings) >= 4
     assert {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in recordings} == listed
+
+
+def test_encoding_loads_no_compiler() -> None:
+    """A short recording takes a fraction of what loading numba, librosa and scipy takes."""
+    recording = ROOT / "data" / "ls1998_008.flac"
+    modules = loaded_by(f"import audiovq; audiovq.load().encode({str(recording)!r})")
+    assert "torch" in modules
+    assert not modules & {"librosa", "matplotlib", "numba", "scipy"}

@@ -197,7 +197,7 @@ CODES = np.arange(20) % 64
         (np.array([-1]), {}, "out of range"),
         (CODES.astype(np.float32), {}, "float32"),
         (CODES.reshape(4, 5), {}, "one dimension"),
-        (CODES[:0], {}, "at least one sample"),
+        (CODES[:0], {}, "codes: none; encode a recording that is not empty"),
     ],
 )
 def test_refused(

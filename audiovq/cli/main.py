@@ -18,6 +18,7 @@ from audiovq.cli.decode import decode
 from audiovq.cli.encode import encode
 from audiovq.cli.evaluate import evaluate
 from audiovq.cli.generate import convert, generate
+from audiovq.cli.image import image
 from audiovq.cli.info import info, speakers
 from audiovq.cli.picture import picture
 from audiovq.cli.prior import prior
@@ -56,7 +57,8 @@ def cli(ctx: click.Context) -> None:
 
 
 for _verb in (
-    encode, decode, generate, convert, score, info, speakers, picture, train, prior, curves, evaluate
+    encode, decode, generate, convert, score, info, speakers, picture, train, prior, curves, evaluate,
+    image,
 ):  # fmt: skip
     cli.add_command(_verb)
 

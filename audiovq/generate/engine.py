@@ -9,21 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.errors import AudiovqError
 from audiovq.generate import kernel
-from audiovq.generate.pack import Precision, decoder_scratch, decoder_state, pack_decoder, widen
+from audiovq.generate.pack import decoder_scratch, decoder_state, pack_decoder, widen
+from audiovq.generate.settings import Precision, check_sampling
 from audiovq.waveform.decoder import CLASSES, Frames, WaveNetDecoder
 
 _NO_CODES = np.zeros((0, 0), dtype=np.int64)
 _NO_LOGITS = np.zeros((0, 0, 0), dtype=np.float32)
-
-
-def check_sampling(temperature: float, top_k: int, classes: int = CLASSES) -> None:
-    """Raise AudiovqError for a temperature or a top-k out of range."""
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise AudiovqError(f"temperature {temperature}: must be 0 (the likeliest code) or more; 1 is usual")
-    if not 0 <= top_k <= classes:
-        raise AudiovqError(f"top-k {top_k}: must lie in 0..{classes}; 0 draws from all codes")
 
 
 class WaveNetEngine:

@@ -25,7 +25,7 @@ from audiovq.generate.matrix import ROWS, borrowed, multiply, multiply_add, mult
 if TYPE_CHECKING:
     from audiovq.generate.pack import DecoderScratch, DecoderState, DecoderWeights, Stack, StackState
 
-SOURCES = "c68a3bd86ddd4d75"
+SOURCES = "0ab2be316bc806aa"
 """Start of the SHA-256 over `functions.py` and `matrix.py`, which are compiled into what is cached for this
 file: a change there changes this line, and so renews the cache. A test compares."""
 

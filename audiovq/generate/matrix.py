@@ -26,8 +26,6 @@ LANES = 16
 """Floats in one vector instruction as written; narrower processors split it."""
 ROWS = 4
 """Inputs that share one reading of the weights."""
-TOGETHER = 2
-"""Panels of one input that are computed together."""
 CHAINS = 2
 """Independent sums of a product, one of the even inputs and one of the odd: hides latency."""
 
@@ -131,44 +129,33 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, 
 
     inputs, outputs = ([row_of(array, r) for r in range(rows)] for array in (x, out))
 
-    def compute(first: Any, together: int) -> None:
-        """All rows' outputs of some neighbouring panels."""
-        places = list(itertools.product(range(together), range(rows), parts))
-        sums = {(q, c): cgutils.alloca_once(builder, _FLOATS) for q in places for c in range(CHAINS)}
+    places = list(itertools.product(range(rows), parts))
+    sums = {(q, c): cgutils.alloca_once(builder, _FLOATS) for q in places for c in range(CHAINS)}
+    with cgutils.for_range(builder, panels, intp=_INDEX) as panel:
+        column = builder.mul(panel.index, _INDEX(PANEL))
         results = {}
-        for number, r, p in places:
-            column = builder.mul(builder.add(first, _INDEX(number)), _INDEX(PANEL))
+        for r, p in places:
             result = vector_at(outputs[r], builder.add(column, _INDEX(p * LANES)))
-            results[number, r, p] = result
+            results[r, p] = result
             for c in range(CHAINS):
                 start = ir.Constant(_FLOATS, [0.0] * LANES) if c else builder.load(result, align=4)
-                builder.store(start, sums[(number, r, p), c])
+                builder.store(start, sums[(r, p), c])
         with cgutils.for_range(builder, pairs, intp=_INDEX) as loop:
-            weights = [weights_of(builder.add(first, _INDEX(n)), loop.index) for n in range(together)]
+            weights = weights_of(panel.index, loop.index)
             for c, r in itertools.product(range(CHAINS), range(rows)):
                 i = builder.add(builder.mul(loop.index, _INDEX(CHAINS)), _INDEX(c))
                 scalar = builder.load(builder.gep(inputs[r], [i]))
                 undefined = ir.Constant(_FLOATS, ir.Undefined)
                 value = builder.insert_element(undefined, scalar, _WORD(0))
                 value = builder.shuffle_vector(value, undefined, _EVERYWHERE)
-                for n, p in itertools.product(range(together), parts):
-                    slot = sums[(n, r, p), c]
-                    builder.store(builder.call(fma, [weights[n][c, p], value, builder.load(slot)]), slot)
+                for p in parts:
+                    slot = sums[(r, p), c]
+                    builder.store(builder.call(fma, [weights[c, p], value, builder.load(slot)]), slot)
         for place, result in results.items():
             total = builder.load(sums[place, 0])
             for c in range(1, CHAINS):
                 total = builder.fadd(total, builder.load(sums[place, c]))
             builder.store(total, result, align=4)
-
-    # A row alone has too few sums to hide the latency of an addition: two panels at a time.
-    together = max(1, TOGETHER // rows)
-    groups = builder.udiv(panels, _INDEX(together))
-    with cgutils.for_range(builder, groups, intp=_INDEX) as loop:
-        compute(builder.mul(loop.index, _INDEX(together)), together)
-    if together > 1:
-        done = builder.mul(groups, _INDEX(together))
-        with cgutils.for_range(builder, builder.sub(panels, done), intp=_INDEX) as loop:
-            compute(builder.add(done, loop.index), 1)
     return context.get_dummy_value()
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.generate.functions import BLOCK
 from audiovq.generate.matrix import PANEL
+from audiovq.generate.settings import Precision
 from audiovq.nn.wavenet import WaveNet
 from audiovq.waveform.decoder import CLASSES, HISTORY, HISTORY_SCALE, WaveNetDecoder
 
 Floats = NDArray[np.float32]
-Precision = Literal["float32", "bfloat16"]
-"""Of the weights of matrix products; everything else is float32."""
 ALIGNMENT = 64
 """Bytes; a vector load that straddles two cache lines costs two."""
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.generate import priorkernel
-from audiovq.generate.engine import check_sampling
 from audiovq.generate.functions import BLOCK
 from audiovq.generate.pack import (
     Floats,
@@ -24,6 +23,7 @@ from audiovq.generate.pack import (
     stack_state,
     widen,
 )
+from audiovq.generate.settings import check_sampling
 from audiovq.prior import CodePrior
 
 _NO_CODES = np.zeros((0, 0), dtype=np.int64)

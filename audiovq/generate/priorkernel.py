@@ -19,7 +19,7 @@ from audiovq.generate.matrix import borrowed, multiply, multiply_add, multiply_a
 if TYPE_CHECKING:
     from audiovq.generate.prior import PriorScratch, PriorState, PriorWeights
 
-SOURCES = "c95aa3cf50ad5541"
+SOURCES = "6e2bb5d878c2d5c0"
 """As `kernel.SOURCES`, and for the same reason, over `functions.py`, `matrix.py` and `kernel.py`."""
 COUNT_BITS = 24
 """Counts of all classes sum to 2^24: as fine as a float32 can tell, and what range coders take."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.generate import functions
-from audiovq.generate.engine import check_sampling
+from audiovq.generate.settings import check_sampling
 from audiovq.waveform.decoder import CLASSES, HISTORY, Frames, WaveNetDecoder
 
 

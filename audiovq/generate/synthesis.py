@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.generate.correction import SpectralCorrection, corrected
-from audiovq.generate.engine import WaveNetEngine
-from audiovq.generate.pack import Precision
-from audiovq.generate.reference import TorchEngine
+from audiovq.generate.settings import Precision
 from audiovq.waveform.decoder import Frames
 from audiovq.waveform.model import WaveformModel
+
+if TYPE_CHECKING:
+    from audiovq.generate.engine import WaveNetEngine
+    from audiovq.generate.reference import TorchEngine
 
 BLOCK_FRAMES = 500
 """Codes decoded at a time: memory does not grow with the recording."""
@@ -73,8 +75,15 @@ class Synthesiser:
     def engine(self) -> WaveNetEngine | TorchEngine:
         """What draws, made on first use."""
         if self._engine is None:
-            wavenet = self.model.wavenet
-            self._engine = WaveNetEngine(wavenet, self.precision) if self.compiled else TorchEngine(wavenet)
+            # Imported here: the compiler behind it takes longer to load than a recording to encode.
+            if self.compiled:
+                from audiovq.generate.engine import WaveNetEngine
+
+                self._engine = WaveNetEngine(self.model.wavenet, self.precision)
+            else:
+                from audiovq.generate.reference import TorchEngine
+
+                self._engine = TorchEngine(self.model.wavenet)
         return self._engine
 
     def fast(self, request: Request) -> Iterator[Audio]:

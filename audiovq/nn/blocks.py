@@ -97,3 +97,8 @@ class ResidualStack(nn.Module):
         for unit in self.units:
             x = unit(x, condition)
         return self.norm(x)
+
+
+def fusable(tensor: Tensor) -> bool:
+    """Whether the passes of `nn.fused` apply: bf16 on a CPU. Apart from them, as they take long to import."""
+    return tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"

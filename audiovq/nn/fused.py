@@ -300,11 +300,6 @@ class NegativeLogLikelihood(torch.autograd.Function):
         return gradient * upstream.to(gradient.dtype), None
 
 
-def usable(tensor: Tensor) -> bool:
-    """Whether the fused passes apply: bf16 on a CPU."""
-    return tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
-
-
 def bits(tensor: Tensor) -> np.ndarray:
     """A contiguous bf16 tensor's memory as uint16."""
     return tensor.detach().view(torch.uint16).numpy()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numba
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,52 +58,3 @@ def predictor(
 def compand(value: Tensor, mu: float = 255.0) -> Tensor:
     """Continuous mu-law curve, odd, 1 at 1; values beyond 1 continue on the same logarithm."""
     return torch.sign(value) * torch.log1p(mu * value.abs()) / math.log1p(mu)
-
-
-@numba.njit(cache=True, nogil=True, fastmath=False)
-def excite(
-    signal: np.ndarray,
-    coefficients: np.ndarray,
-    gains: np.ndarray,
-    hop: int,
-    table: np.ndarray,
-    jitter: np.ndarray,
-    codes: np.ndarray,
-    fed: np.ndarray,
-    history: np.ndarray,
-    predictions: np.ndarray,
-) -> None:
-    """Closed-loop excitation codes of a signal, in place, for teacher forcing.
-
-    The predictor runs over its own reconstruction, as it will when drawing, so that what the network sees
-    in training is what generation can produce. With jitter the fed code differs from the ideal one and the
-    next ideal codes correct for it: the network learns to recover from its own mistakes.
-
-    Args:
-        signal: `(N,)` float32, pre-emphasised samples.
-        coefficients, gains: `(F, P)` and `(F,)` float32, one row for each `hop` samples.
-        table: `(256,)` float32, excitation value of each code in standard deviations.
-        jitter: `(N,)` int64, added to the code that is fed back.
-        codes: `(N,)` int64, out: ideal code of each sample given the history (the target).
-        fed: `(N,)` int64, out: code that was fed back.
-        history: `(N,)` float32, out: reconstruction.
-        predictions: `(N,)` float32, out: prediction of each sample.
-    """
-    order = coefficients.shape[1]
-    scale = np.log(256.0)
-    for t in range(signal.shape[0]):
-        f = t // hop
-        p = np.float32(0.0)
-        for k in range(min(order, t)):
-            p += coefficients[f, k] * history[t - 1 - k]
-        v = (signal[t] - p) / (gains[f] * EXCITATION_RANGE)
-        m = np.log1p(255.0 * abs(v)) / scale
-        if v < 0:
-            m = -m
-        code = int(np.floor((m + 1.0) * 0.5 * 255.0 + 0.5))
-        code = min(max(code, 0), 255)
-        codes[t] = code
-        code = min(max(code + jitter[t], 0), 255)
-        fed[t] = code
-        predictions[t] = p
-        history[t] = p + gains[f] * table[code]

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiovq.nn import fused
+from audiovq.nn.blocks import fusable
 
 
 class WaveNetState(NamedTuple):
@@ -72,7 +72,9 @@ class WaveNet(nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         for layer, dilation in enumerate(self.dilations):
             both = F.linear(x, self.taps[layer])
-            if fused.usable(both):
+            if fusable(both):
+                from audiovq.nn import fused
+
                 y = fused.Gate.apply(both, conditions[:, :, layer], dilation)
             else:
                 y = self._gate(both, conditions[:, :, layer], dilation)

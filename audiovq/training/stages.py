@@ -18,6 +18,7 @@ from audiovq.config import SAMPLE_RATE, StageConfig
 from audiovq.data.crops import Batch
 from audiovq.errors import AudiovqError
 from audiovq.nn import fused
+from audiovq.nn.blocks import fusable
 from audiovq.nn.codebook import Quantised
 from audiovq.training.losses import MultiResolutionLoss, SpectrumLoss, vq_loss
 from audiovq.training.stage import Metrics, Stage
@@ -148,7 +149,7 @@ class WaveNetStage(SpeechStage):
             )
         scored = logits[:, start:].reshape(-1, logits.shape[-1])
         targets = teacher.codes[:, start:].reshape(-1)
-        if fused.usable(scored):
+        if fusable(scored):
             nats = fused.NegativeLogLikelihood.apply(scored, targets)
         else:
             nats = F.cross_entropy(scored.float(), targets)

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiovq.audio import mu_law_decode
-from audiovq.nn import fused, lpc
-from audiovq.nn.blocks import ResidualStack
+from audiovq.nn import lpc
+from audiovq.nn.blocks import ResidualStack, fusable
 from audiovq.nn.wavenet import WaveNet, WaveNetState
 
 CLASSES = 256
@@ -44,7 +44,7 @@ class Frames(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """Teacher-forcing input for `(B, N)` samples: see `nn.lpc.excite`.
+    """Teacher-forcing input for `(B, N)` samples: see `nn.excitation.excite`.
 
     codes: `(B, N)` int64 targets; fed: `(B, N)` int64 codes fed back; history: `(B, N)` reconstruction;
     predictions: `(B, N)`.
@@ -146,6 +146,8 @@ class WaveNetDecoder(nn.Module):
             signal: `(B, N)` pre-emphasised samples, N = F * hop.
             jitter: `(B, N)` int64, added to the codes fed back.
         """
+        from audiovq.nn.excitation import excite
+
         batch, length = signal.shape
         table = self.excitation_table()
         codes, fed = (np.empty((batch, length), dtype=np.int64) for _ in range(2))
@@ -154,7 +156,7 @@ class WaveNetDecoder(nn.Module):
             signal.numpy(), frames.coefficients.numpy(), frames.gains.numpy(), jitter.numpy(), strict=True
         )
         for i, (x, a, g, j) in enumerate(rows):
-            lpc.excite(x, a, g, self.hop, table, j, codes[i], fed[i], history[i], predictions[i])
+            excite(x, a, g, self.hop, table, j, codes[i], fed[i], history[i], predictions[i])
         return Teacher(*(torch.from_numpy(v) for v in (codes, fed, history, predictions)))
 
     def forward(self, teacher: Teacher, frames: Frames) -> Tensor:
@@ -170,7 +172,9 @@ class WaveNetDecoder(nn.Module):
         z = self.head_in(F.relu(out)).view(batch, steps, group, 2 * self.hidden)
         seen = teacher.fed.view(batch, steps, group)
         ratio = teacher.predictions.view(batch, steps, group) / gains.unsqueeze(-1)
-        if fused.usable(z):
+        if fusable(z):
+            from audiovq.nn import fused
+
             place = self._place(ratio) if self.lpc_order else ratio[:0]
             y = fused.Head.apply(
                 z.flatten(0, 1),

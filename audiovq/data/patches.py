@@ -1,0 +1,111 @@
+"""Batches of pictures: random patches to train on, and fixed ones to score.
+
+Which patches make up a batch depends on (seed, stage, step) alone, so training resumes as if never stopped.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from audiovq.data.pictures import Pictures
+from audiovq.image.pictures import Pixels, pad_to_multiple
+
+
+class PictureBatch(NamedTuple):
+    """Pictures for one step.
+
+    pixels: `(B, S, S, C)` uint8.
+    rows: `(B,)` int64, class number + 1 (0: unknown).
+    """
+
+    pixels: Tensor
+    rows: Tensor
+
+
+class PictureReader:
+    """Draws batches, one step ahead in a thread; (seed, step) fixes a batch.
+
+    Args:
+        pictures: what to draw from; a picture larger than the side gives a random patch, a smaller one is
+            continued by its last row and column.
+        side: S, pixels.
+        batch: B.
+        seed: with a step number it fixes a batch.
+        flip: mirror half of them.
+        shift: move each by up to so many pixels, edges repeated.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        side: int,
+        batch: int,
+        seed: int,
+        flip: bool = False,
+        shift: int = 0,
+    ) -> None:
+        self.pictures, self.side, self.batch, self.seed = pictures, side, batch, seed
+        self.flip, self.shift = flip, shift
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._next: tuple[int, Future[PictureBatch]] | None = None
+
+    def get(self, step: int) -> PictureBatch:
+        """Batch of a step; starts reading the one after it."""
+        batch = (
+            self._next[1].result() if self._next is not None and self._next[0] == step else self.read(step)
+        )
+        self._next = (step + 1, self._pool.submit(self.read, step + 1))
+        return batch
+
+    def close(self) -> None:
+        """Stop the reading thread."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def read(self, step: int) -> PictureBatch:
+        """Batch of a step, read now."""
+        rng = np.random.default_rng([self.seed, step])
+        numbers = self.pictures.chosen[rng.integers(len(self.pictures), size=self.batch)]
+        pixels = np.stack([self._patch(self.pictures.source[int(n)], rng) for n in numbers])
+        return PictureBatch(torch.from_numpy(pixels), torch.from_numpy(self.pictures.labels[numbers] + 1))
+
+    def _patch(self, picture: Pixels, rng: np.random.Generator) -> Pixels:
+        side = self.side
+        if self.shift:
+            picture = np.pad(picture, ((self.shift,) * 2, (self.shift,) * 2, (0, 0)), mode="edge")
+        height, width = picture.shape[:2]
+        if height < side or width < side:
+            missing = ((0, max(0, side - height)), (0, max(0, side - width)), (0, 0))
+            picture = np.pad(picture, missing, mode="edge")
+        top, left = (int(rng.integers(max(0, size - side) + 1)) for size in (height, width))
+        patch = picture[top : top + side, left : left + side]
+        return patch[:, ::-1] if self.flip and rng.random() < 0.5 else patch
+
+
+def patches(pictures: Pictures, side: int, count: int) -> PictureBatch:
+    """At most `count` patches of `side` x `side` pixels, the same each time: to score and to look at.
+
+    From pictures spread over all of them, each cut into patches that do not overlap; smaller ones are
+    continued by their last row and column.
+    """
+    numbers = pictures.chosen[_spread(len(pictures), count)]
+    each = -(-count // len(numbers))
+    found, rows = [], []
+    for number in numbers:
+        picture = pictures.source[int(number)]
+        down, across = (max(1, size // side) for size in picture.shape[:2])
+        for place in _spread(down * across, each):
+            top, left = place // across * side, place % across * side
+            found.append(pad_to_multiple(picture[top : top + side, left : left + side], side))
+            rows.append(pictures.labels[number] + 1)
+    return PictureBatch(torch.from_numpy(np.stack(found[:count])), torch.tensor(rows[:count]))
+
+
+def _spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """At most `wanted` numbers below `count`, evenly spread."""
+    return np.arange(count) if count <= wanted else np.arange(wanted) * count // wanted

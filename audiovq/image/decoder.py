@@ -1,0 +1,76 @@
+"""Codebook vectors to the distribution of every pixel (arXiv 1711.00937, section 4.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiovq.image.blocks import ResidualUnit, Upsample, square_conv, unfold_positions
+from audiovq.image.config import NetworkConfig
+from audiovq.image.likelihood import PixelDistribution
+
+
+class Decoder(nn.Module):
+    """Residual units at code rate, then as many doublings as the encoder has halvings.
+
+    The last doubling gives the parameters of `PixelDistribution` straight from a 3x3 convolution at half the
+    picture's size: nothing runs at full size.
+
+    Args:
+        channels: of a picture, 1 or 3.
+        config: widths and numbers of units.
+        classes, condition_channels: number of classes and channels of a class's vector; 0 channels: the
+            decoder is not told the class.
+
+    Shape: `(B, h, w, C)`, rows of the class table `(B,)` (0: no class), to distributions over
+    `(B, factor * h, factor * w, channels)`.
+    """
+
+    def __init__(
+        self, channels: int, config: NetworkConfig, classes: int = 0, condition_channels: int = 0
+    ) -> None:
+        super().__init__()
+        self.channels, self.config = channels, config
+        self.class_points: nn.Parameter | None = None
+        if condition_channels:
+            self.class_points = nn.Parameter(torch.randn(classes + 1, condition_channels) * 0.3)
+        widest, *others = reversed(config.widths)
+        self.enter_codes = square_conv(widest, widest)
+        self.units = nn.ModuleList(
+            ResidualUnit(widest, condition_channels) for _ in range(config.decoder_units)
+        )
+        self.doubles, self.fine = nn.ModuleList(), nn.ModuleList()
+        width = widest
+        for narrower in others:
+            self.doubles.append(Upsample(width, narrower))
+            self.fine.append(
+                nn.ModuleList(ResidualUnit(narrower, condition_channels) for _ in range(config.fine_units))
+            )
+            width = narrower
+        self.norm = nn.LayerNorm(width)
+        self.head_pixels = square_conv(width, 4 * PixelDistribution.parameters(channels))
+        with torch.no_grad():  # starts grey and broad
+            self.head_pixels.weight.mul_(0.3)
+
+    @property
+    def reach(self) -> int:
+        """Codes of context on each side, rounded up: codes further away do not act on a pixel."""
+        pixels, step = 0, self.config.factor
+        pixels += step * (1 + self.config.decoder_units)
+        for _ in self.doubles:
+            step //= 2
+            pixels += step * self.config.fine_units
+        return -(-(pixels + 2) // self.config.factor)
+
+    def forward(self, vectors: Tensor, rows: Tensor) -> PixelDistribution:
+        condition = None if self.class_points is None else F.embedding(rows, self.class_points)
+        x = self.enter_codes(vectors)
+        for unit in self.units:
+            x = unit(x, condition)
+        for double, units in zip(self.doubles, self.fine, strict=True):
+            x = double(x)
+            for unit in units:  # type: ignore[attr-defined]
+                x = unit(x, condition)
+        parameters = unfold_positions(self.head_pixels(self.norm(x)), 2)
+        return PixelDistribution.of(parameters, self.channels)

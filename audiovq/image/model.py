@@ -1,0 +1,62 @@
+"""The image model: encoder, codebook, decoder, and the prior over its codes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from audiovq.image.config import ImageModelConfig
+from audiovq.image.decoder import Decoder
+from audiovq.image.encoder import Encoder
+from audiovq.image.likelihood import PixelDistribution, to_unit
+from audiovq.image.pixelcnn import PixelCNN
+from audiovq.nn.codebook import Codebook, Quantised
+
+
+class Reconstructed(NamedTuple):
+    """Training-time pass through encoder, codebook and decoder."""
+
+    distribution: PixelDistribution
+    quantised: Quantised
+
+
+class ImageModel(nn.Module):
+    """All parts of the 2-D backend, built from an `ImageModelConfig`.
+
+    Args:
+        config: dimensions.
+        classes: number of classes it is trained on (rows of the class table besides 'no class').
+    """
+
+    def __init__(self, config: ImageModelConfig, classes: int) -> None:
+        super().__init__()
+        self.config, self.classes = config, classes
+        self.factor = config.network.factor
+        self.encoder = Encoder(config.channels, config.network)
+        k, width = config.codebook, self.encoder.out_channels
+        self.codebook = Codebook(k.size, k.dim, width, k.update, k.decay, k.normalise, k.revive_below)
+        told = config.condition if config.decoder_condition else 0
+        self.decoder = Decoder(config.channels, config.network, classes, told)
+        self.prior = PixelCNN(k.size, config.prior, classes, config.condition)
+
+    def reconstruct(self, pixels: Tensor, rows: Tensor, quantise: bool = True) -> Reconstructed:
+        """Training pass.
+
+        Args:
+            pixels: `(B, H, W, channels)` uint8, sides multiples of the factor.
+            rows: `(B,)` class number + 1 (0: no class).
+        """
+        vectors, quantised = self.codebook(self.encoder(to_unit(pixels)), quantise)
+        return Reconstructed(self.decoder(vectors, rows), quantised)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Codes `(B, H / factor, W / factor)` int64 of pictures `(B, H, W, channels)` uint8."""
+        return self.codebook.encode(self.encoder(to_unit(pixels)))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, rows: Tensor) -> PixelDistribution:
+        """Distributions over pictures `(B, H, W, channels)` for codes `(B, h, w)` and classes `(B,)`."""
+        return self.decoder(self.codebook.lookup(codes), rows)

@@ -1,0 +1,172 @@
+"""The image model file: one safetensors with its configuration, classes and history in the header.
+
+In the style of `audiovq.modelfile`: weights as float16, no pickle, a fingerprint. The prior lies in the same
+file; a model whose prior was not trained is stored without one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audiovq.configfile import from_dict, to_dict
+from audiovq.errors import AudiovqError
+from audiovq.files import PartialFile
+from audiovq.image.config import ImageModelConfig
+from audiovq.tensorfile import not_one, read_metadata
+
+if TYPE_CHECKING:
+    from audiovq.image.model import ImageModel
+
+VERSION = 1
+KEY, WHAT = "audiovq-image-model", "an audiovq image model"
+NOT_STORED = ("codebook.counts", "codebook.sums", "codebook.revivals")
+"""State that only training needs."""
+PRIOR = "prior."
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a model file says of itself.
+
+    classes: names, by number. prior: whether it holds one. fingerprint: 16 hex digits over configuration and
+    tensors without those of the prior, which does not change what codes mean.
+    """
+
+    config: ImageModelConfig
+    classes: tuple[str, ...]
+    training: dict[str, Any]
+    prior: bool
+    fingerprint: str
+
+
+def save_model(
+    path: str | Path,
+    model: ImageModel,
+    classes: tuple[str, ...],
+    training: dict[str, Any],
+    force: bool = False,
+) -> str:
+    """Write a model; what is loaded is what was scored.
+
+    Args:
+        training: pictures and stages; the prior is stored if a stage "pixelcnn" is among them.
+
+    Returns: the fingerprint. Raises: AudiovqError if the file exists (without `force`) or cannot be written.
+    """
+    import safetensors.torch
+
+    prior = any(stage["stage"] == "pixelcnn" for stage in training.get("stages", []))
+    tensors = {
+        name: value.detach().half().contiguous() if value.is_floating_point() else value.contiguous()
+        for name, value in model.state_dict().items()
+        if not name.startswith(NOT_STORED) and (prior or not name.startswith(PRIOR))
+    }
+    coding = {k: v for k, v in to_dict(model.config).items() if k not in ("name", "prior", "condition")}
+    digest = hashlib.sha256(json.dumps(coding, sort_keys=True).encode())
+    for name in sorted(n for n in tensors if not n.startswith(PRIOR)):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().numpy().tobytes())
+    header = {
+        "version": VERSION,
+        "config": to_dict(model.config),
+        "classes": list(classes),
+        "training": training,
+        "prior": prior,
+        "fingerprint": digest.hexdigest()[:16],
+    }
+    content = safetensors.torch.save(tensors, metadata={KEY: json.dumps(header)})
+    with PartialFile(path, force=force) as file:
+        file.write(content)
+    return digest.hexdigest()[:16]
+
+
+def read_header(path: str | Path) -> ImageHeader:
+    """Read what a model says of itself, without its weights and without torch.
+
+    Raises: AudiovqError if the file is missing, no image model, damaged, or of a newer version.
+    """
+    tree = read_metadata(path, KEY, VERSION, WHAT)
+    try:
+        config = from_dict(ImageModelConfig, tree["config"])
+        return ImageHeader(
+            config, tuple(tree["classes"]), tree["training"], bool(tree["prior"]), tree["fingerprint"]
+        )
+    except (KeyError, TypeError):
+        raise not_one(path, WHAT) from None
+    except AudiovqError as error:
+        raise AudiovqError(f"{path}: {error}") from None
+
+
+def load_model(path: str | Path) -> tuple[ImageModel, ImageHeader]:
+    """Build the model of a file, in evaluation mode, fp32.
+
+    Raises: AudiovqError as `read_header`, or if weights and configuration disagree.
+    """
+    from audiovq.image.model import ImageModel
+
+    header = read_header(path)
+    model = ImageModel(header.config, len(header.classes))
+    held = load_weights(model, path, exactly=True)
+    absent = NOT_STORED if header.prior else (*NOT_STORED, PRIOR)
+    missing = sorted(n for n in set(model.state_dict()) - held if not n.startswith(absent))
+    if missing:
+        raise AudiovqError(f"{path}: lacks {missing[0]}, so it is damaged; use a file that training wrote")
+    return model.eval(), header
+
+
+def load_weights(model: ImageModel, path: str | Path, exactly: bool = False, prior: bool = True) -> set[str]:
+    """Copy a file's weights into a model, those of the prior if `prior`; what is left out keeps its value.
+
+    Returns: the names taken. Raises: AudiovqError if it holds tensors the model lacks, or of other shapes;
+        but unless `exactly`, a prior of other dimensions and tables of other classes are left out.
+    """
+    import safetensors.torch
+
+    read_header(path)
+    try:
+        stored = safetensors.torch.load_file(str(path))
+    except (OSError, safetensors.SafetensorError):
+        raise not_one(path, WHAT) from None
+    state = model.state_dict()
+    taken = set()
+    for name, value in stored.items():
+        if name.startswith(PRIOR) and not prior:
+            continue
+        if name in state and state[name].shape == value.shape:
+            state[name].copy_(value)
+            taken.add(name)
+        elif exactly or not (name.startswith(PRIOR) or name.endswith("class_points")):
+            raise AudiovqError(
+                f"{path}: its {name} does not fit this configuration; use the one it was made with"
+            )
+    return taken
+
+
+def describe(model: ImageModel, header: ImageHeader, path: Path) -> dict[str, object]:
+    """What a model is: sizes, rates, classes, context, fingerprint."""
+    config = header.config
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    if not header.prior:
+        del parameters["prior"]
+    return {
+        "model": config.name,
+        "fingerprint": header.fingerprint,
+        "file_bytes": path.stat().st_size,
+        "channels": config.channels,
+        "pixels_per_code_side": model.factor,
+        "codes": config.codebook.size,
+        "bits_per_pixel": config.bits_per_pixel,
+        "training_size": config.size,
+        "classes": list(header.classes) or None,
+        "prior": header.prior,
+        "parameters": sum(parameters.values()),
+        **{f"parameters_{name}": count for name, count in parameters.items()},
+        "encoder_reach_codes": model.encoder.reach,
+        "decoder_reach_codes": model.decoder.reach,
+        "prior_reach_codes": model.prior.reach if header.prior else None,
+        "training_pictures": header.training.get("pictures"),
+    }

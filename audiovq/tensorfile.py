@@ -1,0 +1,46 @@
+"""What a safetensors file says in its header, read without its tensors and without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from audiovq.errors import AudiovqError
+
+
+def read_metadata(path: str | Path, key: str, version: int, what: str) -> dict[str, Any]:
+    """The JSON object under a key of the header.
+
+    Args:
+        version: that the object must state.
+        what: the file should be, for messages: "an audiovq model".
+
+    Raises: AudiovqError if the file is missing, something else, cut, damaged, or of another version.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 2 <= size <= 1 << 24:
+                raise ValueError("no safetensors header")
+            head = json.loads(file.read(size))
+            ends = [v["data_offsets"][1] for k, v in head.items() if k != "__metadata__"]
+            if path.stat().st_size != 8 + size + max(ends, default=0):
+                raise ValueError("truncated")
+        tree: dict[str, Any] = json.loads(head["__metadata__"][key])
+        stated = tree["version"]
+    except FileNotFoundError:
+        raise AudiovqError(f"{path}: no such model file; give the path of a .safetensors model") from None
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise not_one(path, what) from None
+    if stated != version:
+        raise AudiovqError(
+            f"{path}: is of model version {stated}, this audiovq reads {version}; update audiovq"
+        )
+    return tree
+
+
+def not_one(path: str | Path, what: str) -> AudiovqError:
+    """The error for a file that is not `what`."""
+    return AudiovqError(f"{path}: not {what}, or damaged; use a file that training wrote")

@@ -1,0 +1,222 @@
+"""Training the image backend: both stages learn, and a run that was killed ends as one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from image_parts import photo
+
+from audiovq.data.pictures import open_pictures
+from audiovq.errors import AudiovqError
+from audiovq.evaluation.image import score
+from audiovq.image.config import load_image_config
+from audiovq.image.modelfile import load_model, read_header
+from audiovq.image.tokenizer import load
+from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.image import ImageTask, main_prior, main_train
+from audiovq.training.loop import Loop, run_task
+
+CONFIG = """
+[model]
+name = "tiny"
+channels = 1
+size = 16
+condition = 4
+network = { widths = [8, 12], units = 1, decoder_units = 1 }
+codebook = { size = 16, dim = 4 }
+prior = { channels = 8, layers = 2, hidden = 12 }
+[train]
+checkpoint_seconds = 0.0
+flip = true
+shift = 1
+"""
+STAGE = """
+[[train.stages]]
+stage = "%s"
+steps = %d
+batch = 8
+rate = 1e-2
+warmup = 3
+unquantised = 4
+average = 0.9
+"""
+TWO_STAGES = CONFIG + STAGE % ("image", 21) + "matrix_rate = 0.02\n" + STAGE % ("pixelcnn", 5)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stripes, lying or standing by class."""
+    path = tmp_path_factory.mktemp("pictures") / "stripes.npz"
+    rng = np.random.default_rng(0)
+    images, labels = [], np.arange(60) % 2
+    for label in labels:
+        wave = 128 + 100 * np.sin(np.arange(16) * rng.uniform(0.5, 1.2) + rng.uniform(0, 6))
+        images.append(np.tile(wave, (16, 1)) if label else np.tile(wave[:, None], (1, 16)))
+    np.savez(path, images=np.array(images).astype(np.uint8), labels=labels)
+    return path
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "two.toml"
+    path.write_text(TWO_STAGES)
+    return path
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, config: Path, pictures: Path) -> Path:
+    """A run of both stages that nothing interrupted."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    main_train(config, pictures, run, threads=1)
+    return run
+
+
+def same_run(a: Path, b: Path) -> bool:
+    """Bit by bit, training state included."""
+    left, right = (safetensors.torch.load_file(p / "checkpoint.safetensors") for p in (a, b))
+    same = left.keys() == right.keys() and all(torch.equal(v, right[k]) for k, v in left.items())
+    models = [(p / "model.safetensors").read_bytes() for p in (a, b)]
+    tensors = [m[8 + int.from_bytes(m[:8], "little") :] for m in models]  # the header tells seconds
+    return same and tensors[0] == tensors[1]
+
+
+@pytest.mark.parametrize(("stage", "least"), [("image", 1.0), ("pixelcnn", 0.3)])
+def test_both_stages_learn(tmp_path: Path, pictures: Path, stage: str, least: float) -> None:
+    (tmp_path / "c.toml").write_text(CONFIG + STAGE % (stage, 60))
+    settings = load_image_config(tmp_path / "c.toml", ["train.checkpoint_seconds=100"])
+    train, held = open_pictures(pictures, 1)
+    task = ImageTask(settings, train, held, tmp_path)
+    before = {n: v.clone() for n, v in task.model.state_dict().items()}
+
+    def bits() -> float:
+        part, reader = task.stage(settings.train.stages[0]), task.reader(0, train=False)
+        assert reader is not None
+        task.model.eval()
+        with torch.no_grad():
+            return part.loss(reader.read(0), 0)[1]["bits"]
+
+    at_first = bits()
+    run_task(task, tmp_path, resume=False)
+    assert bits() < at_first - least
+    moved = {n.split(".")[0] for n, v in task.model.state_dict().items() if not torch.equal(v, before[n])}
+    assert moved == ({"prior"} if stage == "pixelcnn" else {"encoder", "codebook", "decoder"})
+
+
+def test_the_finished_model(whole: Path, pictures: Path) -> None:
+    _, header = load_model(whole / "model.safetensors")
+    assert header.classes == ("0", "1") and header.prior and header.training["pictures"] == 54
+    assert [(s["stage"], s["pictures"]) for s in header.training["stages"]] == [
+        ("image", 168),
+        ("pixelcnn", 40),
+    ]
+    tokenizer = load(whole / "model.safetensors")
+    scores = score(tokenizer, *open_pictures(pictures, 1))
+    assert scores.pictures == 6 and 1 <= scores.used <= 16
+    assert scores.prior_bits is not None and scores.prior_bits_class is not None
+    best = min(scores.prior_bits, scores.prior_bits_class, scores.unigram_bits)
+    assert scores.bits_per_dim == pytest.approx(scores.decoder_bits + best * 16 / 256)
+    assert scores.psnr == pytest.approx(-10 * np.log10(scores.mse))
+
+
+def test_the_same_run_twice_is_the_same_model(
+    whole: Path, config: Path, pictures: Path, tmp_path: Path
+) -> None:
+    main_train(config, pictures, tmp_path / "run", threads=1)
+    assert same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("stage", "step"), [(0, 3), (0, 21), (1, 2)])
+def test_killed_and_resumed_equals_uninterrupted(
+    whole: Path, config: Path, pictures: Path, tmp_path: Path, stage: int, step: int
+) -> None:
+    run, save = tmp_path / "run", Loop._save
+
+    def save_and_die(self: Loop, *args: Any, **options: Any) -> None:
+        save(self, *args, **options)
+        if (self.stage_number, self.step) == (stage, step):
+            raise SystemExit("killed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_save", save_and_die)
+        with pytest.raises(SystemExit):
+            main_train(config, pictures, run, threads=1)
+    assert not (run / "model.safetensors").exists()
+    header = Checkpoint.load(run / "checkpoint.safetensors").header
+    assert (header["stage"], header["step"]) in ((stage, step), (stage + 1, 0))
+    torch.manual_seed(12345)  # nothing may hang on what the process did before
+    main_train(config, pictures, run, resume=True, threads=1)
+    assert same_run(whole, run)
+
+
+def test_another_configuration_or_other_classes_are_refused(
+    whole: Path, config: Path, pictures: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AudiovqError, match="configuration"):
+        main_train(config, pictures, whole, resume=True, overrides=["train.stages.0.rate=1e-4"])
+    np.savez(tmp_path / "a.npz", images=np.stack([photo(16, 16, 1)[..., 0]] * 9))
+    with pytest.raises(AudiovqError, match="classes"):
+        main_train(config, tmp_path, whole, resume=True)
+    with pytest.raises(AudiovqError, match="--resume"):
+        main_train(config, pictures, whole)
+
+
+def test_a_prior_anew_keeps_the_codes(whole: Path, config: Path, pictures: Path, tmp_path: Path) -> None:
+    first = whole / "model.safetensors"
+    overrides = ["model.prior.layers=3", "model.codebook.size=999", "train.stages.1.steps=2"]
+    path = main_prior(first, pictures, tmp_path / "run", config, threads=1, overrides=overrides)
+    before, after = read_header(first), read_header(path)
+    assert after.fingerprint == before.fingerprint and after.config.prior.layers == 3
+    assert after.config.codebook == before.config.codebook and after.prior
+    assert [s["stage"] for s in after.training["stages"]] == ["image", "pixelcnn"]
+    # Of the same dimensions too: the prior starts over, whatever it was before.
+    kept = load_image_config(config, ["train.stages.1.steps=1"])
+    task = ImageTask(kept, *open_pictures(pictures, 1), tmp_path, first, anew=True)
+    old = load_model(first)[0].state_dict()
+    same = {n for n, v in task.model.state_dict().items() if torch.equal(v.half(), old[n].half())}
+    assert "encoder.enter_pixels.weight" in same and "prior.head_out.weight" not in same
+    a, b = (safetensors.torch.load_file(p) for p in (first, path))
+    assert all(torch.equal(v, b[n]) for n, v in a.items() if not n.startswith("prior."))
+
+
+def test_a_model_without_a_prior(config: Path, pictures: Path, tmp_path: Path) -> None:
+    path = main_train(config, pictures, tmp_path / "run", threads=1, stages=["image"])
+    tokenizer = load(path)
+    assert not tokenizer.header.prior
+    with pytest.raises(AudiovqError, match="no prior"):
+        tokenizer.generate()
+    assert score(tokenizer, *open_pictures(pictures, 1)).prior_bits is None
+
+
+def test_the_recipe(config: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from audiovq.cli.image import image
+    from audiovq.cli.main import cli
+    from audiovq.cli.recipe import run_recipe
+
+    if "image" not in cli.commands:
+        cli.add_command(image)
+    folder, out = Path(__file__).parents[1] / "recipes" / "images", tmp_path / "run"
+    arguments = [str(pictures), "--config", str(config), "--out", str(out), "--threads", "1"]
+    stages = ("train", "generate", "evaluate")
+    assert run_recipe(folder, stages, arguments) == 0, capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "PSNR" in captured.out and "Traceback" not in captured.err
+    assert {"model", "samples.png", "reconstructions.png"} <= {p.name for p in out.iterdir()}
+    assert run_recipe(folder, stages, arguments) == 0
+    assert capsys.readouterr().err.count("complete; to do it again") == 3
+
+
+def test_a_decoder_that_is_told_classes_keeps_them(pictures: Path, tmp_path: Path) -> None:
+    text = TWO_STAGES.replace("condition = 4", "condition = 4\ndecoder_condition = true")
+    (tmp_path / "c.toml").write_text(text)
+    few = ["train.stages.0.steps=2", "train.stages.1.steps=1"]
+    path = main_train(tmp_path / "c.toml", pictures, tmp_path / "run", threads=1, overrides=few)
+    images = np.stack([photo(16, 16, 1, seed=s)[..., 0] for s in range(9)])
+    np.savez(tmp_path / "other.npz", images=images, labels=np.arange(9) % 3)
+    with pytest.raises(AudiovqError, match="told classes"):
+        main_prior(path, tmp_path / "other.npz", tmp_path / "prior", tmp_path / "c.toml")
+    assert main_prior(path, pictures, tmp_path / "same", tmp_path / "c.toml", overrides=few).exists()
