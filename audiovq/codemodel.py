@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ HEARD = 250
 """Codes by which the speaker is found."""
 GUIDANCE = 1.0
 """How much more of a voice than the prior gives by itself, unless asked: docs/training.md."""
+ATTEMPTS = 5
+"""How often a sequence is drawn until it is more than a pause."""
 LANES = 16
 """Sequences that are drawn in lockstep."""
 
@@ -120,7 +123,8 @@ class CodeModel:
                 them, among `CANDIDATES` drawn by the seed.
             prompt: codes to continue, which come first in the result; theirs is the voice if none is given.
             guidance: as for `draw`.
-            seed, temperature, top_k: sequence i is that of seed + i, whatever `count` is.
+            seed, temperature, top_k: sequence i is that of seed + i, whatever `count` is. One of fewer than
+                50 different codes (in shorter ones, a tenth of their number) is drawn again.
 
         Raises: AudiovqError for an unknown speaker, settings out of range, or a prompt of another model.
         """
@@ -143,16 +147,16 @@ class CodeModel:
             before = prompt.codes
             if point is None:
                 point, voice, name = self.voices.own(prompt), prompt.voice, prompt.speaker
-        drawn = self.draw(
-            frames,
-            count,
-            point=point,
-            seed=seed,
-            temperature=temperature,
-            top_k=top_k,
-            guidance=guidance,
-            prompt=before,
-        )
+        how: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "guidance": guidance}
+        how |= {"point": point, "prompt": before}
+        drawn = self.draw(frames, count, seed=seed, **how)
+        for i in range(count):
+            for attempt in range(1, ATTEMPTS):
+                # One of a hundred is a pause from end to end, which says nothing of anybody.
+                if len(np.unique(drawn[i])) >= min(frames, 500) // 10 or temperature == 0 or top_k:
+                    break
+                again = seed + i + (attempt << 40)
+                drawn[i] = self.draw(frames, 1, seed=again, **how)[0]
         made = []
         for i, codes in enumerate(drawn):
             who = self._likeliest(codes, seed + i) if point is None else name

@@ -62,6 +62,26 @@ def test_sequence_of_many_is_the_one_of_its_seed(tokenizer: Tokenizer) -> None:
     assert len({m.codes.tobytes() for m in many}) == 20
 
 
+def test_a_pause_is_drawn_again(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another seed, the same whatever else is drawn; after some attempts it is left."""
+    draw, seeds = tokenizer.prior.draw, []
+
+    def silent(frames: int, count: int = 1, *, seed: int, **options: object) -> np.ndarray:
+        seeds.append(seed)
+        if seed < 2**41:
+            return np.full((count, frames), 7, dtype=np.uint16)
+        return draw(frames, count, seed=seed, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tokenizer.prior, "draw", silent)
+    (made,) = tokenizer.prior.generate(1.0, seed=5, speaker=0)
+    assert seeds == [5, 5 + 2**40, 5 + 2**41]
+    monkeypatch.undo()
+    (expected,) = draw(len(made), 1, seed=5 + 2**41, point=tokenizer.voices.of_speaker(0))
+    np.testing.assert_array_equal(made.codes, expected)
+    (same,) = tokenizer.prior.generate(1.0, speaker=0, temperature=0.0)
+    assert len(same) == 125
+
+
 def test_prompt_is_continued(tokenizer: Tokenizer) -> None:
     prompt = tokenizer.encode(speech(8_000, level=0.01))
     (made,) = tokenizer.prior.generate(0.4, prompt=prompt, seed=2)
