@@ -9,6 +9,7 @@ phase and not from a random one). What it gave is measured in docs/training.md.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,6 +23,19 @@ FLOOR = 0.003
 """Magnitude added to both spectra before their ratio is taken: silence is not amplified."""
 LIMIT = 2.5
 """Largest change of a bin in one pass, in nats of magnitude (21.7 dB)."""
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: with more, sums are cut elsewhere and round in another way."""
+    before = torch.get_num_threads()
+    if before > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before > 1:
+            torch.set_num_threads(before)
 
 
 class SpectralCorrection:
@@ -56,8 +70,9 @@ class SpectralCorrection:
             return np.zeros(0, dtype=np.float32)
         stop = min(len(self._target), end + self.reach)
         corrected = self._signal[: stop * self.hop].unsqueeze(0)
-        for _ in range(self.passes):
-            corrected = self._once(corrected, self._target[:stop])
+        with one_thread():
+            for _ in range(self.passes):
+                corrected = self._once(corrected, self._target[:stop])
         out = corrected[0, self._before * self.hop : end * self.hop].numpy().copy()
         drop = max(0, end - self.reach)
         self._signal, self._target = self._signal[drop * self.hop :], self._target[drop:]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.generate.correction import SpectralCorrection, corrected
+from audiovq.generate.correction import SpectralCorrection, corrected, one_thread
 from audiovq.generate.settings import Precision
 from audiovq.waveform.decoder import Frames
 from audiovq.waveform.model import WaveformModel
@@ -97,7 +97,7 @@ class Synthesiser:
 
         def pairs() -> Iterator[tuple[Audio, Tensor]]:
             for features, log_magnitude, own in self._conditions(request, head.reach_frames):
-                with torch.inference_mode():
+                with torch.inference_mode(), one_thread():
                     audio = head(features, log_magnitude)[0].cpu().numpy()
                 yield audio[own.start * model.hop : own.stop * model.hop], log_magnitude[0, own].cpu()
 
@@ -146,9 +146,10 @@ class Synthesiser:
         """Frames and log magnitudes `(F, bins)` of one block after the other."""
         wavenet = self.model.wavenet
         for features, log_magnitude, own in self._conditions(request, wavenet.reach_frames):
-            with torch.inference_mode():
+            with torch.inference_mode(), one_thread():
                 frames = wavenet.frames(features, log_magnitude)
-                yield Frames(*(v[:, own].contiguous() for v in frames)), log_magnitude[0, own].cpu()
+                part = Frames(*(v[:, own].contiguous() for v in frames))
+            yield part, log_magnitude[0, own].cpu()
 
     def _correction(self, request: Request) -> SpectralCorrection:
         config = self.model.config
@@ -167,7 +168,7 @@ class Synthesiser:
             end = min(start + size, count)
             low, high = max(0, start - reach), min(count, end + reach)
             low_wide, high_wide = max(0, low - wide), min(count, high + wide)
-            with torch.inference_mode():
+            with torch.inference_mode(), one_thread():
                 features, log_magnitude = self._condition(codes[None, low_wide:high_wide], request.voices)
             inside = slice(low - low_wide, high - low_wide)
             own = slice(start - low, end - low)
