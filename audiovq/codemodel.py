@@ -84,6 +84,8 @@ class CodeModel:
             raise AudiovqError(f"{frames} codes, {count} times: nothing to make up; ask for one or more")
         if not 0 <= guidance < 100:
             raise AudiovqError(f"guidance {guidance:g}: must lie in 0..100; 0 is the prior's own, 1 is usual")
+        if prompt is not None:
+            self._check(prompt, "prompt")
         voice = None if point is None else point[0].float().cpu().numpy()
         each = 2 if guidance and voice is not None else 1
         out = np.empty((count, frames), dtype=np.uint16)
@@ -95,7 +97,6 @@ class CodeModel:
                 own = voice if row % each == 0 else None
                 lanes.start(row, own, seed + first + row // each, temperature, top_k)
             if prompt is not None and len(prompt):
-                self._check(prompt, "prompt")
                 lanes.follow(rows, np.tile(np.asarray(prompt, dtype=np.int64), (len(rows), 1)))
             drawn = lanes.draw(rows, frames, guidance if each == 2 else 0.0)
             out[first : first + len(rows) // each] = drawn[::each]
@@ -190,15 +191,14 @@ class CodeModel:
         """
         self._check(codes, "codes")
         voices = [None if p is None else p[0].float().cpu().numpy() for p in points]
-        found: NDArray[np.float64] = -log_likelihoods(self.engine, codes, voices)
-        return found
+        return -log_likelihoods(self.engine, codes, voices)
 
     def save(self, codes: CodeSequence, path: str | os.PathLike[str], *, force: bool = False) -> int:
         """Write codes as `.avq`; returns its size in bytes. Raises: AudiovqError as `bitstream.compress`."""
         with PartialFile(path, force=force) as file:
             codes.check_against(self.model.config.codebook.size, self.model.fingerprint)
             content = bitstream.compress(
-                replace(codes, fingerprint=self.model.fingerprint, name=codes.name),
+                replace(codes, fingerprint=self.model.fingerprint),
                 self.engine,
                 self.fingerprint,
                 self.model.config.voice.bits,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from audiovq.config import SAMPLE_RATE, ModelConfig
 from audiovq.configfile import from_dict, to_dict
 from audiovq.errors import AudiovqError
 from audiovq.files import PartialFile
-from audiovq.tensorfile import not_one, read_metadata
+from audiovq.tensorfile import fingerprint, not_one, read_metadata, read_tensors, stored_tensors
 
 if TYPE_CHECKING:
     from audiovq.waveform.model import WaveformModel
@@ -56,26 +55,19 @@ def save_model(
     """
     import safetensors.torch
 
-    tensors = {
-        name: value.detach().half().contiguous() if value.is_floating_point() else value.contiguous()
-        for name, value in model.state_dict().items()
-        if not name.startswith(NOT_STORED)
-    }
-    digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].numpy().tobytes())
+    tensors, config = stored_tensors(model, NOT_STORED), to_dict(model.config)
+    made = fingerprint(config, tensors)
     header = {
         "version": VERSION,
-        "config": to_dict(model.config),
+        "config": config,
         "speakers": [asdict(s) for s in speakers],
         "training": training,
-        "fingerprint": digest.hexdigest()[:16],
+        "fingerprint": made,
     }
     content = safetensors.torch.save(tensors, metadata={KEY: json.dumps(header)})
     with PartialFile(path, force=force) as file:
         file.write(content)
-    return digest.hexdigest()[:16]
+    return made
 
 
 def read_header(path: str | Path) -> ModelHeader:
@@ -116,13 +108,8 @@ def load_weights(model: WaveformModel, path: str | Path, exactly: bool = False) 
     Returns: the names that the file holds. Raises: AudiovqError if it holds tensors the model lacks, or of
         other shapes; but unless `exactly`, a voice table of other speakers is left out.
     """
-    import safetensors.torch
-
     read_header(path)
-    try:
-        stored = safetensors.torch.load_file(str(path))
-    except (OSError, safetensors.SafetensorError):
-        raise not_one(path, WHAT) from None
+    stored = read_tensors(path, WHAT)
     state = model.state_dict()
     for name, value in stored.items():
         if name in state and state[name].shape == value.shape:

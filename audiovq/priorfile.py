@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 
 from audiovq.configfile import from_dict, to_dict
 from audiovq.errors import AudiovqError
 from audiovq.files import PartialFile
 from audiovq.prior import CodePrior, PriorConfig
+from audiovq.tensorfile import read_metadata, read_tensors, stored_tensors
 
 VERSION = 1
+KEY, WHAT = "audiovq-prior", "a prior"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class PriorHeader:
 
 def save_prior(path: str | Path, prior: CodePrior, header: PriorHeader, force: bool = False) -> None:
     """Write a prior, weights as float16. Raises: AudiovqError if the file exists or cannot be written."""
-    tensors = {name: value.detach().half().contiguous() for name, value in prior.state_dict().items()}
+    tensors = stored_tensors(prior)
     tree = {
         "version": VERSION,
         "config": to_dict(header.config),
@@ -46,7 +47,7 @@ def save_prior(path: str | Path, prior: CodePrior, header: PriorHeader, force: b
         "model": header.model,
         "training": header.training,
     }
-    content = safetensors.torch.save(tensors, metadata={"audiovq-prior": json.dumps(tree)})
+    content = safetensors.torch.save(tensors, metadata={KEY: json.dumps(tree)})
     with PartialFile(path, force=force) as file:
         file.write(content)
 
@@ -62,17 +63,8 @@ def load_prior(path: str | Path, model: str | None = None) -> tuple[CodePrior, P
     path = Path(path)
     if not path.is_file():
         raise AudiovqError(f"{path}: no such prior; train one with `audiovq prior`")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tree = json.loads((file.metadata() or {})["audiovq-prior"])
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        version = tree["version"]
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError):
-        raise AudiovqError(
-            f"{path}: not a prior, or damaged; use a file that `audiovq prior` wrote"
-        ) from None
-    if version != VERSION:
-        raise AudiovqError(f"{path}: is of version {version}, this audiovq reads {VERSION}; update audiovq")
+    tree = read_metadata(path, KEY, VERSION, WHAT)
+    tensors = read_tensors(path, WHAT)
     if model is not None and tree["model"] != model:
         raise AudiovqError(
             f"{path}: is the prior of model {tree['model']}, not of {model}; train one with `audiovq prior`"

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from audiovq.audio_io import AudioReader
+from audiovq.audio import SAMPLE_RATE, pre_emphasis
+from audiovq.audio_io import read
 from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
 from audiovq.tokenizer import Tokenizer
@@ -74,14 +75,13 @@ def _decoder_bits(tokenizer: Tokenizer, source: Path, codes: CodeSequence) -> fl
     The samples are those of the pre-emphasised recording at the normalised level, at 16 kHz.
     """
     model, hop = tokenizer.model, tokenizer.hop
-    with AudioReader(source) as reader:
-        signal = np.concatenate(list(reader.blocks())) * np.float32(codes.gain)
-    signal = np.pad(signal, (0, len(codes) * hop - len(signal)))
     decoder = model.wavenet
-    signal[1:] -= np.float32(decoder.pre_emphasis) * signal[:-1].copy()
+    signal = read(source).samples * np.float32(codes.gain)
+    signal = np.pad(signal, (0, len(codes) * hop - len(signal)))
+    signal = pre_emphasis(signal, decoder.pre_emphasis)
     request = tokenizer.request(codes)
     context = math.ceil(decoder.receptive_field / hop)
-    size = max(1, round(BLOCK_SECONDS * 16_000 / hop))
+    size = max(1, round(BLOCK_SECONDS * SAMPLE_RATE / hop))
     total, counted = 0.0, 0
     with torch.inference_mode():
         condition = model.condition(request.codes[None], request.voices.to)

@@ -1,12 +1,16 @@
-"""What a safetensors file says in its header, read without its tensors and without torch."""
+"""Model files: a header that is read without torch, float16 tensors, and a fingerprint over both."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audiovq.errors import AudiovqError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def read_metadata(path: str | Path, key: str, version: int, what: str) -> dict[str, Any]:
@@ -39,6 +43,34 @@ def read_metadata(path: str | Path, key: str, version: int, what: str) -> dict[s
             f"{path}: is of model version {stated}, this audiovq reads {version}; update audiovq"
         )
     return tree
+
+
+def read_tensors(path: str | Path, what: str) -> dict[str, Tensor]:
+    """All tensors by name. Raises: AudiovqError if the file is no safetensors file."""
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(str(path))
+    except (OSError, safetensors.SafetensorError):
+        raise not_one(path, what) from None
+
+
+def stored_tensors(module: nn.Module, leave_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """What a file keeps of a module: floating point as float16, without names that start with `leave_out`."""
+    return {
+        name: value.detach().half().contiguous() if value.is_floating_point() else value.contiguous()
+        for name, value in module.state_dict().items()
+        if not name.startswith(leave_out)
+    }
+
+
+def fingerprint(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """16 hex digits over a configuration and tensors."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def not_one(path: str | Path, what: str) -> AudiovqError:

@@ -24,7 +24,7 @@ from numba import njit
 
 import audiovq
 from audiovq.audio import SAMPLE_RATE
-from audiovq.audio_io import AudioReader
+from audiovq.audio_io import read
 from audiovq.generate.engine import WaveNetEngine
 from audiovq.generate.matrix import PANEL, ROWS, multiply_rows
 from audiovq.generate.pack import Precision, aligned
@@ -90,9 +90,7 @@ def step_cost(decoder: WaveNetDecoder, precision: Precision) -> tuple[int, int]:
 
 def load_frames(tokenizer: Any, seconds: float) -> Frames:
     """What the decoder draws from: the first seconds of a recording, repeated if it is shorter."""
-    with AudioReader(RECORDING) as reader:
-        signal = np.concatenate(list(reader.blocks()))
-    codes = tokenizer.encode(np.resize(signal, int(seconds * SAMPLE_RATE)))
+    codes = tokenizer.encode(np.resize(read(RECORDING).samples, int(seconds * SAMPLE_RATE)))
     request = tokenizer.request(codes)
     with torch.inference_mode():
         condition = tokenizer.model.condition(request.codes[None], request.voices.to)

@@ -100,11 +100,20 @@ class SpeechBar(tqdm):
         elapsed = values["elapsed"]
         return {**values, "times": f"{values['n'] / elapsed:.1f}" if elapsed > 0 else "?"}
 
+    def part(self, seconds: float) -> Callable[[int, int], None]:
+        """What to call with samples done and in all of the next so many seconds."""
+        start = self.n
+
+        def progress(done: int, total: int) -> None:
+            self.update(start + seconds * done / total - self.n)
+
+        return progress
+
 
 SPEECH_FORMAT = "{percentage:3.0f} % |{bar}| {n:.1f} of {total:.1f} s, {times}x real time, left {remaining}"
 
 
-def progress_bar(total: float | None, unit: str, kind: type[tqdm] = tqdm, **options: object) -> tqdm:
+def progress_bar(total: float | None, unit: str, kind: type[Any] = tqdm, **options: object) -> Any:
     """A bar on standard error: at once on a terminal, a line a minute in a log."""
     terminal = sys.stderr.isatty()
     return kind(
@@ -119,7 +128,7 @@ def progress_bar(total: float | None, unit: str, kind: type[tqdm] = tqdm, **opti
     )
 
 
-def speech_bar(seconds: float) -> tqdm:
+def speech_bar(seconds: float) -> SpeechBar:
     """A bar over seconds of speech."""
     return progress_bar(seconds, "s", SpeechBar, bar_format=SPEECH_FORMAT)
 

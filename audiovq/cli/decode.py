@@ -79,14 +79,9 @@ def decode(
 
     tokenizer = load(model, **loading)
     codes = tokenizer.load_codes(source)
+    name = speaker_name(speaker, tokenizer)
     with speech_bar(codes.seconds) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.update(codes.seconds * done / total - bar.n)
-
-        tokenizer.decode_file(
-            codes, out, speaker=speaker_name(speaker, tokenizer), progress=progress, **options
-        )
+        tokenizer.decode_file(codes, out, speaker=name, progress=bar.part(codes.seconds), **options)
     if out != Path("-"):
         click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from audiovq.cli.options import check_writable, device_option, force_option, model_option, prior_option
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

@@ -157,7 +157,7 @@ def convert(
             temperature=TEMPERATURE if temperature is None else temperature,
             fast=fast,
             force=force,
-            progress=lambda done, total: bar.update(codes.seconds * done / total - bar.n),
+            progress=bar.part(codes.seconds),
         )
     if out != Path("-"):
         click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
@@ -183,13 +183,9 @@ def _speak(
 
     with speech_bar(sum(codes.seconds for codes in made)) as bar:
         for i, (codes, target) in enumerate(zip(made, targets, strict=True)):
-            before = bar.n
             if len(targets) > 1:
                 target.parent.mkdir(parents=True, exist_ok=True)
-
-            def progress(done: int, total: int, start: float = before, length: float = codes.seconds) -> None:
-                bar.update(start + length * done / total - bar.n)
-
+            progress = bar.part(codes.seconds)
             tokenizer.decode_file(codes, target, seed=seed + i, fast=fast, force=force, progress=progress)
             if with_codes and target != Path("-"):
                 codes.save(target.with_suffix(".npy"), force=force)

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from audiovq.cli.options import check_writable, device_option, force_option
+from audiovq.cli.options import (
+    check_writable,
+    device_option,
+    force_option,
+    overrides_option,
+    resume_option,
+    threads_option,
+)
 
 image_model_option = click.option(
     "--model",
@@ -27,15 +34,9 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
             "--data", type=click.Path(path_type=Path), metavar="FOLDER", required=True, help="Pictures."
         ),
         click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help=where),
-        click.option("--resume", is_flag=True, help="Continue RUN from its checkpoint, as if never stopped."),
-        click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Processor threads to use."),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Change a value of CONFIG; repeatable.",
-        ),
+        resume_option,
+        threads_option,
+        overrides_option,
     )
     for option in reversed(options):
         command = option(command)
@@ -47,18 +48,17 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
 @_training_options
 @click.option("--init", type=click.Path(path_type=Path), metavar="MODEL", help="Start from its weights.")
 @click.option("--stage", "stages", multiple=True, metavar="NAME", help="Run this stage alone; repeatable.")
-def train(config: Path, out: Path | None, overrides: tuple[str, ...], **options: Any) -> None:
+def train(config: Path, out: Path | None, overrides: list[str], **options: Any) -> None:
     """Train a model on pictures, and the prior over its codes.
 
     CONFIG is a TOML file, or the name of one that ships: image-fashion-mnist, image-cifar10, image-folder.
     FOLDER holds pictures (in folders, one a class), the idx files of Fashion-MNIST, the binary files of
     CIFAR-10, or an .npz file with images and labels.
     """
-    _check_overrides(overrides)
     from audiovq.training.image import main_train
 
     options["stages"] = list(options["stages"])
-    path = main_train(config, out=out or Path("runs", config.stem), overrides=list(overrides), **options)
+    path = main_train(config, out=out or Path("runs", config.stem), overrides=overrides, **options)
     click.echo(f"{path}: the trained model", err=True)
 
 
@@ -66,16 +66,15 @@ def train(config: Path, out: Path | None, overrides: tuple[str, ...], **options:
 @click.argument("config", type=click.Path(path_type=Path))
 @image_model_option
 @_training_options
-def prior(config: Path, model: Path, out: Path | None, overrides: tuple[str, ...], **options: Any) -> None:
+def prior(config: Path, model: Path, out: Path | None, overrides: list[str], **options: Any) -> None:
     """Train the prior of a finished model anew: its codes stay what they are.
 
     The prior's dimensions and the stage "pixelcnn" are those of CONFIG, everything else is that of the model.
     """
-    _check_overrides(overrides)
     from audiovq.training.image import main_prior
 
     out = out or Path("runs", f"{config.stem}-prior")
-    path = main_prior(model, config_path=config, out=out, overrides=list(overrides), **options)
+    path = main_prior(model, config_path=config, out=out, overrides=overrides, **options)
     click.echo(f"{path}: the model with its new prior", err=True)
 
 
@@ -178,12 +177,6 @@ def evaluate(
     if grid_out is not None:
         write_picture(grid_out, grid(reconstructions(tokenizer, held_out, 40), 10), force=force)
     click.echo(json.dumps(asdict(scores), indent=2) if as_json else table(scores))
-
-
-def _check_overrides(overrides: tuple[str, ...]) -> None:
-    for override in overrides:
-        if "=" not in override:
-            raise click.UsageError(f"--set takes KEY=VALUE, not {override!r}.")
 
 
 def _parse_size(size: str | None) -> tuple[int | None, int | None]:

@@ -48,6 +48,31 @@ temperature_option = click.option(
     "--temperature", type=click.FloatRange(min=0), help="Of the draws: below 1, less noise."
 )
 
+
+def _check_overrides(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    for value in values:
+        if "=" not in value:
+            raise click.UsageError(f"--set takes KEY=VALUE, not {value!r}.")
+    return list(values)
+
+
+resume_option = click.option(
+    "--resume", is_flag=True, help="Continue RUN from its checkpoint, as if never stopped."
+)
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Processor threads to use."
+)
+
+overrides_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_check_overrides,
+    help="Change a value of CONFIG; repeatable.",
+)
+
 force_option = click.option("--force", is_flag=True, help="Replace files that exist.")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from audiovq.cli.options import model_option
+from audiovq.cli.options import model_option, overrides_option, resume_option, threads_option
 
 
 @click.command()
@@ -20,11 +20,9 @@ from audiovq.cli.options import model_option
 )
 @model_option
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Without it, runs/CONFIG.")
-@click.option("--resume", is_flag=True, help="Continue RUN from its checkpoint, as if never stopped.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Processor threads to use.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of CONFIG; repeatable."
-)
+@resume_option
+@threads_option
+@overrides_option
 def prior(
     config: Path,
     data: Path,
@@ -32,7 +30,7 @@ def prior(
     out: Path | None,
     resume: bool,
     threads: int | None,
-    overrides: tuple[str, ...],
+    overrides: list[str],
 ) -> None:
     """Train the prior of a model.
 
@@ -40,9 +38,6 @@ def prior(
     how many bits a code costs on held-out recordings: under the prior, and under simpler models. CONFIG is a
     TOML file; without it, the one that ships. Put the prior beside the model, or name it with --prior.
     """
-    for override in overrides:
-        if "=" not in override:
-            raise click.UsageError(f"--set takes KEY=VALUE, not {override!r}.")
     from audiovq.training.prior import main_prior
 
     path = main_prior(
@@ -52,6 +47,6 @@ def prior(
         model=model,
         resume=resume,
         threads=threads,
-        overrides=list(overrides),
+        overrides=overrides,
     )
     click.echo(f"{path}: the trained prior", err=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from audiovq.cli.options import overrides_option, resume_option, threads_option
+
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
@@ -22,13 +24,11 @@ import click
     metavar="RUN",
     help="Folder for checkpoint, metrics and model.safetensors. Without it, runs/CONFIG.",
 )
-@click.option("--resume", is_flag=True, help="Continue RUN from its checkpoint, as if never stopped.")
+@resume_option
 @click.option("--init", type=click.Path(path_type=Path), metavar="MODEL", help="Start from its weights.")
 @click.option("--stage", "stages", multiple=True, metavar="NAME", help="Run this stage alone; repeatable.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Processor threads to use.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of CONFIG; repeatable."
-)
+@threads_option
+@overrides_option
 def train(
     config: Path,
     data: Path,
@@ -37,15 +37,12 @@ def train(
     init: Path | None,
     stages: tuple[str, ...],
     threads: int | None,
-    overrides: tuple[str, ...],
+    overrides: list[str],
 ) -> None:
     """Train a model on your own recordings.
 
     CONFIG is a TOML file, or the name of one that ships: default, paper-vctk, paper-phonemes.
     """
-    for override in overrides:
-        if "=" not in override:
-            raise click.UsageError(f"--set takes KEY=VALUE, not {override!r}.")
     from audiovq.training.run import main_train
 
     model = main_train(
@@ -54,7 +51,7 @@ def train(
         out=out or Path("runs", config.stem),
         resume=resume,
         threads=threads,
-        overrides=list(overrides),
+        overrides=overrides,
         init=init,
         stages=list(stages),
     )

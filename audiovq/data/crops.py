@@ -7,7 +7,6 @@ and nothing of the reader has to be stored.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from audiovq.audio import SAMPLE_RATE
+from audiovq.data.ahead import ReadAhead
 from audiovq.data.corpus import Corpus
 from audiovq.data.index import NOBODY, Utterance
 from audiovq.errors import AudiovqError
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     rows: Tensor
 
 
-class CropReader:
+class CropReader(ReadAhead[Batch]):
     """Draws batches, one step ahead in a thread.
 
     Args:
@@ -65,6 +65,7 @@ class CropReader:
         level_db: float = 0.0,
         report: Callable[[str], None] | None = None,
     ) -> None:
+        super().__init__()
         self.corpus, self.samples, self.voice_samples, self.batch = corpus, samples, voice_samples, batch
         self.seed, self.speed, self.level_db = seed, speed, level_db
         self._rows = {name: i + 1 for i, name in enumerate(speakers)}
@@ -78,21 +79,10 @@ class CropReader:
         self._report = report
         self.unreadable: list[str] = []
         """A line for each recording that could not be read so far."""
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._next: tuple[int, Future[Batch]] | None = None
-
-    def get(self, step: int) -> Batch:
-        """Batch of a step; starts reading the one after it."""
-        if self._next is not None and self._next[0] == step:
-            batch = self._next[1].result()
-        else:
-            batch = self.read(step)
-        self._next = (step + 1, self._pool.submit(self.read, step + 1))
-        return batch
 
     def close(self) -> None:
-        """Stop the reading thread."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stop the reading thread, and tell how many recordings could not be read."""
+        super().close()
         if self.unreadable and self._report is not None:
             files = "1 recording" if len(self.unreadable) == 1 else f"{len(self.unreadable)} recordings"
             self._report(f"{self.corpus.root}: {files} could not be read")

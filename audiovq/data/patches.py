@@ -5,7 +5,6 @@ Which patches make up a batch depends on (seed, stage, step) alone, so training 
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiovq.data.ahead import ReadAhead
 from audiovq.data.pictures import Pictures
 from audiovq.image.pictures import Pixels, pad_to_multiple
 
@@ -28,7 +28,7 @@ class PictureBatch(NamedTuple):
     rows: Tensor
 
 
-class PictureReader:
+class PictureReader(ReadAhead[PictureBatch]):
     """Draws batches, one step ahead in a thread; (seed, step) fixes a batch.
 
     Args:
@@ -50,22 +50,9 @@ class PictureReader:
         flip: bool = False,
         shift: int = 0,
     ) -> None:
+        super().__init__()
         self.pictures, self.side, self.batch, self.seed = pictures, side, batch, seed
         self.flip, self.shift = flip, shift
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._next: tuple[int, Future[PictureBatch]] | None = None
-
-    def get(self, step: int) -> PictureBatch:
-        """Batch of a step; starts reading the one after it."""
-        batch = (
-            self._next[1].result() if self._next is not None and self._next[0] == step else self.read(step)
-        )
-        self._next = (step + 1, self._pool.submit(self.read, step + 1))
-        return batch
-
-    def close(self) -> None:
-        """Stop the reading thread."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def read(self, step: int) -> PictureBatch:
         """Batch of a step, read now."""

@@ -6,7 +6,6 @@ file; a model whose prior was not trained is stored without one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from audiovq.configfile import from_dict, to_dict
 from audiovq.errors import AudiovqError
 from audiovq.files import PartialFile
 from audiovq.image.config import ImageModelConfig
-from audiovq.tensorfile import not_one, read_metadata
+from audiovq.tensorfile import fingerprint, not_one, read_metadata, read_tensors, stored_tensors
 
 if TYPE_CHECKING:
     from audiovq.image.model import ImageModel
@@ -60,28 +59,21 @@ def save_model(
     import safetensors.torch
 
     prior = any(stage["stage"] == "pixelcnn" for stage in training.get("stages", []))
-    tensors = {
-        name: value.detach().half().contiguous() if value.is_floating_point() else value.contiguous()
-        for name, value in model.state_dict().items()
-        if not name.startswith(NOT_STORED) and (prior or not name.startswith(PRIOR))
-    }
+    tensors = stored_tensors(model, NOT_STORED if prior else (*NOT_STORED, PRIOR))
     coding = {k: v for k, v in to_dict(model.config).items() if k not in ("name", "prior", "condition")}
-    digest = hashlib.sha256(json.dumps(coding, sort_keys=True).encode())
-    for name in sorted(n for n in tensors if not n.startswith(PRIOR)):
-        digest.update(name.encode())
-        digest.update(tensors[name].cpu().numpy().tobytes())
+    made = fingerprint(coding, {n: v for n, v in tensors.items() if not n.startswith(PRIOR)})
     header = {
         "version": VERSION,
         "config": to_dict(model.config),
         "classes": list(classes),
         "training": training,
         "prior": prior,
-        "fingerprint": digest.hexdigest()[:16],
+        "fingerprint": made,
     }
     content = safetensors.torch.save(tensors, metadata={KEY: json.dumps(header)})
     with PartialFile(path, force=force) as file:
         file.write(content)
-    return digest.hexdigest()[:16]
+    return made
 
 
 def read_header(path: str | Path) -> ImageHeader:
@@ -124,13 +116,8 @@ def load_weights(model: ImageModel, path: str | Path, exactly: bool = False, pri
     Returns: the names taken. Raises: AudiovqError if it holds tensors the model lacks, or of other shapes;
         but unless `exactly`, a prior of other dimensions and tables of other classes are left out.
     """
-    import safetensors.torch
-
     read_header(path)
-    try:
-        stored = safetensors.torch.load_file(str(path))
-    except (OSError, safetensors.SafetensorError):
-        raise not_one(path, WHAT) from None
+    stored = read_tensors(path, WHAT)
     state = model.state_dict()
     taken = set()
     for name, value in stored.items():
