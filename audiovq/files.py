@@ -39,14 +39,14 @@ class PartialFile:
         self.name, self.force = os.fspath(path), force
         self.path = Path(os.path.realpath(path))
         self._check_target()
-        self.temporary = self.path.with_name(f".audiovq-{secrets.token_hex(8)}.part")
-        try:
-            self.file = open(self.temporary, "xb+")  # noqa: SIM115 (closed by commit or discard)
-        except FileNotFoundError as error:
-            raise AudiovqError(f"{self.name}: its folder does not exist; make it first") from error
-        except OSError as error:
-            raise self._failed(error) from error
-        _lock(self.file)
+        # Another process that tidies up may take a new file before it is locked; where files cannot be
+        # locked, none is ever taken.
+        for _ in range(2):
+            if self._open():
+                break
+            self.discard()
+        else:
+            self._open()
 
     def __enter__(self) -> PartialFile:
         return self
@@ -81,6 +81,17 @@ class PartialFile:
         with contextlib.suppress(OSError):
             self.file.close()
         self.temporary.unlink(missing_ok=True)
+
+    def _open(self) -> bool:
+        """Open a temporary file and lock it; whether it is locked and still there."""
+        self.temporary = self.path.with_name(f".audiovq-{secrets.token_hex(8)}.part")
+        try:
+            self.file = open(self.temporary, "xb+")  # noqa: SIM115 (closed by commit or discard)
+        except FileNotFoundError as error:
+            raise AudiovqError(f"{self.name}: its folder does not exist; make it first") from error
+        except OSError as error:
+            raise self._failed(error) from error
+        return _lock(self.file) and self.temporary.exists()
 
     def _failed(self, error: OSError) -> AudiovqError:
         return AudiovqError(f"{self.name}: cannot be written ({error.strerror}); check folder and disk")

@@ -21,6 +21,7 @@ from audiovq.decoding import DecodeOptions, Finish, decoded_length
 from audiovq.errors import AudiovqError
 from audiovq.files import Job
 from audiovq.generate.synthesis import Request
+from audiovq.processes import on_this_machine
 
 if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
@@ -34,8 +35,9 @@ Heard = Callable[[float], None]
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use: its share, where torchrun started several."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // on_this_machine())
 
 
 def encode_files(

@@ -211,6 +211,10 @@ def test_train_passes_its_options_on(
         "c=x=y",
         "--stage",
         "codes",
+        "--device",
+        "cuda",
+        "--pieces",
+        "4",
     ]
     assert run(["train", "my/own.toml", *options]) == 0
     assert one_line(capsys.readouterr()) == "runs/own/model.safetensors: the trained model"
@@ -223,6 +227,8 @@ def test_train_passes_its_options_on(
         "overrides": ["a.b=1", "c=x=y"],
         "init": None,
         "stages": ["codes"],
+        "device": "cuda",
+        "pieces": 4,
     }
 
 

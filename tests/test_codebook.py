@@ -99,6 +99,7 @@ def test_moving_averages_are_equations_6_to_8() -> None:
     for step in range(3):
         z = torch.randn(50, 3, generator=torch.Generator().manual_seed(step))
         _, quantised = codebook(z)
+        codebook.follow()
         chosen = nearest(z.double().numpy(), vectors)
         assert chosen.tolist() == quantised.codes.tolist()
         for k in range(8):
@@ -117,6 +118,7 @@ def test_averages_keep_the_norm_of_the_codes() -> None:
         codebook.sums.copy_(codebook.vectors)
     before = codebook.vectors.norm(dim=-1).mean()
     codebook(codebook.vectors.repeat(50, 1))
+    codebook.follow()
     assert float(codebook.vectors.norm(dim=-1).mean() / before) == pytest.approx(1, abs=1e-3)
 
 
@@ -143,12 +145,14 @@ def with_a_dead_code(update: str) -> tuple[Codebook, Tensor]:
 def test_a_revived_code_is_a_data_vector_and_stays_one(update: str) -> None:
     codebook, data = with_a_dead_code(update)
     codebook(data)
+    codebook.follow()
     revived = codebook.vectors.detach()[4:].clone()
     assert all((data - vector).abs().sum(-1).min() == 0 for vector in revived), "no vector of the batch"
     assert int(codebook.revivals) >= 4
     # One step later, when nothing near it comes: the averages must not write the old vector back.
     elsewhere = codebook.vectors.detach()[:1] + torch.tensor([[-60.0, -60.0, -60.0]])
     _, quantised = codebook(elsewhere.repeat(64, 1))
+    codebook.follow()
     unchosen = [k for k in range(4, 8) if k not in set(quantised.codes.tolist())]
     assert unchosen
     for k in unchosen:
@@ -158,6 +162,7 @@ def test_a_revived_code_is_a_data_vector_and_stays_one(update: str) -> None:
 def test_a_revived_code_is_used_one_step_later() -> None:
     codebook, data = with_a_dead_code("average")
     codebook(data)
+    codebook.follow()
     _, quantised = codebook(data)
     assert set(quantised.codes.tolist()) & {4, 5, 6, 7}
     # Nor is it dead again at once: it starts over with the mean count.
@@ -170,6 +175,7 @@ def test_revival_is_deterministic() -> None:
         codebook, data = with_a_dead_code("average")
         torch.manual_seed(noise)
         codebook(data)
+        codebook.follow()
         tables.append(codebook.vectors.clone())
     assert torch.equal(*tables)
 
@@ -201,6 +207,7 @@ def test_unquantised_steps_pass_the_latent() -> None:
     z = torch.randn(30, 3)
     before = codebook.counts.clone()
     out, quantised = codebook(z, quantise=False)
+    codebook.follow()
     torch.testing.assert_close(out, z)
     assert quantised.codes.unique().numel() > 1
     assert not torch.equal(codebook.counts, before), "the averages follow from the first step"
@@ -229,10 +236,30 @@ def test_training_measures_distances_in_fp32_under_autocast() -> None:
 def test_perplexity_is_the_exponential_of_the_entropy() -> None:
     codebook = make("average", size=4).eval()
     table = codebook.table()
-    assert float(codebook(table)[1].perplexity) == pytest.approx(4, rel=1e-5)
-    assert float(codebook(table[:1].repeat(9, 1))[1].perplexity) == pytest.approx(1, rel=1e-5)
-    skewed = codebook(table[[0, 0, 0, 1]])[1].perplexity
-    assert float(skewed) == pytest.approx(np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))), rel=1e-5)
+
+    def usage(z: Tensor) -> tuple[float, int]:
+        codebook(z)
+        return codebook.usage()
+
+    assert usage(table) == pytest.approx((4, 4), rel=1e-5)
+    assert usage(table[:1].repeat(9, 1)) == pytest.approx((1, 1), rel=1e-5)
+    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert usage(table[[0, 0, 0, 1]]) == pytest.approx((np.exp(entropy), 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("update", ["gradient", "average"])
+def test_a_step_in_pieces_is_a_step(update: str) -> None:
+    """Codebook, moving averages, revival and usage do not depend on how a batch was cut."""
+    found = []
+    for pieces in (1, 4):
+        codebook, data = with_a_dead_code(update)
+        for piece in data.chunk(pieces):
+            codebook(piece)
+        found.append((codebook.follow(), codebook.state_dict()))
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        torch.testing.assert_close(value, found[1][1][name], msg=name)
+    assert int(found[0][1]["revivals"]) >= 4
 
 
 def test_a_code_outside_the_table_is_an_error() -> None:
@@ -253,4 +280,5 @@ def test_averages_restart_where_the_vectors_are() -> None:
     codebook.restart_averages()
     codebook.train()
     codebook(before)
+    codebook.follow()
     torch.testing.assert_close(codebook.table(), before, rtol=1e-4, atol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from audiovq.audio import loudness_gain, resample
 from audiovq.audio_io import EXTENSIONS
 from audiovq.data.corpus import Corpus, open_corpus, speaker_details
 from audiovq.data.crops import Batch, CropReader
+from audiovq.data.shares import Share
 from audiovq.errors import AudiovqError
 
 
@@ -202,26 +204,37 @@ def corpus(tmp_path: Path) -> Corpus:
     return open_corpus(tmp_path)
 
 
-def reader_of(corpus: Corpus, seed: int = 1, samples: int = 4_000, **options: float) -> CropReader:
+def reader_of(corpus: Corpus, seed: int = 1, samples: int = 4_000, **options: Any) -> CropReader:
     return CropReader(corpus, corpus.speakers, samples, 2_000, 6, seed, **options)
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return a.part == b.part and all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
 
 
 def test_crops_depend_on_seed_and_step_alone(corpus: Corpus) -> None:
     reader = reader_of(corpus, speed=0.1, level_db=3.0)
-    in_order = [reader.get(step) for step in range(4)]
+    in_order = [reader.get(step)[0] for step in range(4)]
     reader.close()
     late = reader_of(corpus, speed=0.1, level_db=3.0)
     assert (
-        same(late.get(3), in_order[3]) and same(late.get(1), in_order[1]) and same(late.read(2), in_order[2])
+        same(late.get(3)[0], in_order[3])
+        and same(late.get(1)[0], in_order[1])
+        and same(late.read(2), in_order[2])
     )
     late.close()
     assert not same(in_order[0], in_order[1])
     other = reader_of(corpus, seed=2, speed=0.1, level_db=3.0)
     assert not same(other.read(0), in_order[0])
+
+
+def test_crops_do_not_depend_on_the_share(corpus: Corpus) -> None:
+    whole = reader_of(corpus, speed=0.1, level_db=3.0).read(5)
+    shares = [reader_of(corpus, speed=0.1, level_db=3.0, share=Share(i, 3)) for i in range(3)]
+    parts = [part for share in shares for part in share.pieces(5)]
+    assert [part.part.first for part in parts] == [0, 2, 4]
+    for i, column in enumerate(whole[:-1]):
+        assert torch.equal(torch.cat([part[i] for part in parts]), column)
 
 
 def test_shapes_and_rows(corpus: Corpus) -> None:

@@ -15,6 +15,7 @@ from image_parts import photo
 from audiovq.data import pictures as data
 from audiovq.data.patches import PictureBatch, PictureReader, patches
 from audiovq.data.pictures import Pictures, open_pictures
+from audiovq.data.shares import ALL, Share
 from audiovq.errors import AudiovqError
 from audiovq.image.pictures import write_picture
 
@@ -189,22 +190,26 @@ def folder(tmp_path: Path) -> Pictures:
 
 
 def same(a: PictureBatch, b: PictureBatch) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return a.part == b.part and all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
 
 
 def test_batches_depend_on_seed_and_step_alone(folder: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reader(seed: int = 1) -> PictureReader:
-        return PictureReader(folder, 16, 5, seed, flip=True, shift=2)
+    def reader(seed: int = 1, share: Share = ALL) -> PictureReader:
+        return PictureReader(folder, 16, 5, seed, flip=True, shift=2, share=share)
 
     first = reader()
-    in_order = [first.get(step) for step in range(4)]
+    in_order = [first.get(step)[0] for step in range(4)]
     first.close()
     monkeypatch.setattr(data, "CACHE_BYTES", 0)
     late = reader()
     assert (
-        same(late.get(3), in_order[3]) and same(late.get(1), in_order[1]) and same(late.read(2), in_order[2])
+        same(late.get(3)[0], in_order[3])
+        and same(late.get(1)[0], in_order[1])
+        and same(late.read(2), in_order[2])
     )
     late.close()
+    pixels = [part.pixels for i in range(5) for part in reader(share=Share(i, 5)).pieces(1)]
+    assert torch.equal(torch.cat(pixels), in_order[1].pixels)
     assert not same(in_order[0], in_order[1]) and not same(reader(2).read(0), in_order[0])
     assert in_order[0].pixels.shape == (5, 16, 16, 3) and in_order[0].pixels.dtype == torch.uint8
     assert in_order[0].rows.tolist() == [0] * 5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from audiovq.image.modelfile import load_model, read_header
 from audiovq.image.tokenizer import load
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.image import ImageTask, main_prior, main_train
-from audiovq.training.loop import Loop, run_task
+from audiovq.training.loop import Loop
 
 CONFIG = """
 [model]
@@ -90,7 +93,7 @@ def test_both_stages_learn(tmp_path: Path, pictures: Path, stage: str, least: fl
     (tmp_path / "c.toml").write_text(CONFIG + STAGE % (stage, 60))
     settings = load_image_config(tmp_path / "c.toml", ["train.checkpoint_seconds=100"])
     train, held = open_pictures(pictures, 1)
-    task = ImageTask(settings, train, held, tmp_path)
+    task = ImageTask(settings, train, held)
     before = {n: v.clone() for n, v in task.model.state_dict().items()}
 
     def bits() -> float:
@@ -101,7 +104,7 @@ def test_both_stages_learn(tmp_path: Path, pictures: Path, stage: str, least: fl
             return part.loss(reader.read(0), 0)[1]["bits"]
 
     at_first = bits()
-    run_task(task, tmp_path, resume=False)
+    Loop(task, tmp_path).run()
     assert bits() < at_first - least
     moved = {n.split(".")[0] for n, v in task.model.state_dict().items() if not torch.equal(v, before[n])}
     assert moved == ({"prior"} if stage == "pixelcnn" else {"encoder", "codebook", "decoder"})
@@ -121,6 +124,27 @@ def test_the_finished_model(whole: Path, pictures: Path) -> None:
     best = min(scores.prior_bits, scores.prior_bits_class, scores.unigram_bits)
     assert scores.bits_per_dim == pytest.approx(scores.decoder_bits + best * 16 / 256)
     assert scores.psnr == pytest.approx(-10 * np.log10(scores.mse))
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_two_pieces(config: Path, pictures: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    verb = [
+        "-m",
+        "audiovq",
+        "image",
+        "train",
+        str(config),
+        "--data",
+        str(pictures),
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    variables = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*torchrun, *verb], env=variables, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    main_train(config, pictures, tmp_path / "one", threads=1, pieces=2)
+    assert same_run(tmp_path / "one", tmp_path / "two")
 
 
 def test_the_same_run_twice_is_the_same_model(
@@ -175,7 +199,7 @@ def test_a_prior_anew_keeps_the_codes(whole: Path, config: Path, pictures: Path,
     assert [s["stage"] for s in after.training["stages"]] == ["image", "pixelcnn"]
     # Of the same dimensions too: the prior starts over, whatever it was before.
     kept = load_image_config(config, ["train.stages.1.steps=1"])
-    task = ImageTask(kept, *open_pictures(pictures, 1), tmp_path, first, anew=True)
+    task = ImageTask(kept, *open_pictures(pictures, 1), first, anew=True)
     old = load_model(first)[0].state_dict()
     same = {n for n, v in task.model.state_dict().items() if torch.equal(v.half(), old[n].half())}
     assert "encoder.enter_pixels.weight" in same and "prior.head_out.weight" not in same

@@ -247,6 +247,26 @@ def test_own_recordings_become_a_model(
     assert markers(out) == ["prepare"]
 
 
+@pytest.mark.slow
+def test_a_recipe_under_torchrun(tmp_path: Path) -> None:
+    """The first process prepares, both train, and each thing is told once."""
+    for n in range(12):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "mine" / f"{n}.wav", speech(40_000, seed=n), 16_000)
+    (tmp_path / "tiny.toml").write_text(CONFIG + STAGE % ("codes", 2))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    names = [RECIPES / "folder" / "run", tmp_path / "mine", "--out", tmp_path / "out"]
+    options = ["--config", tmp_path / "tiny.toml", "--threads", "1", "--to", "train"]
+    options += ["--set", "train.stages.0.batch=4"]
+    verb = list(map(str, [*torchrun, *names, *options]))
+    done = subprocess.run(verb, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert markers(tmp_path / "out") == ["prepare", "train"]
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+    for line in ("12 prepared", "prepare: complete after", "train: complete after", "the trained model"):
+        assert done.stderr.count(line) == 1, line
+
+
 # The default model
 
 

@@ -31,7 +31,7 @@ CONFIG = """
 name = "tiny"
 encoder = { hop = 128, channels = 16, dilations = [1, 2] }
 codebook = { size = 32, dim = 4 }
-voice = { dims = 4, bits = 3, channels = 8 }
+voice = { dims = 4, bits = 6, channels = 8 }
 conditioner = { channels = 24, dilations = [1, 2], harmonic_bins = 16 }
 spectral = { dilations = [1] }
 wavenet = { residual = 16, skip = 16, hidden = 16, dilations = [1, 2, 4, 8], adapt = 16 }
@@ -127,7 +127,7 @@ def test_every_stage_learns(tmp_path: Path, corpus: Path, stage: str, name: str,
         text = text.replace(text[start : text.index("\n", start)], line)
     (tmp_path / "c.toml").write_text(text)
     settings = load_config(tmp_path / "c.toml", ["train.checkpoint_seconds=100"])
-    task = SpeechTask(settings, open_corpus(corpus), tmp_path)
+    task = SpeechTask(settings, open_corpus(corpus))
     loop = Loop(task, tmp_path)
     plan = settings.train.stages[0]
     before = loop._evaluate(make_stage(task.model, plan), plan)
@@ -317,7 +317,7 @@ def test_a_finished_run_resumes_to_its_end(whole: Path, config: Path, corpus: Pa
 
 def test_training_starts_from_a_model(whole: Path, config: Path, corpus: Path, tmp_path: Path) -> None:
     init = whole / "model.safetensors"
-    task = SpeechTask(load_config(config), open_corpus(corpus), tmp_path, init)
+    task = SpeechTask(load_config(config), open_corpus(corpus), init)
     stored = safetensors.torch.load_file(init)
     assert torch.equal(task.model.codebook.vectors, stored["codebook.vectors"].float())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from audiovq.errors import AudiovqError
 from audiovq.files import Job, remove_leftovers
+from audiovq.processes import place
 
 SECONDS_BETWEEN_LOG_LINES = 60.0
 """How often progress is said where standard error is no terminal."""
@@ -42,23 +43,28 @@ def find_jobs(folder: Path, out: Path, suffixes: Collection[str], new_suffix: st
 class FolderRun:
     """What becomes of a folder's files: which are left to do, which failed, and the last line.
 
+    Of several processes (torchrun) each does its share, and the first says at the end how all of them went.
+
     Args:
-        jobs: all of them.
+        jobs: all of them; those of other processes are passed over.
         finished: whether a job was done by an earlier run; may raise AudiovqError.
         verb: what was done to the files that went well ("encoded").
         out: folder of the results; temporary files that a killed run left there are removed.
     """
 
-    def __init__(self, jobs: Collection[Job], finished: Callable[[Job], bool], verb: str, out: Path) -> None:
-        self.verb, self.out, self.total = verb, out, len(jobs)
+    def __init__(self, jobs: Sequence[Job], finished: Callable[[Job], bool], verb: str, out: Path) -> None:
+        self.verb, self.out, self.total = verb, out, 0
         self.failed = self.skipped = 0
         self.todo: list[Job] = []
         self.bar: tqdm | None = None
         remove_leftovers(out)
         taken: dict[Path, Path] = {}
         for job in jobs:
+            taken.setdefault(job.target, job.source)
+        for job in place().share(jobs):
+            self.total += 1
             try:
-                first = taken.setdefault(job.target, job.source)
+                first = taken[job.target]
                 if first != job.source:
                     raise AudiovqError(f"{job.source}: {first.name} has its place; rename one of them")
                 if finished(job):
@@ -79,15 +85,25 @@ class FolderRun:
 
     def end(self) -> None:
         """Say on standard error how many were done. Raises AudiovqError if any failed."""
-        done = self.total - self.failed - self.skipped
-        click.echo(
-            f"{self.out}: {done} {self.verb}, {self.skipped} skipped as finished, {self.failed} failed",
-            err=True,
-        )
-        if self.failed:
-            raise AudiovqError(
-                f"{self.failed} of {self.total} files failed; run it again once they are mended"
-            )
+        total, skipped, failed = _of_all_processes(self.total, self.skipped, self.failed)
+        if place().first:
+            done = total - failed - skipped
+            counts = f"{done} {self.verb}, {skipped} skipped as finished, {failed} failed"
+            click.echo(f"{self.out}: {counts}", err=True)
+        if failed:
+            raise AudiovqError(f"{failed} of {total} files failed; run it again once they are mended")
+
+
+def _of_all_processes(*counts: int) -> list[int]:
+    """Sums over the processes that torchrun started, once the last one is done."""
+    if place().size == 1:
+        return list(counts)
+    import torch
+
+    from audiovq import processes
+
+    with processes.joined(torch.device("cpu")):
+        return [int(count) for count in processes.sum_floats(counts)]
 
 
 class SpeechBar(tqdm):

@@ -13,7 +13,9 @@ from audiovq.cli.options import (
     device_option,
     force_option,
     overrides_option,
+    pieces_option,
     resume_option,
+    tell_once,
     threads_option,
 )
 
@@ -36,6 +38,8 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help=where),
         resume_option,
         threads_option,
+        device_option,
+        pieces_option,
         overrides_option,
     )
     for option in reversed(options):
@@ -59,7 +63,7 @@ def train(config: Path, out: Path | None, overrides: list[str], **options: Any) 
 
     options["stages"] = list(options["stages"])
     path = main_train(config, out=out or Path("runs", config.stem), overrides=overrides, **options)
-    click.echo(f"{path}: the trained model", err=True)
+    tell_once(f"{path}: the trained model")
 
 
 @click.command()
@@ -75,7 +79,7 @@ def prior(config: Path, model: Path, out: Path | None, overrides: list[str], **o
 
     out = out or Path("runs", f"{config.stem}-prior")
     path = main_prior(model, config_path=config, out=out, overrides=overrides, **options)
-    click.echo(f"{path}: the model with its new prior", err=True)
+    tell_once(f"{path}: the model with its new prior")
 
 
 @click.command()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from audiovq.processes import place
+
 if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
 
@@ -64,6 +66,15 @@ threads_option = click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="Processor threads to use."
 )
 
+pieces_option = click.option(
+    "--pieces",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Cut each step's batch into N pieces, one after another: less memory, the same steps.",
+)
+
 overrides_option = click.option(
     "--set",
     "overrides",
@@ -81,6 +92,12 @@ def speaker_name(text: str | None, tokenizer: Tokenizer) -> str | int | None:
     if text is None or not text.isdecimal() or text in {speaker.name for speaker in tokenizer.speakers}:
         return text
     return int(text)
+
+
+def tell_once(line: str) -> None:
+    """A line on standard error; of processes that torchrun started, by the first alone."""
+    if place().first:
+        click.echo(line, err=True)
 
 
 def check_writable(path: Path, force: bool) -> None:

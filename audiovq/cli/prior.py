@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from audiovq.cli.options import model_option, overrides_option, resume_option, threads_option
+from audiovq.cli.options import (
+    device_option,
+    model_option,
+    overrides_option,
+    pieces_option,
+    resume_option,
+    tell_once,
+    threads_option,
+)
 
 
 @click.command()
@@ -22,6 +30,8 @@ from audiovq.cli.options import model_option, overrides_option, resume_option, t
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Without it, runs/CONFIG.")
 @resume_option
 @threads_option
+@device_option
+@pieces_option
 @overrides_option
 def prior(
     config: Path,
@@ -30,6 +40,8 @@ def prior(
     out: Path | None,
     resume: bool,
     threads: int | None,
+    device: str,
+    pieces: int,
     overrides: list[str],
 ) -> None:
     """Train the prior of a model.
@@ -48,5 +60,7 @@ def prior(
         resume=resume,
         threads=threads,
         overrides=overrides,
+        device=device,
+        pieces=pieces,
     )
-    click.echo(f"{path}: the trained prior", err=True)
+    tell_once(f"{path}: the trained prior")

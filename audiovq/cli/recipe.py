@@ -2,6 +2,7 @@
 
 A recipe is a folder with a script for each stage: a function `main(run: Run)`, in `INPUTS` the fields of
 `Run` that its result depends on, and if it depends on more, a function `state(run: Run)` that sums that up.
+Under torchrun a stage that says `TOGETHER = True` is run by all processes, any other by the first alone.
 Stages that recipes have in common lie in `common` beside them. `RUN/complete/STAGE.json` says that a stage is
 complete and with which inputs; with the same ones it is not run again. To go on from where it was stopped is
 for each stage to know.
@@ -22,6 +23,7 @@ import click
 
 from audiovq.errors import AudiovqError
 from audiovq.files import PartialFile
+from audiovq.processes import place
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Run:
         corpus: folder that was given; None if none was.
         out: folder of everything that the recipe makes.
         config: of the model; prior_config: of the prior.
-        threads: of torch; None: its default.
+        threads: of torch; None: its default. device, pieces: as for `audiovq train`.
         overrides, prior_overrides: `key=value` on the configurations.
         url, checksum: where to download from, instead of where the recipe would.
     """
@@ -42,6 +44,8 @@ class Run:
     config: str = "default"
     prior_config: str = "prior"
     threads: int | None = None
+    device: str = "cpu"
+    pieces: int = 1
     overrides: tuple[str, ...] = ()
     prior_overrides: tuple[str, ...] = ()
     url: str = ""
@@ -61,6 +65,11 @@ class Run:
     def prior(self) -> Path:
         """The trained prior."""
         return self.out / "prior" / "prior.safetensors"
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How to train, for the functions that do."""
+        return {"resume": True, "threads": self.threads, "device": self.device, "pieces": self.pieces}
 
     def given(self) -> Path:
         """The corpus's folder. Raises AudiovqError if none was given."""
@@ -83,7 +92,15 @@ def run_recipe(folder: Path, stages: Sequence[str], args: Sequence[str], about: 
         if stages.index(first) > stages.index(last):
             raise click.UsageError(f"{first} comes after {last}.")
         chosen = stages[stages.index(first) : stages.index(last) + 1]
-        run_stages(folder, stages, chosen, Run(**options))
+        run = Run(**options)
+        if place().size == 1:
+            run_stages(folder, stages, chosen, run)
+            return
+        from audiovq.processes import joined
+        from audiovq.training.start import own_device
+
+        with joined(own_device(run.device)):
+            run_stages(folder, stages, chosen, run)
 
     try:
         _command(folder, stages, about, start).main(
@@ -96,10 +113,10 @@ def run_recipe(folder: Path, stages: Sequence[str], args: Sequence[str], about: 
         say(f"{folder.name}: interrupted; run again to go on")
         return 130
     except AudiovqError as error:
-        say(f"{folder.name}: error: {error}")
+        say(f"{folder.name}: error: {error}", everyone=True)
         return 1
     except OSError as error:
-        say(f"{folder.name}: error: {error.filename or 'output'}: {error.strerror or error}")
+        say(f"{folder.name}: error: {error.filename or 'output'}: {error.strerror or error}", everyone=True)
         return 1
     return 0
 
@@ -110,26 +127,32 @@ def run_stages(folder: Path, stages: Sequence[str], chosen: Sequence[str], run: 
     Raises:
         AudiovqError: from a stage, or its marker cannot be written.
     """
+    first = place().first
     for name in chosen:
         marker = run.out / "complete" / f"{name}.json"
         stage = load_stage(folder, name)
+        together = getattr(stage, "TOGETHER", False)
         inputs = {key: _plain(getattr(run, key)) for key in stage.INPUTS}
         if hasattr(stage, "state"):
             inputs["state"] = stage.state(run)
-        if _is_complete(marker, inputs):
+        if _first_says(_is_complete(marker, inputs)):
             say(f"{name}: complete; to do it again, remove {marker}")
             continue
-        # What comes after it was made from what is made now.
-        for later in stages[stages.index(name) :]:
-            (run.out / "complete" / f"{later}.json").unlink(missing_ok=True)
-        say(f"{name}: begun")
         began = time.monotonic()
-        stage.main(run)
-        seconds = round(time.monotonic() - began, 1)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        with PartialFile(marker, force=True) as file:
-            file.write((json.dumps({"seconds": seconds, "inputs": inputs}, indent=1) + "\n").encode())
-        say(f"{name}: complete after {seconds:g} s")
+        if first:
+            # What comes after it was made from what is made now.
+            for later in stages[stages.index(name) :]:
+                (run.out / "complete" / f"{later}.json").unlink(missing_ok=True)
+        say(f"{name}: begun")
+        if first or together:
+            stage.main(run)
+        if first:
+            seconds = round(time.monotonic() - began, 1)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            with PartialFile(marker, force=True) as file:
+                file.write((json.dumps({"seconds": seconds, "inputs": inputs}, indent=1) + "\n").encode())
+            say(f"{name}: complete after {seconds:g} s")
+        _first_says(True)  # the others go on when it is complete
 
 
 def load_stage(folder: Path, name: str) -> Any:
@@ -173,14 +196,28 @@ class Bar:
             self._bar = None
 
 
-def say(line: str) -> None:
-    """A line on standard error, over a bar if one is there: standard output is for results."""
+def say(line: str, everyone: bool = False) -> None:
+    """A line on standard error, over a bar if one is there: standard output is for results.
+
+    Of processes that torchrun started the first one speaks; `everyone`: this is for each to say.
+    """
+    if not (everyone or place().first):
+        return
     if not sys.stderr.isatty():
         print(line, file=sys.stderr, flush=True)
         return
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stderr)
+
+
+def _first_says(answer: bool) -> bool:
+    """The first process's answer, for all that torchrun started."""
+    if place().size == 1:
+        return answer
+    from audiovq.processes import sum_floats
+
+    return sum_floats([float(answer and place().first)])[0] > 0
 
 
 def _plain(value: Any) -> Any:
@@ -211,6 +248,10 @@ def _command(folder: Path, stages: Sequence[str], about: str, start: Callable[..
         click.Option(["--config"], default="default", show_default=True, help="Of the model."),
         click.Option(["--prior-config"], default="prior", show_default=True, help="Of the prior."),
         click.Option(["--threads"], type=click.IntRange(min=1), metavar="N", help="Of training."),
+        click.Option(["--device"], default="cpu", show_default=True, help="To train on."),
+        click.Option(
+            ["--pieces"], type=click.IntRange(min=1), default=1, help="Of a batch, to need less memory."
+        ),
         click.Option(["--set", "overrides"], multiple=True, metavar="KEY=VALUE", help="Change CONFIG."),
         click.Option(
             ["--set-prior", "prior_overrides"],

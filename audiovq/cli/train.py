@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from audiovq.cli.options import overrides_option, resume_option, threads_option
+from audiovq.cli.options import (
+    device_option,
+    overrides_option,
+    pieces_option,
+    resume_option,
+    tell_once,
+    threads_option,
+)
 
 
 @click.command()
@@ -28,6 +35,8 @@ from audiovq.cli.options import overrides_option, resume_option, threads_option
 @click.option("--init", type=click.Path(path_type=Path), metavar="MODEL", help="Start from its weights.")
 @click.option("--stage", "stages", multiple=True, metavar="NAME", help="Run this stage alone; repeatable.")
 @threads_option
+@device_option
+@pieces_option
 @overrides_option
 def train(
     config: Path,
@@ -37,11 +46,14 @@ def train(
     init: Path | None,
     stages: tuple[str, ...],
     threads: int | None,
+    device: str,
+    pieces: int,
     overrides: list[str],
 ) -> None:
     """Train a model on your own recordings.
 
-    CONFIG is a TOML file, or the name of one that ships: default, paper-vctk, paper-phonemes.
+    CONFIG is a TOML file, or the name of one that ships: default, paper-vctk, paper-phonemes. Several
+    processes share each batch: torchrun --nproc-per-node 4 -m audiovq train CONFIG --data FOLDER
     """
     from audiovq.training.run import main_train
 
@@ -54,5 +66,7 @@ def train(
         overrides=overrides,
         init=init,
         stages=list(stages),
+        device=device,
+        pieces=pieces,
     )
-    click.echo(f"{model}: the trained model", err=True)
+    tell_once(f"{model}: the trained model")

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.codes import CodeSequence
+from audiovq.data.ahead import ReadAhead
 from audiovq.data.corpus import Corpus
+from audiovq.data.shares import ALL, Part, Share
 from audiovq.errors import AudiovqError
 from audiovq.files import Job, remove_leftovers
 from audiovq.folders import encode_files
+from audiovq.processes import here, wait_for_all
 from audiovq.tokenizer import Tokenizer
 
 REPORT_SECONDS = 15.0
@@ -28,14 +31,18 @@ class CodeCrops(NamedTuple):
     """Crops for one step.
 
     codes: `(B, T)` int64; before: `(B,)` the code before each, K for none.
-    counted: `(B, T)` float32, 1 where a code counts: not in the padding, nor where context is cut off.
+    weights: `(B, T)` float32, 0 where a code does not count: in the padding, and where context is cut off.
+        The others are equal, such that the mean over all parts of a batch of the weighted sums is the mean
+        over the batch's codes that count.
     voices: `(B, V)` voice points of another recording of the same speaker.
+    part: which items of the step's batch these are.
     """
 
     codes: Tensor
     before: Tensor
-    counted: Tensor
+    weights: Tensor
     voices: Tensor
+    part: Part
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,8 @@ def encode_corpus(
 ) -> CodeCorpus:
     """Codes of every recording at every speed, kept under `folder`: what is there is not encoded again.
 
+    Joined processes share the work; `folder` must be one that all of them see.
+
     Args:
         speeds: 1.1 is a tenth faster and higher.
         report: called with a line for each file that cannot be encoded, and with progress.
@@ -72,15 +81,14 @@ def encode_corpus(
     remove_leftovers(folder)
     wanted: list[tuple[Job, float, int]] = []
     numbers = {name: i for i, name in enumerate(corpus.speakers)}
-    for place, speed in enumerate(speeds):
+    for column, speed in enumerate(speeds):
         for u in corpus.utterances:
             target = folder / f"{speed:g}" / Path(u.path).with_suffix(".npy")
             # At another speed it is another voice.
-            number = numbers[u.speaker] + place * len(numbers) if u.speaker else -1
+            number = numbers[u.speaker] + column * len(numbers) if u.speaker else -1
             wanted.append((Job(corpus.root / u.path, target), speed, number))
     speed_of = {job.target: speed for job, speed, _ in wanted}
-    missing = [job for job, _, _ in wanted if not job.target.with_suffix(".json").exists()]
-    failed: set[Path] = set()
+    missing = [job for job in here().share([job for job, _, _ in wanted]) if not _is_there(job)]
     began = last = time.monotonic()
     count = 0
 
@@ -88,7 +96,6 @@ def encode_corpus(
         nonlocal count, last
         count += 1
         if error is not None:
-            failed.add(job.target)
             report(f"{job.source}: skipped ({error})")
         now = time.monotonic()
         if now - last > REPORT_SECONDS or (count == len(missing) and count > 1):
@@ -107,7 +114,12 @@ def encode_corpus(
         return tokenizer.encode(samples.mean(axis=1), round(rate * speed))
 
     encode_files(tokenizer, missing, done=done, threads=threads, encode=encode)
-    return _gather(tokenizer, [(job.target, n) for job, _, n in wanted if job.target not in failed])
+    wait_for_all()
+    return _gather(tokenizer, [(job.target, n) for job, _, n in wanted if _is_there(job)])
+
+
+def _is_there(job: Job) -> bool:
+    return job.target.with_suffix(".json").exists()
 
 
 def _gather(tokenizer: Tokenizer, rows: list[tuple[Path, int]]) -> CodeCorpus:
@@ -127,36 +139,45 @@ def _gather(tokenizer: Tokenizer, rows: list[tuple[Path, int]]) -> CodeCorpus:
     return CodeCorpus(sequences, np.stack(voices), np.array(speakers))
 
 
-class CodeReader:
+class CodeReader(ReadAhead[CodeCrops]):
     """Random crops, by step number.
 
     Args:
         corpus: what to draw from, in proportion to length.
         length: T, codes in a crop.
         context: codes at the start of a crop inside a recording that do not count.
-        batch: B.
+        batch: B of a whole batch.
         seed: with a step number it fixes a batch.
         classes: K.
+        share: what of a batch is read here.
     """
 
     def __init__(
-        self, corpus: CodeCorpus, length: int, context: int, batch: int, seed: int, classes: int
+        self,
+        corpus: CodeCorpus,
+        length: int,
+        context: int,
+        batch: int,
+        seed: int,
+        classes: int,
+        share: Share = ALL,
     ) -> None:
-        self.corpus, self.length, self.context, self.batch = corpus, length, context, batch
+        super().__init__(batch, share)
+        self.corpus, self.length, self.context = corpus, length, context
         self.seed, self.classes = seed, classes
         lengths = np.array([len(s) for s in corpus.sequences], dtype=np.float64)
         self._shares = np.cumsum(lengths / lengths.sum())
         self._same = {n: np.flatnonzero(corpus.speakers == n) for n in np.unique(corpus.speakers)}
 
-    def get(self, step: int) -> CodeCrops:
-        """Batch of a step."""
-        return self.read(step)
+    def read_part(self, step: int, part: Part) -> CodeCrops:
+        """Some crops of a step's batch."""
+        return self._crops(self._rows(step), part)
 
-    def read(self, step: int) -> CodeCrops:
-        """Batch of a step: random recordings, places and voices."""
-        rng = np.random.default_rng([self.seed, step])
+    def _rows(self, step: int) -> list[tuple[int, int, int]]:
+        """Recording, place and whose voice, at random, of each item of a batch."""
         rows = []
-        for _ in range(self.batch):
+        for item in range(self.batch):
+            rng = np.random.default_rng([self.seed, step, item])
             number = int(np.searchsorted(self._shares, rng.random(), side="right"))
             number = min(number, len(self._shares) - 1)
             size = len(self.corpus.sequences[number])
@@ -165,33 +186,48 @@ class CodeReader:
             speaker = self.corpus.speakers[number]
             same = self._same[speaker] if speaker >= 0 else np.array([number])
             rows.append((number, max(0, start), int(same[rng.integers(len(same))])))
-        return self._crops(rows)
+        return rows
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def _crops(self, rows: list[tuple[int, int, int]]) -> CodeCrops:
-        codes = np.zeros((len(rows), self.length), dtype=np.int64)
-        counted = np.zeros(codes.shape, dtype=np.float32)
-        before = np.full(len(rows), self.classes, dtype=np.int64)
-        for i, (number, start, _) in enumerate(rows):
+    def _crops(self, rows: list[tuple[int, int, int]], part: Part) -> CodeCrops:
+        chosen = [rows[item] for item in part.numbers]
+        codes = np.zeros((len(chosen), self.length), dtype=np.int64)
+        weights = np.zeros(codes.shape, dtype=np.float32)
+        before = np.full(len(chosen), self.classes, dtype=np.int64)
+        counted = sum(max(0, stop - first) for first, stop in map(self._counted, rows))
+        for i, row in enumerate(chosen):
+            number, start, _ = row
             sequence = self.corpus.sequences[number]
-            part = sequence[start : start + self.length]
-            codes[i, : len(part)] = part
-            counted[i, (self.context if start else 0) : len(part)] = 1
+            crop = sequence[start : start + self.length]
+            codes[i, : len(crop)] = crop
+            weights[i, slice(*self._counted(row))] = part.total / part.size / max(1, counted)
             if start:
                 before[i] = sequence[start - 1]
-        voices = self.corpus.voices[[voice for _, _, voice in rows]]
-        return CodeCrops(*(torch.from_numpy(v) for v in (codes, before, counted, voices)))
+        voices = self.corpus.voices[[voice for _, _, voice in chosen]]
+        tensors = [torch.from_numpy(v) for v in (codes, before, weights, voices)]
+        return CodeCrops(tensors[0], tensors[1], tensors[2], tensors[3], part)
+
+    def _counted(self, row: tuple[int, int, int]) -> tuple[int, int]:
+        """From where to where the codes of a crop count."""
+        number, start, _ = row
+        return (self.context if start else 0), min(self.length, len(self.corpus.sequences[number]) - start)
 
 
 class HeldOutReader(CodeReader):
-    """Every recording from its beginning, in as many batches as asked for; its own voice."""
+    """Every recording from its beginning, with its own voice, in as many batches as asked for.
 
-    def __init__(self, corpus: CodeCorpus, length: int, batches: int, classes: int) -> None:
-        super().__init__(corpus, length, 0, 0, 0, classes)
+    Args: as `CodeReader`; batches: how many until they repeat.
+    """
+
+    def __init__(
+        self, corpus: CodeCorpus, length: int, batches: int, classes: int, share: Share = ALL
+    ) -> None:
+        pieces = share.processes * share.pieces
+        each = -(-len(corpus.sequences) // (batches * pieces)) * pieces
+        super().__init__(corpus, length, 0, each, 0, classes, share)
         self.batches = batches
 
-    def read(self, step: int) -> CodeCrops:
-        numbers = range(step % self.batches, len(self.corpus.sequences), self.batches)
-        return self._crops([(n, 0, n) for n in numbers])
+    def _rows(self, step: int) -> list[tuple[int, int, int]]:
+        numbers = range(step % self.batches, self.batch * self.batches, self.batches)
+        # What lies beyond the last recording is the end of the first one, where no code is left to count.
+        nothing = 0, len(self.corpus.sequences[0]), 0
+        return [(n, 0, n) if n < len(self.corpus.sequences) else nothing for n in numbers]

@@ -1,7 +1,7 @@
 """Random crops of a corpus, read straight from the files by seeking.
 
-Which crops make up a batch depends on (seed, stage, step) alone, so training resumes as if never stopped
-and nothing of the reader has to be stored.
+Which crop an item of a batch is depends on (seed, stage, step, item) alone, so training resumes as if never
+stopped, nothing of the reader has to be stored, and a batch may be shared out (`data.shares`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from audiovq.audio import SAMPLE_RATE
 from audiovq.data.ahead import ReadAhead
 from audiovq.data.corpus import Corpus
 from audiovq.data.index import NOBODY, Utterance
+from audiovq.data.shares import ALL, Part, Share
 from audiovq.errors import AudiovqError
 
 _MOST_UNREADABLE = 100
@@ -31,11 +32,13 @@ class Batch(NamedTuple):
     signal: `(B, N)` float32 at 16 kHz, loudness normalised.
     voice: `(B, M)` another crop of the same speaker.
     rows: `(B,)` int64, speaker number + 1 (0: unknown).
+    part: which items of the step's batch these are.
     """
 
     signal: Tensor
     voice: Tensor
     rows: Tensor
+    part: Part
 
 
 class CropReader(ReadAhead[Batch]):
@@ -45,10 +48,11 @@ class CropReader(ReadAhead[Batch]):
         corpus: what to draw from, in proportion to length.
         samples: N, length of a crop at 16 kHz; zeros follow a recording that is shorter.
         voice_samples: M.
-        batch: B.
+        batch: B of a whole batch.
         seed: with a step number it fixes a batch.
         speed: largest relative change of speed (pitch and formants move too: more voices).
         level_db: standard deviation of a random level in dB.
+        share: what of a batch is read here.
         report: called with a line for each recording that cannot be read, another crop takes its place, and
             `close` tells how many there were; without it, reading such a one raises AudiovqError.
     """
@@ -63,10 +67,11 @@ class CropReader(ReadAhead[Batch]):
         seed: int,
         speed: float = 0.0,
         level_db: float = 0.0,
+        share: Share = ALL,
         report: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__()
-        self.corpus, self.samples, self.voice_samples, self.batch = corpus, samples, voice_samples, batch
+        super().__init__(batch, share)
+        self.corpus, self.samples, self.voice_samples = corpus, samples, voice_samples
         self.seed, self.speed, self.level_db = seed, speed, level_db
         self._rows = {name: i + 1 for i, name in enumerate(speakers)}
         lengths = corpus.table.seconds
@@ -88,17 +93,16 @@ class CropReader(ReadAhead[Batch]):
             self._report(f"{self.corpus.root}: {files} could not be read")
             self.unreadable.clear()
 
-    def read(self, step: int) -> Batch:
-        """Batch of a step, read now."""
-        rng = np.random.default_rng([self.seed, step])
+    def read_part(self, step: int, part: Part) -> Batch:
+        """Some crops of a step's batch."""
         signals, voices, rows = [], [], []
-        for _ in range(self.batch):
-            signal, voice, row = self._pair(rng)
+        for item in part.numbers:
+            signal, voice, row = self._pair(np.random.default_rng([self.seed, step, item]))
             signals.append(signal)
             voices.append(voice)
             rows.append(row)
         stack = [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (signals, voices)]
-        return Batch(stack[0], stack[1], torch.tensor(rows))
+        return Batch(stack[0], stack[1], torch.tensor(rows), part)
 
     def _pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         """A crop, another of the same speaker, and that speaker's row."""

@@ -1,6 +1,7 @@
 """Batches of pictures: random patches to train on, and fixed ones to score.
 
-Which patches make up a batch depends on (seed, stage, step) alone, so training resumes as if never stopped.
+Which patch an item of a batch is depends on (seed, stage, step, item) alone, so training resumes as if never
+stopped, and a batch may be shared out (`data.shares`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from audiovq.data.ahead import ReadAhead
 from audiovq.data.pictures import Pictures
+from audiovq.data.shares import ALL, Part, Share, whole
 from audiovq.image.pictures import Pixels, pad_to_multiple
 
 
@@ -22,10 +24,12 @@ class PictureBatch(NamedTuple):
 
     pixels: `(B, S, S, C)` uint8.
     rows: `(B,)` int64, class number + 1 (0: unknown).
+    part: which items of the step's batch these are.
     """
 
     pixels: Tensor
     rows: Tensor
+    part: Part
 
 
 class PictureReader(ReadAhead[PictureBatch]):
@@ -35,10 +39,11 @@ class PictureReader(ReadAhead[PictureBatch]):
         pictures: what to draw from; a picture larger than the side gives a random patch, a smaller one is
             continued by its last row and column.
         side: S, pixels.
-        batch: B.
+        batch: B of a whole batch.
         seed: with a step number it fixes a batch.
         flip: mirror half of them.
         shift: move each by up to so many pixels, edges repeated.
+        share: what of a batch is read here.
     """
 
     def __init__(
@@ -49,17 +54,21 @@ class PictureReader(ReadAhead[PictureBatch]):
         seed: int,
         flip: bool = False,
         shift: int = 0,
+        share: Share = ALL,
     ) -> None:
-        super().__init__()
-        self.pictures, self.side, self.batch, self.seed = pictures, side, batch, seed
+        super().__init__(batch, share)
+        self.pictures, self.side, self.seed = pictures, side, seed
         self.flip, self.shift = flip, shift
 
-    def read(self, step: int) -> PictureBatch:
-        """Batch of a step, read now."""
-        rng = np.random.default_rng([self.seed, step])
-        numbers = self.pictures.chosen[rng.integers(len(self.pictures), size=self.batch)]
-        pixels = np.stack([self._patch(self.pictures.source[int(n)], rng) for n in numbers])
-        return PictureBatch(torch.from_numpy(pixels), torch.from_numpy(self.pictures.labels[numbers] + 1))
+    def read_part(self, step: int, part: Part) -> PictureBatch:
+        """Some patches of a step's batch."""
+        pixels, rows = [], []
+        for item in part.numbers:
+            rng = np.random.default_rng([self.seed, step, item])
+            number = int(self.pictures.chosen[rng.integers(len(self.pictures))])
+            pixels.append(self._patch(self.pictures.source[number], rng))
+            rows.append(self.pictures.labels[number] + 1)
+        return PictureBatch(torch.from_numpy(np.stack(pixels)), torch.tensor(rows), part)
 
     def _patch(self, picture: Pixels, rng: np.random.Generator) -> Pixels:
         side = self.side
@@ -90,7 +99,8 @@ def patches(pictures: Pictures, side: int, count: int) -> PictureBatch:
             top, left = place // across * side, place % across * side
             found.append(pad_to_multiple(picture[top : top + side, left : left + side], side))
             rows.append(pictures.labels[number] + 1)
-    return PictureBatch(torch.from_numpy(np.stack(found[:count])), torch.tensor(rows[:count]))
+    part = whole(min(count, len(rows)))
+    return PictureBatch(torch.from_numpy(np.stack(found[:count])), torch.tensor(rows[:count]), part)
 
 
 def _spread(count: int, wanted: int) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ SMOOTHED_SHARE = 0.02
 """Training curves are averaged over about this share of a stage: a step's batch is small and says little."""
 
 _COLUMNS = ["stage", "step", "seconds", "name", "value"]
-_NOT_DRAWN = ("norm",)
+_NOT_DRAWN = ("norm", "used")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 _START_SHARE = 0.03
 

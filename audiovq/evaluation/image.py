@@ -12,6 +12,7 @@ from torch import Tensor
 
 from audiovq.data.patches import PictureBatch, patches
 from audiovq.data.pictures import Pictures
+from audiovq.data.shares import whole
 from audiovq.errors import AudiovqError
 from audiovq.image.pictures import Pixels
 from audiovq.image.tokenizer import ImageTokenizer
@@ -138,7 +139,7 @@ def _or_none(value: float | None) -> str:
 
 def _batches(everything: PictureBatch) -> list[PictureBatch]:
     return [
-        PictureBatch(pixels, rows)
+        PictureBatch(pixels, rows, whole(len(rows)))
         for pixels, rows in zip(everything.pixels.split(BATCH), everything.rows.split(BATCH), strict=True)
     ]
 

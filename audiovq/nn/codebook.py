@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiovq import processes
+
 
 class Quantised(NamedTuple):
     """What `Codebook.forward` returns.
@@ -20,14 +22,23 @@ class Quantised(NamedTuple):
     codes: `(...)` int64.
     codebook_loss: scalar, `||sg[z_e] - e||^2` (mean over elements; 0 when the codebook moves by averages).
     commitment_loss: scalar, `||z_e - sg[e]||^2` (mean over elements), before multiplication by beta.
-    perplexity: scalar, `exp(entropy)` of the code shares in this batch.
     """
 
     vectors: Tensor
     codes: Tensor
     codebook_loss: Tensor
     commitment_loss: Tensor
-    perplexity: Tensor
+
+
+class Usage(NamedTuple):
+    """How evenly codes were chosen.
+
+    perplexity: exp of the entropy of their shares: 1 (always the same) to K (all alike).
+    used: how many different ones.
+    """
+
+    perplexity: float
+    used: int
 
 
 class Codebook(nn.Module):
@@ -50,6 +61,8 @@ class Codebook(nn.Module):
             vector of the current batch (0 switches revival off). It starts over with the mean count, so
             it has some hundred steps to prove itself.
 
+    In training a step is one or several forward passes, then `follow`, which is what moves and revives.
+
     State (buffers): `vectors (K, dim)` is a parameter for "gradient", a buffer for "average";
     `counts (K)` and `sums (K, dim)` are the moving count and moving sum of the vectors assigned to each
     code, in vectors a step; `revivals` counts codes revived so far and seeds the next draw.
@@ -59,6 +72,8 @@ class Codebook(nn.Module):
     counts: Tensor
     sums: Tensor
     revivals: Tensor
+    _tally: Tensor
+    _gathered: Tensor
 
     def __init__(
         self,
@@ -89,6 +104,10 @@ class Codebook(nn.Module):
         self.register_buffer("counts", torch.ones(size))
         self.register_buffer("sums", vectors.detach().clone())
         self.register_buffer("revivals", torch.zeros((), dtype=torch.long))
+        # Of the forward passes since the last step, and no state: a step is begun and ended, or not at all.
+        self.register_buffer("_tally", torch.zeros(size), persistent=False)
+        self.register_buffer("_gathered", torch.zeros(size, dim), persistent=False)
+        self._candidates: list[Tensor] = []
 
     def table(self) -> Tensor:
         """The codebook as used for distances, `(K, dim)`; on the unit sphere if `normalise`."""
@@ -126,7 +145,7 @@ class Codebook(nn.Module):
         return self.nearest(self.to_codebook_space(z))
 
     def forward(self, z: Tensor, quantise: bool = True) -> tuple[Tensor, Quantised]:
-        """Quantise `z (..., C)`; in training also move, count and revive.
+        """Quantise `z (..., C)`; in training also gather what `follow` moves the codebook by.
 
         With `quantise=False` the vectors pass unquantised (for the first steps of training: an encoder
         that is still random sends everything to a few codes), while the averages already follow.
@@ -143,22 +162,38 @@ class Codebook(nn.Module):
             if self.update == "gradient":
                 codebook_loss = F.mse_loss(chosen, e.detach())
             passed = e + (chosen - e).detach() if quantise else e
-            counts = torch.bincount(codes.reshape(-1), minlength=self.size).float()
-            shares = counts / counts.sum()
-            perplexity = torch.exp(-(shares * torch.log(shares + 1e-10)).sum())
+            self._tally = self._tally + torch.bincount(codes.reshape(-1), minlength=self.size)
             if self.training:
-                self._follow(e.detach().reshape(-1, self.dim), codes.reshape(-1), counts)
+                flat = e.detach().reshape(-1, self.dim)
+                # Summed pass by pass: processes and pieces of one add up in the same order, to the bit.
+                own = torch.zeros_like(self.sums).index_add(0, codes.reshape(-1), flat)
+                self._gathered = self._gathered + own
+                self._candidates.append(flat)
         out = self.project_out(passed)
-        return out, Quantised(passed, codes, codebook_loss, commitment_loss, perplexity)
+        return out, Quantised(passed, codes, codebook_loss, commitment_loss)
 
     @torch.no_grad()
-    def _follow(self, flat: Tensor, codes: Tensor, counts: Tensor) -> None:
-        """One step of the moving averages (paper, equations 6 to 8), then revival.
+    def usage(self) -> Usage:
+        """How the codes were chosen in all forward passes since the last call, over all joined processes."""
+        counts, self._tally = self._tally, torch.zeros_like(self.counts)
+        processes.sum_up(counts)
+        return _usage(counts)
 
-        The sums over the batch are what several processes must add up before the update.
+    @torch.no_grad()
+    def follow(self) -> Usage:
+        """End a step of training: move by what was chosen since the last call, then revive.
+
+        To be called once the weights have moved, after one forward pass in training mode or several (the
+        pieces of a batch). Joined processes together do what one would with all their vectors, and hold
+        the same codebook afterwards, to the bit.
+
+        Returns: how the codes were chosen.
         """
-        sums = torch.zeros_like(self.sums).index_add_(0, codes, flat)
-        counts, sums = reduce_over_processes(counts, sums)
+        counts, self._tally = self._tally, torch.zeros_like(self.counts)
+        sums, self._gathered = self._gathered, torch.zeros_like(self.sums)
+        candidates, self._candidates = torch.cat(self._candidates), []
+        processes.sum_up(counts, sums)
+        # Moving averages: paper, equations 6 to 8.
         self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
         self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         if self.update == "average":
@@ -167,11 +202,11 @@ class Codebook(nn.Module):
             smoothed = (self.counts + 1e-5) / (total + self.size * 1e-5) * total
             self.vectors.copy_(self.sums / smoothed.unsqueeze(-1))
         if self.revive_below:
-            self._revive(flat)
+            self._revive(candidates)
+        return _usage(counts)
 
-    @torch.no_grad()
-    def _revive(self, flat: Tensor) -> None:
-        """Put codes that are hardly chosen onto vectors of the batch.
+    def _revive(self, candidates: Tensor) -> None:
+        """Put codes that are hardly chosen onto vectors of the step.
 
         The moving sums and counts are replaced too: they are the state, and a vector that is only
         written to the table is overwritten from them in the next step.
@@ -181,25 +216,21 @@ class Codebook(nn.Module):
             return
         generator = torch.Generator().manual_seed(int(self.revivals))
         self.revivals.add_(dead.numel())
-        picks = torch.randint(flat.shape[0], (dead.numel(),), generator=generator)
-        fresh = broadcast_from_first(flat[picks.to(flat.device)])
+        here, own = processes.here(), len(candidates)
+        # Every process draws the same numbers among the vectors of all, and gives those that are its own.
+        # No vector twice, as long as there are enough: of two codes in one place one is never chosen.
+        order = torch.randperm(own * here.size, generator=generator)
+        picks = order[torch.arange(dead.numel()) % len(order)] - own * here.rank
+        mine = ((picks >= 0) & (picks < own)).to(candidates.device)
+        fresh = candidates[picks.clamp(0, own - 1).to(candidates.device)] * mine.unsqueeze(-1)
+        processes.sum_up(fresh)
         count = self.counts.mean()
         self.vectors.data[dead] = fresh
         self.counts[dead] = count
         self.sums[dead] = fresh * count
 
 
-def reduce_over_processes(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Sum each tensor over all processes of a torch.distributed run; as they are without one."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
-    return tensors
-
-
-def broadcast_from_first(tensor: Tensor) -> Tensor:
-    """The first process's tensor on every process; as it is in a run of one."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        tensor = tensor.contiguous()
-        torch.distributed.broadcast(tensor, 0)
-    return tensor
+def _usage(counts: Tensor) -> Usage:
+    shares = counts.double() / counts.sum().clamp_min(1)
+    entropy = -(shares * torch.log(shares + 1e-30)).sum()
+    return Usage(float(torch.exp(entropy)), int((counts > 0).sum()))

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
+from safetensors.torch import save_file
 from torch import Tensor
 
+from audiovq import processes
 from audiovq.errors import AudiovqError
 
 
@@ -39,29 +41,30 @@ class Checkpoint:
         }
         temporary = path.with_name(path.name + ".part")
         try:
-            safetensors.torch.save_file(flat, temporary, metadata={"audiovq": json.dumps(self.header)})
+            save_file(flat, temporary, metadata={"audiovq": json.dumps(self.header)})
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except (OSError, safetensors.SafetensorError) as error:
+        except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
             raise AudiovqError(f"{path}: cannot write the checkpoint ({error}); free some space") from None
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
-        """Read a file that `save` wrote.
+        """Read a file that `save` wrote; of joined processes the first reads it, for all.
 
         Raises: AudiovqError if it is missing or no such file.
         """
-        if not path.is_file():
+        if processes.here().first and not path.is_file():
             raise AudiovqError(f"{path}: no checkpoint there; start without --resume")
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                groups: dict[str, dict[str, Tensor]] = {}
-                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    group, _, name = key.partition(".")
-                    groups.setdefault(group, {})[name] = file.get_tensor(key)
-            return cls(json.loads(metadata["audiovq"]), groups)
-        except (OSError, safetensors.SafetensorError, KeyError, ValueError):
+            content = processes.from_first(path.read_bytes() if processes.here().first else b"")
+            length = int.from_bytes(content[:8], "little")
+            header = json.loads(content[8 : 8 + length])["__metadata__"]["audiovq"]
+            groups: dict[str, dict[str, Tensor]] = {}
+            for key, tensor in parse(content).items():
+                group, _, name = key.partition(".")
+                groups.setdefault(group, {})[name] = tensor
+            return cls(json.loads(header), groups)
+        except (OSError, SafetensorError, KeyError, ValueError):
             raise AudiovqError(f"{path}: not an audiovq checkpoint; use one that training wrote") from None

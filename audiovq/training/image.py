@@ -20,12 +20,14 @@ from audiovq.config import StageConfig
 from audiovq.configfile import to_dict
 from audiovq.data.patches import PictureBatch, PictureReader
 from audiovq.data.pictures import Pictures, open_pictures
+from audiovq.data.shares import ALL, Share
 from audiovq.errors import AudiovqError
 from audiovq.image.config import ImageConfig, load_image_config
 from audiovq.image.model import ImageModel
-from audiovq.training.loop import chosen_stages, open_run, run_task, say
 from audiovq.training.losses import vq_loss
+from audiovq.training.progress import say
 from audiovq.training.stage import Metrics, Stage
+from audiovq.training.start import Run, chosen_stages
 
 
 def main_train(
@@ -37,6 +39,8 @@ def main_train(
     overrides: Sequence[str] = (),
     init: str | Path | None = None,
     stages: Sequence[str] = (),
+    device: str = "cpu",
+    pieces: int = 1,
 ) -> Path:
     """Train an image model from a configuration; returns the path of the finished model.
 
@@ -45,7 +49,7 @@ def main_train(
         data: pictures (`data.pictures.open_pictures`).
         out: run folder: checkpoint, metrics and finally `model.safetensors`.
         resume: go on from the run's checkpoint; the configuration stored there must be the same.
-        threads: torch threads; None leaves torch's default.
+        threads, device, pieces: of `training.start.Run`.
         overrides: `key=value` pairs on the configuration.
         init: model file whose weights training starts from.
         stages: names of the stages to run; none: all.
@@ -55,7 +59,7 @@ def main_train(
     """
     config = load_image_config(config_path, list(overrides))
     chosen = chosen_stages(config.train.stages, stages, config_path)
-    return _train(config, chosen, data, out, resume, threads, init)
+    return _train(config, chosen, data, Run(Path(out), resume, threads, device, pieces), init)
 
 
 def main_prior(
@@ -66,6 +70,8 @@ def main_prior(
     resume: bool = False,
     threads: int | None = None,
     overrides: Sequence[str] = (),
+    device: str = "cpu",
+    pieces: int = 1,
 ) -> Path:
     """Train the prior of a finished image model anew, its codes as they are; arguments as for `main_train`.
 
@@ -83,23 +89,25 @@ def main_prior(
     )
     config = ImageConfig(kept, config.train)
     chosen = chosen_stages(config.train.stages, ["pixelcnn"], config_path)
-    return _train(config, chosen, data, out, resume, threads, model, anew=True)
+    run = Run(Path(out), resume, threads, device, pieces)
+    return _train(config, chosen, data, run, model, anew=True)
 
 
 def _train(
     config: ImageConfig,
     stages: tuple[StageConfig, ...],
     data: str | Path,
-    out: str | Path,
-    resume: bool,
-    threads: int | None,
+    run: Run,
     init: str | Path | None,
     anew: bool = False,
 ) -> Path:
     config = ImageConfig(config.model, dataclasses.replace(config.train, stages=stages))
-    run = open_run(out, resume, threads)
-    kept, held_out = open_pictures(data, config.model.channels, report=say)
-    return run_task(ImageTask(config, kept, held_out, run, init, anew), run, resume)
+
+    def task(_: Path) -> ImageTask:
+        kept, held_out = open_pictures(data, config.model.channels, report=say)
+        return ImageTask(config, kept, held_out, init, anew)
+
+    return run.train(task)
 
 
 class ImageTask:
@@ -108,24 +116,22 @@ class ImageTask:
     Args:
         config: model and training.
         pictures, held_out: to train on and to score.
-        folder: of the finished model.
         init: model to start from; anew: without its prior.
 
     Raises: AudiovqError if `init` does not fit.
     """
 
-    unit = "images"
+    unit, file = "images", "model.safetensors"
 
     def __init__(
         self,
         config: ImageConfig,
         pictures: Pictures,
         held_out: Pictures,
-        folder: Path,
         init: str | Path | None = None,
         anew: bool = False,
     ) -> None:
-        self.config, self.folder = config, folder
+        self.config = config
         self.train, self.stages = config.train, config.train.stages
         self.pictures, self.held_out = pictures, held_out
         self.identity = {"config": to_dict(config), "classes": list(pictures.classes)}
@@ -155,7 +161,7 @@ class ImageTask:
         kinds: dict[str, type[ImageStage]] = {"image": AutoencoderStage, "pixelcnn": PriorStage}
         return kinds[config.stage](self.model, config)
 
-    def reader(self, number: int, train: bool) -> PictureReader | None:
+    def reader(self, number: int, train: bool, share: Share = ALL) -> PictureReader | None:
         """Pictures for a stage."""
         pictures = self.pictures if train else self.held_out
         if not len(pictures):
@@ -167,17 +173,16 @@ class ImageTask:
             self.train.seed * 100 + number,
             self.config.train.flip and train,
             self.config.train.shift if train else 0,
+            share,
         )
 
-    def write(self, done: list[dict[str, Any]]) -> Path:
-        """Write `model.safetensors`, with what the model was trained on and for how long in its header."""
+    def write(self, path: Path, done: list[dict[str, Any]]) -> None:
+        """Write the model, with what it was trained on and for how long in its header."""
         from audiovq.image.modelfile import save_model
 
         stages = [{("pictures" if k == "amount" else k): v for k, v in row.items()} for row in done]
         training = {"pictures": len(self.pictures), "stages": self.history + stages}
-        path = self.folder / "model.safetensors"
         save_model(path, self.model, self.pictures.classes, training, force=True)
-        return path
 
 
 class ImageStage(Stage):
@@ -194,8 +199,8 @@ class ImageStage(Stage):
         if not any(m.training for m in self.modules()):
             return batch.rows
         generator = torch.Generator().manual_seed(step)
-        dropped = torch.rand(len(batch.rows), generator=generator) < self.model.config.drop
-        return batch.rows.masked_fill(dropped, 0)
+        drawn = batch.part.of(torch.rand(batch.part.total, generator=generator))
+        return batch.rows.masked_fill((drawn < self.model.config.drop).to(batch.rows.device), 0)
 
 
 class AutoencoderStage(ImageStage):
@@ -216,7 +221,6 @@ class AutoencoderStage(ImageStage):
             "bits": float(nats.detach()) / math.log(2),
             "mse": float(error.square().mean()) / 255**2,
             "commitment": float(quantised.commitment_loss.detach()),
-            "perplexity": float(quantised.perplexity),
         }
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import signal
-import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from audiovq import processes
 from audiovq.config import StageConfig, TrainConfig
+from audiovq.data.shares import Share
 from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.optimiser import Average, Optimiser
-from audiovq.training.progress import MetricsLog, Progress
+from audiovq.training.progress import MetricsLog, Progress, say
 from audiovq.training.stage import Stage
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -29,16 +27,17 @@ OTHER = {"config": "another configuration", "speakers": "other speakers"}
 """How parts of an identity that differ are spoken of."""
 EVAL_BATCHES = 4
 EVAL_EVERY = 500
+LOG_EVERY = 20
 
 
 class Reader(Protocol):
-    """Batches by step number; which one a step gets depends on nothing else."""
+    """This process's share of batches, by step number; what it is depends on nothing else."""
 
-    def get(self, step: int) -> Any:
-        """Batch of a step, while the next one is prepared."""
+    def get(self, step: int) -> list[Any]:
+        """Pieces of a step's batch, while the next ones are prepared."""
 
-    def read(self, step: int) -> Any:
-        """Batch of a step, now."""
+    def pieces(self, step: int) -> list[Any]:
+        """Pieces of a step's batch, now."""
 
     def close(self) -> None:
         """Free what reading holds."""
@@ -51,7 +50,7 @@ class Task(Protocol):
     train: seed and interval of checkpoints.
     stages: in order.
     identity: JSON by name ("config", "speakers"); a run resumes only where all of it is the same.
-    unit: what progress counts.
+    unit: what progress counts; file: name of what is made.
     """
 
     @property
@@ -64,6 +63,8 @@ class Task(Protocol):
     def identity(self) -> dict[str, Any]: ...
     @property
     def unit(self) -> str: ...
+    @property
+    def file(self) -> str: ...
 
     def amount(self, config: StageConfig) -> float:
         """Units in one step."""
@@ -71,10 +72,10 @@ class Task(Protocol):
     def stage(self, config: StageConfig) -> Stage:
         """A stage, with its parameters ready to be trained."""
 
-    def reader(self, number: int, train: bool) -> Reader | None:
+    def reader(self, number: int, train: bool, share: Share) -> Reader | None:
         """Batches for stage `number`, to train on or held out; None if nothing is held out."""
 
-    def write(self, done: list[dict[str, Any]]) -> Path:
+    def write(self, path: Path, done: list[dict[str, Any]]) -> None:
         """Write the finished model; `done`: steps and seconds of each stage."""
 
 
@@ -101,11 +102,16 @@ class Loop:
 
     Args:
         task: what to train.
-        folder: for checkpoint, metrics and the finished model.
+        folder: for checkpoint, metrics and the finished model; of joined processes the first writes them.
+        device: where to compute.
+        pieces: into how many a process cuts its share of a batch, to need less memory at once.
     """
 
-    def __init__(self, task: Task, folder: Path) -> None:
-        self.task, self.folder = task, folder
+    def __init__(self, task: Task, folder: Path, device: str | torch.device = "cpu", pieces: int = 1) -> None:
+        self.task, self.folder, self.device = task, folder, torch.device(device)
+        self.here = processes.here()
+        self.share = Share(self.here.rank, self.here.size, pieces)
+        task.model.to(self.device)
         self.stage_number, self.step = 0, 0
         self.seconds = [0.0] * len(task.stages)
         self._best = Best()
@@ -132,7 +138,8 @@ class Loop:
             AudiovqError for a full disk, and what the task raises.
         """
         stages = self.task.stages
-        log = MetricsLog(self.folder, [s.stage for s in stages], self.stage_number, self.step)
+        names = [s.stage for s in stages]
+        log = MetricsLog(self.folder, names, self.stage_number, self.step) if self.here.first else None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._ask_to_stop)
@@ -141,18 +148,22 @@ class Loop:
                 self._run_stage(stages[self.stage_number], log)
                 self.stage_number, self.step = self.stage_number + 1, 0
         finally:
-            log.close()
+            if log is not None:
+                log.close()
             for caught, handler in self._handlers.items():
                 signal.signal(caught, handler)
-        return self.task.write(
-            [
-                {"stage": s.stage, "steps": s.steps, "amount": s.steps * self.task.amount(s)}
-                | {"seconds": round(seconds)}
-                for s, seconds in zip(stages, self.seconds, strict=True)
-            ]
-        )
+        done: list[dict[str, Any]] = [
+            {"stage": s.stage, "steps": s.steps, "amount": s.steps * self.task.amount(s)}
+            | {"seconds": round(seconds)}
+            for s, seconds in zip(stages, self.seconds, strict=True)
+        ]
+        path = self.folder / self.task.file
+        if self.here.first:
+            self.task.write(path, done)
+        processes.wait_for_all()
+        return path
 
-    def _run_stage(self, config: StageConfig, log: MetricsLog) -> None:
+    def _run_stage(self, config: StageConfig, log: MetricsLog | None) -> None:
         task = self.task
         stage = task.stage(config)
         names = {n for m in stage.modules() for n in _names_in(task.model, m)}
@@ -161,29 +172,30 @@ class Loop:
         average = Average(task.model, names, config.average)
         if self._pending is not None:
             optimiser.load_state(self._pending.groups.get("optimiser", {}))
-            average.values.update(self._pending.groups.get("average", {}))
+            groups = self._pending.groups
+            average.values.update(self._to_device(groups.get("average", {})))
             score, misses, at = self._pending.header["best"]
-            self._best = Best(score, misses, at, self._pending.groups.get("best", {}))
+            self._best = Best(score, misses, at, self._to_device(groups.get("best", {})))
             self._pending = None
-        reader = task.reader(self.stage_number, train=True)
+        reader = task.reader(self.stage_number, True, self.share)
         assert reader is not None, "there is nothing to train on"
         progress = Progress(config.stage, config.steps, self.step, task.amount(config), task.unit)
+        progress.silent = log is None
         saved = began = time.monotonic()
         before = self.seconds[self.stage_number]
         try:
             while self.step < config.steps:
-                torch.manual_seed(task.train.seed * 1_000_003 + self.step)
                 stage.train()
-                batch = reader.get(self.step)
-                with torch.autocast("cpu", torch.bfloat16, enabled=config.mixed):
-                    loss, metrics = stage.loss(batch, self.step)
-                metrics["norm"] = optimiser.step(loss, self.step)
+                optimiser.begin()
+                metrics, stop = self._backward(stage, config, reader.get(self.step), optimiser)
+                metrics["norm"] = optimiser.step(self.step)
+                metrics |= stage.follow()
                 average.update(task.model, self.step)
                 progress.update(self.step, metrics)
                 self.step += 1
                 now = time.monotonic()
                 self.seconds[self.stage_number] = before + now - began
-                if self.step % 20 == 0:
+                if self.step % LOG_EVERY == 0 and log is not None:
                     log.write(self.stage_number, self.step, self.seconds[self.stage_number], metrics)
                 if self.step % EVAL_EVERY == 0 or self.step == config.steps:
                     average.swap(task.model)
@@ -191,44 +203,73 @@ class Loop:
                     average.swap(task.model)
                     if config.patience and f"held_{stage.monitor}" in held:
                         self._best.see(held[f"held_{stage.monitor}"], self.step, average.values)
-                    log.write(self.stage_number, self.step, self.seconds[self.stage_number], held)
-                    if held:
+                    if held and log is not None:
+                        log.write(self.stage_number, self.step, self.seconds[self.stage_number], held)
                         values = "  ".join(f"{name} {value:.4f}" for name, value in held.items())
                         say(f"{config.stage}  {self.step}  held out:  {values}")
-                if now - saved > task.train.checkpoint_seconds or self._stop:
+                if now - saved > task.train.checkpoint_seconds or stop:
                     groups = {"optimiser": optimiser.state(), "average": average.values}
                     self._save({**groups, "best": self._best.values})
                     saved = now
                 if config.patience and self._best.misses >= config.patience:
-                    say(f"{config.stage}  {self.step}  no better since {self._best.step}: done")
+                    if self.here.first:
+                        say(f"{config.stage}  {self.step}  no better since {self._best.step}: done")
                     break
-                if self._stop:
-                    say(f"{self.folder}: stopped at step {self.step}; go on with --resume")
-                    raise KeyboardInterrupt if self._stop == signal.SIGINT else SystemExit(128 + self._stop)
+                if stop:
+                    if self.here.first:
+                        say(f"{self.folder}: stopped at step {self.step}; go on with --resume")
+                    raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
         finally:
             reader.close()
         average.values.update(self._best.values)
         average.swap(task.model)
         self._save({}, finished=True)
 
+    def _backward(
+        self, stage: Stage, config: StageConfig, pieces: list[Any], optimiser: Optimiser
+    ) -> tuple[dict[str, float], int]:
+        """Mean gradients of a step over pieces and processes; mean metrics, and a signal to stop by or 0."""
+        sums: dict[str, float] = {}
+        stop = self._stop or 0
+        for batch in pieces:
+            # Dropout differs from part to part; everything else that is random hangs on the items.
+            torch.manual_seed((self.task.train.seed * 1_000_003 + self.step) * 1_009 + batch.part.first)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed):
+                loss, metrics = stage.loss(_moved(batch, self.device), self.step)
+            (loss / len(pieces)).backward()
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value / len(pieces) / self.here.size
+        # A signal that one process got stops all of them, after the same step.
+        asked = float(stop == signal.SIGINT), float(stop == signal.SIGTERM)
+        *means, interrupt, terminate = processes.average_gradients(
+            optimiser.parameters, [*sums.values(), *asked]
+        )
+        stop = int(signal.SIGINT) if interrupt else int(signal.SIGTERM) if terminate else 0
+        return dict(zip(sums, means, strict=True)), stop
+
     @torch.no_grad()
     def _evaluate(self, stage: Stage, config: StageConfig) -> dict[str, float]:
         """Mean metrics over fixed held-out batches, names prefixed by `held_`."""
         self.task.model.eval()
-        reader = self.task.reader(self.stage_number, train=False)
+        reader = self.task.reader(self.stage_number, False, self.share)
         if reader is None:
             return {}
         sums: dict[str, float] = {}
+        parts = EVAL_BATCHES * self.share.pieces * self.share.processes
         for number in range(EVAL_BATCHES):
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.mixed):
-                _, metrics = stage.loss(reader.read(number), 0)
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value / EVAL_BATCHES
+            for batch in reader.pieces(number):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed):
+                    _, metrics = stage.loss(_moved(batch, self.device), 0)
+                for name, value in metrics.items():
+                    sums[name] = sums.get(name, 0.0) + value / parts
         reader.close()
-        return {f"held_{name}": value for name, value in sums.items()}
+        means = dict(zip(sums, processes.sum_floats(list(sums.values())), strict=True))
+        return {f"held_{name}": value for name, value in (means | stage.usage()).items()}
 
     def _save(self, groups: dict[str, dict[str, torch.Tensor]], finished: bool = False) -> None:
         """Write the checkpoint; `finished`: the running stage is over."""
+        if not self.here.first:
+            return
         header = {
             **self.task.identity,
             "stage": self.stage_number + finished,
@@ -239,61 +280,27 @@ class Loop:
         groups = {"model": dict(self.task.model.state_dict()), **groups}
         Checkpoint(header, groups).save(self.folder / CHECKPOINT)
 
+    def _to_device(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+
     def _ask_to_stop(self, number: int, _: object) -> None:
         """Stop after the step that is running; a second signal ends the process at once."""
         self._stop = number
         signal.signal(number, self._handlers[number])
 
 
-def open_run(folder: str | Path, resume: bool, threads: int | None) -> Path:
-    """The folder of a run, made if it is not there, and torch set up for training.
-
-    Raises: AudiovqError if a checkpoint is there and `resume` is not asked for.
-    """
-    run = Path(folder)
-    if (run / CHECKPOINT).exists() and not resume:
-        raise AudiovqError(f"{run}: holds a checkpoint already; add --resume, or choose another folder")
-    run.mkdir(parents=True, exist_ok=True)
-    if threads:
-        torch.set_num_threads(threads)
-    keep_freed_memory()
-    return run
-
-
-def run_task(task: Task, folder: Path, resume: bool) -> Path:
-    """Train a task in a folder of `open_run`; what `Loop.run` raises and returns."""
-    loop = Loop(task, folder)
-    if resume and (folder / CHECKPOINT).exists():
-        loop.load(Checkpoint.load(folder / CHECKPOINT))
-    return loop.run()
-
-
-def chosen_stages(
-    stages: Sequence[StageConfig], names: Sequence[str], path: str | Path
-) -> tuple[StageConfig, ...]:
-    """The stages of those names; no name: all. Raises: AudiovqError if none is left."""
-    chosen = tuple(s for s in stages if not names or s.stage in names)
-    if not chosen:
-        raise AudiovqError(f"{path}: no stages to train; add [[train.stages]] or name another stage")
-    return chosen
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks: handing large tensors back to the system and faulting them in again
-    costs a fifth of a training step on a CPU. Does nothing elsewhere."""
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        mmap_threshold, trim_threshold = -3, -1
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, 1 << 30)
+def _moved(batch: Any, device: torch.device) -> Any:
+    """A batch, a tuple of tensors and what goes with them, on a device."""
+    return batch._replace(
+        **{
+            k: v.to(device, non_blocking=True)
+            for k, v in batch._asdict().items()
+            if isinstance(v, torch.Tensor)
+        }
+    )
 
 
 def _names_in(model: torch.nn.Module, part: torch.nn.Module) -> list[str]:
     """Names that the tensors of `part` have in the state of `model`."""
     prefix = next(n for n, m in model.named_modules() if m is part)
     return [f"{prefix}.{n}".lstrip(".") for n in part.state_dict()]
-
-
-def say(line: str) -> None:
-    """A line on standard error: standard output is for results."""
-    print(line, file=sys.stderr, flush=True)

@@ -58,13 +58,16 @@ class Optimiser:
         into_decay = (step / c.steps - (1 - c.decay)) / c.decay if c.decay else 0.0
         return up * (1 - 0.95 * min(1.0, max(0.0, into_decay)))
 
-    def step(self, loss: Tensor, step: int) -> float:
-        """Backward, clip, move. Returns the gradient's norm before clipping; a non-finite one is skipped."""
-        for part, rate in zip(self.parts, self._rates, strict=False):
+    def begin(self) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
             part.zero_grad(set_to_none=True)
+
+    def step(self, step: int) -> float:
+        """Clip the gradients and move. Returns their norm before clipping; a non-finite one is skipped."""
+        for part, rate in zip(self.parts, self._rates, strict=False):
             for group in part.param_groups:
                 group["lr"] = rate * self.factor(step)
-        loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
         if norm == norm and norm != float("inf"):
             for part in self.parts:
@@ -85,7 +88,10 @@ class Optimiser:
         lists = [[p for g in part.param_groups for p in g["params"]] for part in self.parts]
         for name, value in tensors.items():
             i, j, key = name.split(".", 2)
-            self.parts[int(i)].state[lists[int(i)][int(j)]][key] = value.clone()
+            parameter = lists[int(i)][int(j)]
+            # AdamW counts steps on the CPU, wherever the weights are.
+            home = parameter.device if value.shape == parameter.shape else value.device
+            self.parts[int(i)].state[parameter][key] = value.clone().to(home)
 
 
 class Average:

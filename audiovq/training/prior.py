@@ -15,13 +15,17 @@ from audiovq.config import StageConfig
 from audiovq.configfile import load_toml, to_dict
 from audiovq.data.codes import CodeCorpus, CodeCrops, CodeReader, HeldOutReader, encode_corpus
 from audiovq.data.corpus import open_corpus
+from audiovq.data.shares import ALL, Share
 from audiovq.errors import AudiovqError
 from audiovq.prior import CodePrior, PriorTraining
 from audiovq.priorfile import PriorHeader, save_prior
+from audiovq.processes import first_before_others
 from audiovq.tokenizer import Tokenizer, load
 from audiovq.training.bits import bits_table, measure
-from audiovq.training.loop import EVAL_BATCHES, open_run, run_task, say
+from audiovq.training.loop import EVAL_BATCHES
+from audiovq.training.progress import say
 from audiovq.training.stage import Metrics, Stage
+from audiovq.training.start import Run
 
 CONTEXT = 64
 """Codes at the start of a crop that do not count: there less is known than in the middle of a recording."""
@@ -35,6 +39,8 @@ def main_prior(
     resume: bool = False,
     threads: int | None = None,
     overrides: Sequence[str] = (),
+    device: str = "cpu",
+    pieces: int = 1,
 ) -> Path:
     """Encode a corpus, train a prior over its codes and report its bits a code; returns the prior's path.
 
@@ -43,24 +49,29 @@ def main_prior(
         data: corpus folder (`data.corpus.open_corpus`).
         out: run folder: codes, checkpoint, metrics and finally `prior.safetensors`.
         model: model file; None: the default model.
-        resume, threads, overrides: as for `training.run.main_train`.
+        resume, threads, overrides, device, pieces: as for `training.run.main_train`.
 
     Raises: AudiovqError for a bad configuration, corpus, model or checkpoint, or a full disk.
     """
     config: PriorTraining = load_toml(config_path, list(overrides), PriorTraining)
     if not config.train.stages:
         raise AudiovqError(f"{config_path}: no stages to train; add [[train.stages]]")
-    run = open_run(out, resume, threads)
-    tokenizer = load(model)
-    corpus = open_corpus(data, run / "corpus.safetensors", report=say)
-    train, held_out = corpus.divide(config.train.train_splits, config.train.eval_split)
-    if not train.utterances:
-        splits = ", ".join(config.train.train_splits)
-        raise AudiovqError(f"{corpus.root}: no recordings in splits {splits}; set train.train_splits")
-    folder = run / "codes"
-    codes = encode_corpus(tokenizer, train, folder, config.speeds, say, threads)
-    held = encode_corpus(tokenizer, held_out, folder, (1.0,), say, threads) if held_out.utterances else None
-    return run_task(PriorTask(config, tokenizer, codes, held, run), run, resume)
+
+    def task(folder: Path) -> PriorTask:
+        tokenizer = load(model)
+        with first_before_others():
+            corpus = open_corpus(data, folder / "corpus.safetensors", report=say)
+        train, held_out = corpus.divide(config.train.train_splits, config.train.eval_split)
+        if not train.utterances:
+            splits = ", ".join(config.train.train_splits)
+            raise AudiovqError(f"{corpus.root}: no recordings in splits {splits}; set train.train_splits")
+        kept, held = folder / "codes", None
+        codes = encode_corpus(tokenizer, train, kept, config.speeds, say, threads)
+        if held_out.utterances:
+            held = encode_corpus(tokenizer, held_out, kept, (1.0,), say, threads)
+        return PriorTask(config, tokenizer, codes, held)
+
+    return Run(Path(out), resume, threads, device, pieces).train(task)
 
 
 class PriorStage(Stage):
@@ -83,11 +94,14 @@ class PriorStage(Stage):
         voices = self.model.voice(batch.voices)
         if self.model.training:
             # Noise stands for voices nobody has; some crops have none.
-            voices[:, :-1] += self.settings.voice_noise * torch.randn(voices.shape[0], voices.shape[1] - 1)
-            voices = voices * (torch.rand(len(voices), 1) >= self.settings.drop_voice)
+            generator, part = torch.Generator().manual_seed(step), batch.part
+            noise = torch.randn(part.total, voices.shape[1] - 1, generator=generator)
+            told = torch.rand(part.total, 1, generator=generator) >= self.settings.drop_voice
+            voices[:, :-1] += self.settings.voice_noise * part.of(noise).to(voices.device)
+            voices = voices * part.of(told).to(voices.device)
         logits = self.model(batch.codes, voices, batch.before)
         nats = F.cross_entropy(logits.float().flatten(0, 1), batch.codes.flatten(), reduction="none")
-        loss = (nats * batch.counted.flatten()).sum() / batch.counted.sum().clamp_min(1)
+        loss = (nats * batch.weights.flatten()).sum()
         return self.weights["likelihood"] * loss, {"bits": float(loss.detach()) / math.log(2)}
 
 
@@ -98,10 +112,9 @@ class PriorTask:
         config: prior and training.
         tokenizer: whose codes they are.
         codes: to train on; held_out: None for none.
-        folder: of the finished prior.
     """
 
-    unit = "codes"
+    unit, file = "codes", "prior.safetensors"
 
     def __init__(
         self,
@@ -109,9 +122,8 @@ class PriorTask:
         tokenizer: Tokenizer,
         codes: CodeCorpus,
         held_out: CodeCorpus | None,
-        folder: Path,
     ) -> None:
-        self.config, self.tokenizer, self.folder = config, tokenizer, folder
+        self.config, self.tokenizer = config, tokenizer
         self.codes, self.held_out = codes, held_out
         self.train, self.stages = config.train, config.train.stages
         self.classes = tokenizer.header.config.codebook.size
@@ -133,19 +145,19 @@ class PriorTask:
         """The prior's one stage."""
         return PriorStage(self.model, config, self.config)
 
-    def reader(self, number: int, train: bool) -> CodeReader | None:
+    def reader(self, number: int, train: bool, share: Share = ALL) -> CodeReader | None:
         """Crops of codes."""
         config = self.stages[number]
         length = self._length(config)
         if train:
             seed = self.train.seed * 100 + number
-            return CodeReader(self.codes, length, CONTEXT, config.batch, seed, self.classes)
+            return CodeReader(self.codes, length, CONTEXT, config.batch, seed, self.classes, share)
         if self.held_out is None:
             return None
-        return HeldOutReader(self.held_out, length, EVAL_BATCHES, self.classes)
+        return HeldOutReader(self.held_out, length, EVAL_BATCHES, self.classes, share)
 
-    def write(self, done: list[dict[str, Any]]) -> Path:
-        """Write `prior.safetensors`, and say how many bits a code costs under it and without it."""
+    def write(self, path: Path, done: list[dict[str, Any]]) -> None:
+        """Write the prior, and say how many bits a code costs under it and without it."""
         training: dict[str, Any] = {
             "codes": self.codes.codes,
             "recordings": len(self.codes.sequences),
@@ -153,7 +165,7 @@ class PriorTask:
             "stages": [{("codes" if k == "amount" else k): v for k, v in row.items()} for row in done],
         }
         if self.held_out is not None:
-            self.model.eval()
+            self.model.cpu().eval()
             bits = measure(self.model, self.codes, self.held_out)
             training["held_out_bits"] = bits
             say(bits_table({self.train.eval_split: bits}))
@@ -164,9 +176,7 @@ class PriorTask:
             self.tokenizer.fingerprint,
             training,
         )
-        path = self.folder / "prior.safetensors"
         save_prior(path, self.model, header, force=True)
-        return path
 
 
 __all__ = ["PriorTask", "main_prior"]

@@ -22,6 +22,8 @@ class Progress:
     ) -> None:
         self.stage, self.steps, self.start, self.every = stage, steps, start, every
         self.amount, self.unit = amount, unit
+        self.silent = False
+        """Count without telling."""
         self._began = self._last = time.monotonic()
         self._sums: dict[str, float] = {}
         self._count = 0
@@ -38,16 +40,14 @@ class Progress:
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         now = time.monotonic()
-        if now - self._last < self.every and step + 1 < self.steps:
+        if self.silent or (now - self._last < self.every and step + 1 < self.steps):
             return
         self._last = now
         left = (now - self._began) / self._done * (self.steps - step - 1)
         means = "  ".join(f"{n} {v / self._count:.3f}" for n, v in self._sums.items())
-        print(
+        say(
             f"{self.stage}  {step + 1}/{self.steps}  {100 * (step + 1) / self.steps:.0f} %  "
-            f"{self.speed:.1f} {self.unit}/s  left {clock(left)}  {means}",
-            file=sys.stderr,
-            flush=True,
+            f"{self.speed:.1f} {self.unit}/s  left {clock(left)}  {means}"
         )
         self._sums, self._count = {}, 0
 
@@ -91,6 +91,11 @@ class MetricsLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def say(line: str) -> None:
+    """A line on standard error: standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

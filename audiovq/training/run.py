@@ -13,9 +13,12 @@ from audiovq.config import SAMPLE_RATE, Config, StageConfig, load_config
 from audiovq.configfile import to_dict
 from audiovq.data.corpus import Corpus, open_corpus, speaker_details
 from audiovq.data.crops import CropReader
+from audiovq.data.shares import ALL, Share
 from audiovq.errors import AudiovqError
-from audiovq.training.loop import chosen_stages, open_run, run_task, say
+from audiovq.processes import first_before_others
+from audiovq.training.progress import say
 from audiovq.training.stages import SpeechStage, make_stage
+from audiovq.training.start import Run, chosen_stages
 from audiovq.waveform.model import WaveformModel
 
 VOICE_SECONDS = 2.0
@@ -31,6 +34,8 @@ def main_train(
     overrides: Sequence[str] = (),
     init: str | Path | None = None,
     stages: Sequence[str] = (),
+    device: str = "cpu",
+    pieces: int = 1,
 ) -> Path:
     """Train a model from a configuration; returns the path of the finished model.
 
@@ -39,7 +44,7 @@ def main_train(
         data: corpus folder (`data.corpus.open_corpus`).
         out: run folder: checkpoint, metrics, index and finally `model.safetensors`.
         resume: go on from the run's checkpoint; the configuration stored there must be the same.
-        threads: torch threads; None leaves torch's default.
+        threads, device, pieces: of `training.start.Run`.
         overrides: `key=value` pairs on the configuration.
         init: model file whose weights training starts from.
         stages: names of the stages to run; none: all.
@@ -50,9 +55,13 @@ def main_train(
     config: Config = load_config(config_path, list(overrides))
     chosen = chosen_stages(config.train.stages, stages, config_path)
     config = Config(config.model, dataclasses.replace(config.train, stages=chosen))
-    run = open_run(out, resume, threads)
-    corpus = open_corpus(data, run / "corpus.safetensors", report=say)
-    return run_task(SpeechTask(config, corpus, run, init), run, resume)
+
+    def task(folder: Path) -> SpeechTask:
+        with first_before_others():
+            corpus = open_corpus(data, folder / "corpus.safetensors", report=say)
+        return SpeechTask(config, corpus, init)
+
+    return Run(Path(out), resume, threads, device, pieces).train(task)
 
 
 class SpeechTask:
@@ -61,16 +70,15 @@ class SpeechTask:
     Args:
         config: model and training.
         corpus: all splits.
-        folder: of the finished model.
         init: model to start from.
 
     Raises: AudiovqError if no recording is in the splits to train on, or `init` does not fit.
     """
 
-    unit = "s of audio"
+    unit, file = "s of audio", "model.safetensors"
 
-    def __init__(self, config: Config, corpus: Corpus, folder: Path, init: str | Path | None = None) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: Config, corpus: Corpus, init: str | Path | None = None) -> None:
+        self.config = config
         self.train, self.stages = config.train, config.train.stages
         self.corpus, self.held_out = corpus.divide(config.train.train_splits, config.train.eval_split)
         if not self.corpus.utterances:
@@ -98,7 +106,7 @@ class SpeechTask:
         """What a stage optimises."""
         return make_stage(self.model, config)
 
-    def reader(self, number: int, train: bool) -> CropReader | None:
+    def reader(self, number: int, train: bool, share: Share = ALL) -> CropReader | None:
         """Crops for a stage."""
         corpus = self.corpus if train else self.held_out
         if not corpus.utterances:
@@ -115,11 +123,12 @@ class SpeechTask:
             self.train.seed * 100 + number,
             self.train.speed if train else 0.0,
             self.train.level_db if train else 0.0,
+            share,
             report=say,
         )
 
-    def write(self, done: list[dict[str, Any]]) -> Path:
-        """Write `model.safetensors`, with what the model was trained on and for how long in its header."""
+    def write(self, path: Path, done: list[dict[str, Any]]) -> None:
+        """Write the model, with what it was trained on and for how long in its header."""
         from audiovq.modelfile import Speaker, save_model
 
         sexes = speaker_details(self.corpus.root)
@@ -134,9 +143,7 @@ class SpeechTask:
             "hours": self.corpus.seconds / 3600,
             "stages": self.history + stages,
         }
-        path = self.folder / "model.safetensors"
         save_model(path, self.model, table, training=training, force=True)
-        return path
 
     @torch.no_grad()
     def _fill_voice_table(self, per_speaker: int = 8) -> None:
@@ -151,7 +158,8 @@ class SpeechTask:
             length = round(VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
             corpus = Corpus(self.corpus.root, own)
             reader = CropReader(corpus, (name,), length, hop, len(own), seed=0)
-            sums = encoder.pool(self.model.log_powers(reader.read(0).signal))
+            signal = reader.read(0).signal.to(self.model.voice_table.points.device)
+            sums = encoder.pool(self.model.log_powers(signal))
             reader.close()
             point = encoder.point(*(v.sum((0, 1)).unsqueeze(0) for v in sums))
             self.model.voice_table.points[number + 1] = encoder.from_levels(encoder.to_levels(point))[0]

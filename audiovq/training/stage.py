@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from audiovq.config import StageConfig
 from audiovq.errors import AudiovqError
+from audiovq.nn.codebook import Codebook
 
 Metrics = dict[str, float]
 
@@ -48,8 +50,28 @@ class Stage:
         raise TypeError("a stage defines its modules")
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, Metrics]:
-        """Loss of a batch, and what to report."""
+        """Loss of a batch or of a part of it, and what to report.
+
+        What is drawn at random hangs on the step and the item, not on the part that the item is in.
+        """
         raise TypeError("a stage defines its loss")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def follow(self) -> Metrics:
+        """Once the weights have moved: move what no gradient moves, the codebook. Returns how it is used."""
+        return {k: v for m in self._codebooks() if m.training for k, v in m.follow()._asdict().items()}
+
+    def usage(self) -> Metrics:
+        """How the codebook was used since `follow` or the last call."""
+        return {k: v for m in self._codebooks() for k, v in m.usage()._asdict().items()}
+
+    def _codebooks(self) -> list[Codebook]:
+        """Those that train, one at most."""
+        return [m for m in self.modules() if isinstance(m, Codebook)]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters that train, with their names in the model."""

@@ -36,7 +36,8 @@ class SpeechStage(Stage):
         drop = None
         if self.model.training or any(m.training for m in self.modules()):
             generator = torch.Generator().manual_seed(step)
-            drop = torch.rand(len(batch.rows), generator=generator) < self.model.config.voice.drop
+            drawn = batch.part.of(torch.rand(batch.part.total, generator=generator))
+            drop = (drawn < self.model.config.voice.drop).to(batch.rows.device)
         return self.model.voice_points(batch.voice, batch.rows, drop)
 
     def _quantises(self, step: int) -> bool:
@@ -55,7 +56,7 @@ class CodesStage(SpeechStage):
     def __init__(self, model: WaveformModel, config: StageConfig) -> None:
         super().__init__(model, config)
         c = model.config.conditioner
-        self.spectra = SpectrumLoss(c.window, model.hop, c.harmonic_bins)
+        self.spectra = SpectrumLoss(c.window, model.hop, c.harmonic_bins).to(self.device)
 
     def default_weights(self) -> dict[str, float]:
         return {"magnitude": 1.0, "harmonics": 0.5, "mel": 1.0, "loud": 1.0}
@@ -66,23 +67,24 @@ class CodesStage(SpeechStage):
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         voice = self._voices(batch, step)
         quantise = self._quantises(step)
-        warp = self._warp(len(batch.rows), step) if self.model.codebook.training else None
+        warp = self._warp(batch, step) if self.model.codebook.training else None
         condition, quantised = self.model.encode_decode(batch.signal, voice, quantise, warp)
         terms = self.spectra(condition, batch.signal)
         reconstruction = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
         loss = vq_loss(reconstruction, quantised, self.model.config.codebook.beta)
-        return loss, {k: float(v.detach()) for k, v in terms.items()} | _codebook_metrics(quantised)
+        return loss, {k: float(v.detach()) for k, v in terms.items()} | _commitment(quantised)
 
-    def _warp(self, crops: int, step: int) -> Tensor:
+    def _warp(self, batch: Batch, step: int) -> Tensor:
         """Frequency ratios of each crop; 1 for most.
 
         A crop whose spectrum is moved no longer fits its voice, and is to come out like the voice: so the
         decoder learns whom to believe when codes of one speaker meet the voice of another.
         """
-        generator = torch.Generator().manual_seed(step)
+        generator, crops = torch.Generator().manual_seed(step), batch.part.total
         chosen = torch.rand(crops, generator=generator) < self.config.warped
         octaves = (2 * torch.rand(crops, generator=generator) - 1) * self.config.warp_octaves
-        return torch.where(chosen, torch.exp2(octaves), torch.ones(()))
+        ratios = torch.where(chosen, torch.exp2(octaves), torch.ones(()))
+        return batch.part.of(ratios).to(batch.signal.device)
 
 
 class SpectralStage(SpeechStage):
@@ -90,7 +92,7 @@ class SpectralStage(SpeechStage):
 
     def __init__(self, model: WaveformModel, config: StageConfig) -> None:
         super().__init__(model, config)
-        self.distance = MultiResolutionLoss()
+        self.distance = MultiResolutionLoss().to(self.device)
 
     def default_weights(self) -> dict[str, float]:
         return {"stft": 1.0, "mel": 1.0}
@@ -124,7 +126,7 @@ class WaveNetStage(SpeechStage):
     def condition(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
         """Features, log magnitude, additional loss (a zero here) and what to report of it."""
         condition = self._frozen_condition(batch, step)
-        return condition.features, condition.log_magnitude, torch.zeros(()), {}
+        return condition.features, condition.log_magnitude, batch.signal.new_zeros(()), {}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         decoder = self.model.wavenet
@@ -133,7 +135,7 @@ class WaveNetStage(SpeechStage):
         frames = decoder.frames(features, log_magnitude)
         signal = F.pad(batch.signal, (1, 0))
         signal = signal[:, 1:] - decoder.pre_emphasis * signal[:, :-1]
-        jitter = self._jitter(signal, step)
+        jitter = self._jitter(batch, step)
         context = math.ceil(decoder.receptive_field / decoder.hop)
         # Codes near the crop's ends saw zeros beyond it; leave them out when the crop is long enough.
         skip = min(reach, max(0, (batch.signal.shape[1] // decoder.hop - context) // 4))
@@ -156,13 +158,16 @@ class WaveNetStage(SpeechStage):
         metrics["bits"] = float(nats.detach()) / math.log(2)
         return self.weights["likelihood"] * nats + extra, metrics
 
-    def _jitter(self, signal: Tensor, step: int) -> Tensor:
+    def _jitter(self, batch: Batch, step: int) -> Tensor:
         """Random code offsets, of a random strength for each crop, in training only."""
-        if not self.config.jitter or not self.model.wavenet.training:
-            return torch.zeros(signal.shape, dtype=torch.long)
-        generator = torch.Generator().manual_seed(step)
-        strength = self.config.jitter * torch.rand(signal.shape[0], 1, generator=generator)
-        return (strength * torch.randn(signal.shape, generator=generator)).round().long()
+        offsets = torch.zeros(batch.signal.shape, dtype=torch.long)
+        if self.config.jitter and self.model.wavenet.training:
+            # Each crop its own generator: nobody draws for crops that others work on.
+            for row, item in zip(offsets, batch.part.numbers, strict=True):
+                generator = torch.Generator().manual_seed(step * batch.part.total + item)
+                strength = self.config.jitter * torch.rand((), generator=generator)
+                row.copy_((strength * torch.randn(row.shape, generator=generator)).round())
+        return offsets.to(batch.signal.device)
 
 
 class EndToEndStage(WaveNetStage):
@@ -176,8 +181,10 @@ class EndToEndStage(WaveNetStage):
         quantise = self._quantises(step)
         condition, quantised = self.model.encode_decode(batch.signal, voice, quantise)
         # While nothing is quantised, commitment would only pull all latents onto one code.
-        extra = vq_loss(torch.zeros(()), quantised, self.model.config.codebook.beta) * float(quantise)
-        return condition.features, condition.log_magnitude, extra, _codebook_metrics(quantised)
+        extra = vq_loss(batch.signal.new_zeros(()), quantised, self.model.config.codebook.beta) * float(
+            quantise
+        )
+        return condition.features, condition.log_magnitude, extra, _commitment(quantised)
 
 
 def _up_to_conditioner(model: WaveformModel) -> list[nn.Module]:
@@ -186,11 +193,8 @@ def _up_to_conditioner(model: WaveformModel) -> list[nn.Module]:
     return [model.encoder, model.codebook, model.conditioner, model.voice_table, *voice]
 
 
-def _codebook_metrics(quantised: Quantised) -> Metrics:
-    return {
-        "commitment": float(quantised.commitment_loss.detach()),
-        "perplexity": float(quantised.perplexity),
-    }
+def _commitment(quantised: Quantised) -> Metrics:
+    return {"commitment": float(quantised.commitment_loss.detach())}
 
 
 def make_stage(model: WaveformModel, config: StageConfig) -> SpeechStage:

@@ -102,12 +102,13 @@ class FilterbankFront(nn.Module):
 
         bands = log_powers.shape[-1] - self.pitch_bins
         mel, pitch = log_powers.split([bands, self.pitch_bins], dim=-1)
-        centres = torch.from_numpy(librosa.mel_frequencies(bands + 2, fmin=0.0, fmax=8_000.0)[1:-1]).float()
+        mels = librosa.mel_frequencies(bands + 2, fmin=0.0, fmax=8_000.0)[1:-1]
+        centres = torch.from_numpy(mels).float().to(ratio.device)
         wanted = centres / ratio.unsqueeze(-1)
         right = torch.searchsorted(centres, wanted).clamp(1, bands - 1)
         place = right - 1 + (wanted - centres[right - 1]) / (centres[right] - centres[right - 1])
         # Bin i of the long window lies at (i + 1) times its spacing.
-        harmonic = torch.arange(1, self.pitch_bins + 1) / ratio.unsqueeze(-1) - 1
+        harmonic = torch.arange(1, self.pitch_bins + 1, device=ratio.device) / ratio.unsqueeze(-1) - 1
         return torch.cat([_at(mel, place), _at(pitch, harmonic)], dim=-1)
 
     def forward(self, signal: Tensor) -> Tensor:

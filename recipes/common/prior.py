@@ -5,6 +5,7 @@ from __future__ import annotations
 from audiovq.cli.recipe import Run, say
 
 INPUTS = ("corpus", "config", "overrides", "prior_config", "prior_overrides")
+TOGETHER = True
 
 
 def main(run: Run) -> None:
@@ -16,8 +17,7 @@ def main(run: Run) -> None:
         data=run.prepared,
         out=run.out / "prior",
         model=run.model,
-        resume=True,
-        threads=run.threads,
         overrides=run.prior_overrides,
+        **run.training,
     )
     say(f"{prior}: the trained prior")

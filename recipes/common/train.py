@@ -7,6 +7,7 @@ import hashlib
 from audiovq.cli.recipe import Run, say
 
 INPUTS = ("corpus", "config", "overrides")
+TOGETHER = True
 
 
 def state(run: Run) -> str:
@@ -19,15 +20,21 @@ def main(run: Run) -> None:
     """Train `run.config`. Raises AudiovqError if the checkpoint is of other recordings."""
     from audiovq.errors import AudiovqError
     from audiovq.files import PartialFile
+    from audiovq.processes import place
     from audiovq.training.run import main_train
 
     folder, trained_on = run.out / "model", run.out / "model" / "manifest.sha256"
     if trained_on.exists() and trained_on.read_text() != state(run):
         raise AudiovqError(f"{folder}: was trained on other recordings; remove it, or give another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    with PartialFile(trained_on, force=True) as file:
-        file.write(state(run).encode())
+    if place().first:
+        with PartialFile(trained_on, force=True) as file:
+            file.write(state(run).encode())
     model = main_train(
-        run.config, run.prepared, folder, resume=True, threads=run.threads, overrides=run.overrides
+        run.config,
+        run.prepared,
+        folder,
+        overrides=run.overrides,
+        **run.training,
     )
     say(f"{model}: the trained model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from audiovq.cli.recipe import Run, say
 
 INPUTS = ("corpus", "config", "overrides")
+TOGETHER = True
 
 
 def main(run: Run) -> None:
@@ -15,8 +16,7 @@ def main(run: Run) -> None:
         run.config,
         run.given(),
         run.out / "model",
-        resume=True,
-        threads=run.threads,
         overrides=run.overrides,
+        **run.training,
     )
     say(f"{model}: the trained model")

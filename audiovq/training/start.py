@@ -1,0 +1,95 @@
+"""From a command to a running loop: the run's folder, the processes, the checkpoint."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from audiovq.config import StageConfig
+from audiovq.errors import AudiovqError
+from audiovq.processes import joined, place, sum_floats
+from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.loop import CHECKPOINT, Loop, Task
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how to train.
+
+    folder: for checkpoint, metrics and the finished model.
+    resume: go on from the run's checkpoint.
+    threads: torch threads; None leaves torch's default.
+    device: of torch; under torchrun "cuda" is the GPU of this process.
+    pieces: into how many a process cuts its share of a batch, one after another, to need less memory.
+    """
+
+    folder: Path
+    resume: bool = False
+    threads: int | None = None
+    device: str = "cpu"
+    pieces: int = 1
+
+    def train(self, make: Callable[[Path], Task]) -> Path:
+        """Join the processes that torchrun started, make the task in the run's folder, train, write.
+
+        Returns: path of the finished model.
+        Raises: AudiovqError if a checkpoint is there and `resume` is not asked for, or the device is not;
+            what making the task and `Loop.run` raise.
+        """
+        checkpoint = self.folder / CHECKPOINT
+        if place().first and checkpoint.exists() and not self.resume:
+            raise AudiovqError(
+                f"{self.folder}: holds a checkpoint already; add --resume, or choose another folder"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        keep_freed_memory()
+        device = own_device(self.device)
+        with joined(device) as here:
+            loop = Loop(make(self.folder), self.folder, device, self.pieces)
+            there = here.first and self.resume and checkpoint.exists()
+            if sum_floats([float(there)])[0]:
+                loop.load(Checkpoint.load(checkpoint))
+            return loop.run()
+
+
+def own_device(name: str) -> torch.device:
+    """The device of a name that this process computes on; a GPU each for those of one machine.
+
+    Raises: AudiovqError if it is not there.
+    """
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise AudiovqError(f"device {name}: {str(error).splitlines()[0]}; use another --device") from None
+    return device
+
+
+def chosen_stages(
+    stages: Sequence[StageConfig], names: Sequence[str], path: str | Path
+) -> tuple[StageConfig, ...]:
+    """The stages of those names; no name: all. Raises: AudiovqError if none is left."""
+    chosen = tuple(s for s in stages if not names or s.stage in names)
+    if not chosen:
+        raise AudiovqError(f"{path}: no stages to train; add [[train.stages]] or name another stage")
+    return chosen
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks: handing large tensors back to the system and faulting them in again
+    costs a fifth of a training step on a CPU. Does nothing elsewhere."""
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        mmap_threshold, trim_threshold = -3, -1
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, 1 << 30)
