@@ -220,7 +220,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["encode", "a.png"],
+        ["encode"],
         ["encode", "-", "--model", "m"],
         ["decode", "-", "--model", "m"],
         ["generate", "a.png", "--model", "m", "--size", "12"],
@@ -232,6 +232,27 @@ def test_bad_input_is_one_line_and_writes_nothing(
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["image", *arguments]) == 2
     assert "Error: " in capsys.readouterr().err
+
+
+def test_the_default_model_knows_its_pictures() -> None:
+    """What it draws comes back from its codes, and it is the one that the card tells of."""
+    assert module.DEFAULT_MODEL.stat().st_size < 3_000_000
+    default = load()
+    fingerprint = default.info()["fingerprint"]
+    assert f"`{fingerprint}`" in (module.DEFAULT_MODEL.parent / "MODEL_CARD.md").read_text()
+    drawn = [default.decode(codes) for label in range(10) for codes in default.generate(2, label, seed=3)]
+    errors = []
+    for pixels in drawn:
+        assert pixels.shape[:2] == (28, 28) and pixels.std() > 20
+        back = default.decode(default.encode(pixels))
+        errors.append(float(np.mean((back.astype(float) - pixels) ** 2)) / 255**2)
+    assert -10 * np.log10(np.mean(errors)) > 20, "decibels"
+    trousers, bags = (
+        np.mean([default.decode(c) for c in default.generate(8, label, seed=5)], axis=0) for label in (1, 8)
+    )
+    # Trousers are narrow: the outer columns are dark, the bag's are not.
+    edge = [float(np.delete(np.squeeze(v), slice(6, 22), axis=1).mean()) for v in (trousers, bags)]
+    assert edge[0] < edge[1] / 2
 
 
 def test_help_loads_neither_torch_nor_pillow() -> None:

@@ -30,10 +30,11 @@ def image() -> None:
     """Pictures to grids of integers and back.
 
     \b
+      audiovq image generate new.png --each-class
+      audiovq image encode photo.png
+      audiovq image decode photo.npy back.png
       audiovq image train image-folder --data pictures/ --out runs/mine
       audiovq image encode photo.png --model runs/mine/model.safetensors
-      audiovq image decode photo.npy back.png --model runs/mine/model.safetensors
-      audiovq image generate new.png --model runs/mine/model.safetensors
     """
 
 
@@ -44,7 +45,9 @@ def image() -> None:
 @_class_option
 @device_option
 @force_option
-def encode(source: Path, out: Path | None, model: Path, label: str | None, device: str, force: bool) -> None:
+def encode(
+    source: Path, out: Path | None, model: Path | None, label: str | None, device: str, force: bool
+) -> None:
     """Turn pictures into codes.
 
     IN is a PNG, a JPEG or another picture, `-` for standard input, or a folder: its tree is kept, and
@@ -104,7 +107,7 @@ def _encode_folder(
 @image_model_option
 @device_option
 @force_option
-def decode(source: Path, out: Path | None, model: Path, device: str, force: bool) -> None:
+def decode(source: Path, out: Path | None, model: Path | None, device: str, force: bool) -> None:
     """Turn codes into pictures.
 
     CODES is a .npy file, `-` for standard input, or a folder: its tree is kept, and files that are
@@ -169,15 +172,15 @@ def _each_file(
 
 
 @click.command()
-@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(path: Path, as_json: bool) -> None:
-    """Say what a code file (.npy) or an image model (.safetensors) is."""
+def info(path: Path | None, as_json: bool) -> None:
+    """Say what a code file (.npy) or an image model (.safetensors) is; without FILE, the one that ships."""
     import json
 
     from audiovq.cli.info import _text
 
-    if path.suffix == ".npy":
+    if path is not None and path.suffix == ".npy":
         from audiovq.image.codes import CodeGrid
 
         codes = CodeGrid.load(path)

@@ -23,8 +23,7 @@ image_model_option = click.option(
     "--model",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    required=True,
-    help="A trained image model (.safetensors).",
+    help="A trained image model (.safetensors). Without it, the one that ships: grey, Fashion-MNIST.",
 )
 
 
@@ -70,15 +69,16 @@ def train(config: Path, out: Path | None, overrides: list[str], **options: Any) 
 @click.argument("config", type=click.Path(path_type=Path))
 @image_model_option
 @_training_options
-def prior(config: Path, model: Path, out: Path | None, overrides: list[str], **options: Any) -> None:
+def prior(config: Path, model: Path | None, out: Path | None, overrides: list[str], **options: Any) -> None:
     """Train the prior of a finished model anew: its codes stay what they are.
 
     The prior's dimensions and the stage "pixelcnn" are those of CONFIG, everything else is that of the model.
     """
+    from audiovq.image.tokenizer import DEFAULT_MODEL
     from audiovq.training.image import main_prior
 
     out = out or Path("runs", f"{config.stem}-prior")
-    path = main_prior(model, config_path=config, out=out, overrides=overrides, **options)
+    path = main_prior(model or DEFAULT_MODEL, config_path=config, out=out, overrides=overrides, **options)
     tell_once(f"{path}: the model with its new prior")
 
 
@@ -98,7 +98,7 @@ def prior(config: Path, model: Path, out: Path | None, overrides: list[str], **o
 @force_option
 def generate(
     out: Path,
-    model: Path,
+    model: Path | None,
     count: int,
     labels: tuple[str, ...],
     each_class: bool,
@@ -159,7 +159,13 @@ def generate(
 @device_option
 @force_option
 def evaluate(
-    folder: Path, model: Path, limit: int, grid_out: Path | None, as_json: bool, device: str, force: bool
+    folder: Path,
+    model: Path | None,
+    limit: int,
+    grid_out: Path | None,
+    as_json: bool,
+    device: str,
+    force: bool,
 ) -> None:
     """Score a model on the held-out pictures of FOLDER.
 

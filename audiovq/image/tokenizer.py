@@ -19,20 +19,21 @@ from audiovq.image.sampling import Sampling, draw
 
 TILE = 64
 """Codes along a side that are computed at a time; their context comes on top."""
+DEFAULT_MODEL = Path(__file__).parents[1] / "assets" / "default-image.safetensors"
 LANES = 64
 """Pictures drawn side by side."""
 
 
-def load(model: str | os.PathLike[str], *, device: str = "cpu") -> ImageTokenizer:
+def load(model: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> ImageTokenizer:
     """Load an image model file.
 
     Args:
-        model: path of a `.safetensors` file.
+        model: path of a `.safetensors` file; None: the default model (grey, Fashion-MNIST).
         device: "cpu", or any device of torch ("cuda").
 
     Raises: AudiovqError if the file is missing, damaged or no image model, or torch has no such device.
     """
-    path = Path(model)
+    path = DEFAULT_MODEL if model is None else Path(model)
     loaded, header = load_model(path)
     try:
         loaded = loaded.to(torch.device(device))
