@@ -29,8 +29,10 @@ def score(
 
     IN are recordings or codes. Printed are bits a code under the prior, without a voice and with the
     recording's own; log2 of the codebook's size is what they cost without a prior. --bound adds what the
-    decoder needs for a mu-law sample given the codes, and the sum of both: the bound that papers on
-    VQ-VAEs report, in bits a sample at 16 kHz.
+    decoder needs for a sample given the codes, and the sum of both: the bound of papers on VQ-VAEs, in bits a
+    sample at 16 kHz. A sample is one of 256 mu-law levels of what the WaveNet draws; where linear prediction
+    leaves it an excitation (the default model), its levels are not those of the sound, and only figures of
+    such models compare.
     """
     from audiovq.scoring import score_file
     from audiovq.tokenizer import load
