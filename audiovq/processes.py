@@ -8,6 +8,7 @@ to the bit. Bytes and numbers are exchanged, never pickled objects.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from audiovq.errors import AudiovqError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 Item = TypeVar("Item")
@@ -64,29 +64,32 @@ def on_this_machine() -> int:
 
 def here() -> Place:
     """This process among those that `joined` connected; (0, 1) without any."""
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized()):
+    # None is joined before torch is loaded, and then it need not be.
+    dist = sys.modules.get("torch.distributed")
+    if dist is None or not (dist.is_available() and dist.is_initialized()):
         return Place(0, 1)
     return Place(dist.get_rank(), dist.get_world_size())
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Place]:
-    """Connect the processes that torchrun started; for one alone nothing happens.
+def joined(device: str = "cpu") -> Iterator[Place]:
+    """Connect the processes that torchrun started; for one alone, or once it is done, nothing happens.
+
+    Args:
+        device: where the tensors are that they will sum up, as torch names it.
 
     Raises: AudiovqError if they cannot be connected.
     """
-    import torch.distributed as dist
-
     started = place()
-    if started.size == 1 or dist.is_initialized():
+    if started.size == 1 or here().size > 1:
         yield here()
         return
+    import torch.distributed as dist
+
     # An optimiser's first step imports it. Imported while processes are connected, it holds on to the
     # connection beyond its end, and the threads of that can abort a process that exits.
     import_module("torch._dynamo")
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     try:
         dist.init_process_group(backend, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
@@ -103,10 +106,10 @@ def sum_up(*tensors: Tensor) -> None:
 
     Raises: AudiovqError if another process has ended.
     """
-    import torch.distributed as dist
-
     if here().size == 1:
         return
+    import torch.distributed as dist
+
     for tensor in tensors:
         try:
             dist.all_reduce(tensor)
@@ -118,6 +121,8 @@ def sum_up(*tensors: Tensor) -> None:
 
 def sum_floats(values: Sequence[float]) -> list[float]:
     """Sums over all joined processes."""
+    if here().size == 1:
+        return list(values)
     import torch
 
     sums = torch.tensor(values, dtype=torch.float64)
@@ -131,11 +136,11 @@ def average_gradients(parameters: Sequence[nn.Parameter], extra: Sequence[float]
     One message for all of it. A parameter that no process has a gradient for keeps none. `extra` travels as
     float32.
     """
-    import torch
-
     count = here().size
     if count == 1:
         return list(extra)
+    import torch
+
     device = parameters[0].device
     has = [float(p.grad is not None) for p in parameters]
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -151,11 +156,11 @@ def average_gradients(parameters: Sequence[nn.Parameter], extra: Sequence[float]
 
 def from_first(content: bytes) -> bytes:
     """The first process's bytes, on every joined process."""
-    import torch
-
     me = here()
     if me.size == 1:
         return content
+    import torch
+
     length = int(sum_floats([len(content) if me.first else 0])[0])
     # Whoever does not send adds zeros: a sum is all that has to work.
     sent = torch.zeros(length, dtype=torch.uint8)
@@ -169,10 +174,15 @@ def from_first(content: bytes) -> bytes:
 def first_before_others() -> Iterator[None]:
     """The first process goes through the block, then the others: what it left on disk they find."""
     if not here().first:
-        sum_floats([0.0])
+        wait_for_all()
     yield
     if here().first:
-        sum_floats([0.0])
+        wait_for_all()
+
+
+def first_says(answer: bool) -> bool:
+    """The first process's answer, on every joined process."""
+    return sum_floats([float(answer and here().first)])[0] > 0
 
 
 def wait_for_all() -> None:

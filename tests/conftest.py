@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,12 @@ from audiovq.tokenizer import Tokenizer, load
 from audiovq.waveform.model import WaveformModel
 
 DATA = Path(__file__).parents[1] / "data"
+
+
+def torchrun(*args: str | Path, processes: int = 2) -> list[str]:
+    """The command that starts so many processes of a program on this machine."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*start, *map(str, args)]
 
 
 def tiny_config(**changes: object) -> ModelConfig:

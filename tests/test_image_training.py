@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import torchrun
 from image_parts import photo
 
 from audiovq.data.pictures import open_pictures
@@ -128,20 +128,11 @@ def test_the_finished_model(whole: Path, pictures: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_two_pieces(config: Path, pictures: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    verb = [
-        "-m",
-        "audiovq",
-        "image",
-        "train",
-        str(config),
-        "--data",
-        str(pictures),
-        "--out",
-        str(tmp_path / "two"),
-    ]
+    verb = ("image", "train", config, "--data", pictures, "--out", tmp_path / "two")
     variables = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*torchrun, *verb], env=variables, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        torchrun("-m", "audiovq", *verb), env=variables, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
     main_train(config, pictures, tmp_path / "one", threads=1, pieces=2)
     assert same_run(tmp_path / "one", tmp_path / "two")

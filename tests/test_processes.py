@@ -28,18 +28,13 @@ from audiovq.errors import AudiovqError
 from audiovq.processes import Place, on_this_machine, place
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.run import main_train
+from tests.conftest import torchrun
+from tests.test_training import CONFIG as TINY
 
 STEPS = 50
-CONFIG = """
-[model]
-encoder = { hop = 128, channels = 16, dilations = [1, 2] }
-codebook = { size = 32, dim = 4, revive_below = 0.5 }
-voice = { dims = 4, bits = 6, channels = 8 }
-conditioner = { channels = 24, dilations = [1, 2], harmonic_bins = 16 }
-spectral = { dilations = [1] }
-wavenet = { residual = 16, skip = 16, hidden = 16, dilations = [1, 2, 4, 8], adapt = 16 }
-[train]
-checkpoint_seconds = 0.0
+CONFIG = (
+    TINY.replace("dim = 4 }", "dim = 4, revive_below = 0.5 }")
+    + """
 [[train.stages]]
 stage = "codes"
 steps = 50
@@ -50,6 +45,7 @@ unquantised = 4
 average = 0.9
 mixed = false
 """
+)
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -95,10 +91,9 @@ def environment() -> dict[str, str]:
 
 
 def command(folder: Path, out: str, processes: int, *rest: str, pieces: int = 1) -> list[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    start = [*torchrun, f"--nproc-per-node={processes}"] if processes > 1 else [sys.executable]
     names = [folder / "program.py", folder / "c.toml", folder / "corpus", folder / out]
-    return [*start, *map(str, names), str(pieces), *rest]
+    program = [*map(str, names), str(pieces), *rest]
+    return torchrun(*program, processes=processes) if processes > 1 else [sys.executable, *program]
 
 
 def train(folder: Path, out: str, processes: int, *rest: str, pieces: int = 1) -> Path:
@@ -301,9 +296,8 @@ def test_a_folder_is_shared_out(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "corpus", recordings)
     (recordings / "bob" / "bad.wav").write_text("no sound")
     model = Path(__file__).parents[1] / "audiovq" / "assets" / "default.safetensors"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    verb = ["-m", "audiovq", "encode", str(recordings), str(tmp_path / "out"), "--model", str(model)]
-    done = subprocess.run([*torchrun, *verb], env=environment(), capture_output=True, text=True, timeout=240)
+    verb = torchrun("-m", "audiovq", "encode", recordings, tmp_path / "out", "--model", model)
+    done = subprocess.run(verb, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
     assert [line for line in lines if line.endswith("6 encoded, 0 skipped as finished, 1 failed")]

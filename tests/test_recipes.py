@@ -23,7 +23,7 @@ from audiovq.cli import recipe
 from audiovq.cli.recipe import load_stage, run_recipe
 from audiovq.data import vctk
 from audiovq.data.corpus import open_corpus
-from tests.conftest import speech
+from tests.conftest import speech, torchrun
 from tests.test_download import Server, server  # noqa: F401 (a fixture)
 from tests.test_training import CONFIG, STAGE
 
@@ -254,12 +254,10 @@ def test_a_recipe_under_torchrun(tmp_path: Path) -> None:
         (tmp_path / "mine").mkdir(exist_ok=True)
         soundfile.write(tmp_path / "mine" / f"{n}.wav", speech(40_000, seed=n), 16_000)
     (tmp_path / "tiny.toml").write_text(CONFIG + STAGE % ("codes", 2))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     names = [RECIPES / "folder" / "run", tmp_path / "mine", "--out", tmp_path / "out"]
     options = ["--config", tmp_path / "tiny.toml", "--threads", "1", "--to", "train"]
     options += ["--set", "train.stages.0.batch=4"]
-    verb = list(map(str, [*torchrun, *names, *options]))
-    done = subprocess.run(verb, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(torchrun(*names, *options), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert markers(tmp_path / "out") == ["prepare", "train"]
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from audiovq.errors import AudiovqError
 from audiovq.files import Job, remove_leftovers
-from audiovq.processes import place
+from audiovq.processes import joined, place, sum_floats
 
 SECONDS_BETWEEN_LOG_LINES = 60.0
 """How often progress is said where standard error is no terminal."""
@@ -53,7 +53,8 @@ class FolderRun:
     """
 
     def __init__(self, jobs: Sequence[Job], finished: Callable[[Job], bool], verb: str, out: Path) -> None:
-        self.verb, self.out, self.total = verb, out, 0
+        mine = place().share(jobs)
+        self.verb, self.out, self.total = verb, out, len(mine)
         self.failed = self.skipped = 0
         self.todo: list[Job] = []
         self.bar: tqdm | None = None
@@ -61,8 +62,7 @@ class FolderRun:
         taken: dict[Path, Path] = {}
         for job in jobs:
             taken.setdefault(job.target, job.source)
-        for job in place().share(jobs):
-            self.total += 1
+        for job in mine:
             try:
                 first = taken[job.target]
                 if first != job.source:
@@ -85,25 +85,14 @@ class FolderRun:
 
     def end(self) -> None:
         """Say on standard error how many were done. Raises AudiovqError if any failed."""
-        total, skipped, failed = _of_all_processes(self.total, self.skipped, self.failed)
+        with joined():
+            total, skipped, failed = map(int, sum_floats([self.total, self.skipped, self.failed]))
         if place().first:
             done = total - failed - skipped
             counts = f"{done} {self.verb}, {skipped} skipped as finished, {failed} failed"
             click.echo(f"{self.out}: {counts}", err=True)
         if failed:
             raise AudiovqError(f"{failed} of {total} files failed; run it again once they are mended")
-
-
-def _of_all_processes(*counts: int) -> list[int]:
-    """Sums over the processes that torchrun started, once the last one is done."""
-    if place().size == 1:
-        return list(counts)
-    import torch
-
-    from audiovq import processes
-
-    with processes.joined(torch.device("cpu")):
-        return [int(count) for count in processes.sum_floats(counts)]
 
 
 class SpeechBar(tqdm):

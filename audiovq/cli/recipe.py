@@ -23,7 +23,7 @@ import click
 
 from audiovq.errors import AudiovqError
 from audiovq.files import PartialFile
-from audiovq.processes import place
+from audiovq.processes import first_says, joined, place, wait_for_all
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,7 @@ def run_recipe(folder: Path, stages: Sequence[str], args: Sequence[str], about: 
             raise click.UsageError(f"{first} comes after {last}.")
         chosen = stages[stages.index(first) : stages.index(last) + 1]
         run = Run(**options)
-        if place().size == 1:
-            run_stages(folder, stages, chosen, run)
-            return
-        from audiovq.processes import joined
-        from audiovq.training.start import own_device
-
-        with joined(own_device(run.device)):
+        with joined(run.device):
             run_stages(folder, stages, chosen, run)
 
     try:
@@ -135,7 +129,7 @@ def run_stages(folder: Path, stages: Sequence[str], chosen: Sequence[str], run: 
         inputs = {key: _plain(getattr(run, key)) for key in stage.INPUTS}
         if hasattr(stage, "state"):
             inputs["state"] = stage.state(run)
-        if _first_says(_is_complete(marker, inputs)):
+        if first_says(_is_complete(marker, inputs)):
             say(f"{name}: complete; to do it again, remove {marker}")
             continue
         began = time.monotonic()
@@ -152,7 +146,7 @@ def run_stages(folder: Path, stages: Sequence[str], chosen: Sequence[str], run: 
             with PartialFile(marker, force=True) as file:
                 file.write((json.dumps({"seconds": seconds, "inputs": inputs}, indent=1) + "\n").encode())
             say(f"{name}: complete after {seconds:g} s")
-        _first_says(True)  # the others go on when it is complete
+        wait_for_all()  # the others go on when it is complete
 
 
 def load_stage(folder: Path, name: str) -> Any:
@@ -209,15 +203,6 @@ def say(line: str, everyone: bool = False) -> None:
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stderr)
-
-
-def _first_says(answer: bool) -> bool:
-    """The first process's answer, for all that torchrun started."""
-    if place().size == 1:
-        return answer
-    from audiovq.processes import sum_floats
-
-    return sum_floats([float(answer and place().first)])[0] > 0
 
 
 def _plain(value: Any) -> Any:

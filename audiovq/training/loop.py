@@ -179,8 +179,8 @@ class Loop:
             self._pending = None
         reader = task.reader(self.stage_number, True, self.share)
         assert reader is not None, "there is nothing to train on"
-        progress = Progress(config.stage, config.steps, self.step, task.amount(config), task.unit)
-        progress.silent = log is None
+        amount = task.amount(config)
+        progress = Progress(config.stage, config.steps, self.step, amount, task.unit, silent=log is None)
         saved = began = time.monotonic()
         before = self.seconds[self.stage_number]
         try:

@@ -15,15 +15,21 @@ class Progress:
     Args:
         stage: name; steps: in all; start: step at which this process begins.
         amount: units a step; unit: their name ("s of audio").
+        silent: count without telling.
     """
 
     def __init__(
-        self, stage: str, steps: int, start: int, amount: float, unit: str, every: float = 15.0
+        self,
+        stage: str,
+        steps: int,
+        start: int,
+        amount: float,
+        unit: str,
+        every: float = 15.0,
+        silent: bool = False,
     ) -> None:
         self.stage, self.steps, self.start, self.every = stage, steps, start, every
-        self.amount, self.unit = amount, unit
-        self.silent = False
-        """Count without telling."""
+        self.amount, self.unit, self.silent = amount, unit, silent
         self._began = self._last = time.monotonic()
         self._sums: dict[str, float] = {}
         self._count = 0

@@ -13,7 +13,7 @@ import torch
 
 from audiovq.config import StageConfig
 from audiovq.errors import AudiovqError
-from audiovq.processes import joined, place, sum_floats
+from audiovq.processes import first_says, joined, place
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.loop import CHECKPOINT, Loop, Task
 
@@ -52,10 +52,9 @@ class Run:
             torch.set_num_threads(self.threads)
         keep_freed_memory()
         device = own_device(self.device)
-        with joined(device) as here:
+        with joined(device.type):
             loop = Loop(make(self.folder), self.folder, device, self.pieces)
-            there = here.first and self.resume and checkpoint.exists()
-            if sum_floats([float(there)])[0]:
+            if first_says(self.resume and checkpoint.exists()):
                 loop.load(Checkpoint.load(checkpoint))
             return loop.run()
 
