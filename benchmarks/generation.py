@@ -26,7 +26,7 @@ import audiovq
 from audiovq.audio import SAMPLE_RATE
 from audiovq.audio_io import read
 from audiovq.generate.engine import WaveNetEngine
-from audiovq.generate.matrix import PANEL, ROWS, multiply_rows
+from audiovq.generate.matrix import PANEL, ROWS, multiply, multiply_rows
 from audiovq.generate.pack import Precision, aligned
 from audiovq.generate.reference import TorchStream
 from audiovq.waveform.decoder import Frames, WaveNetDecoder
@@ -43,14 +43,23 @@ def compute_all(out: np.ndarray, weights: np.ndarray, x: np.ndarray, times: int)
         multiply_rows(out, weights, x)
 
 
-@njit(nogil=True)
-def sum_all(values: np.ndarray, times: int) -> int:
-    """Sum of 64-bit words: reading and nearly nothing else."""
-    total = 0
+@njit(nogil=True, fastmath=True)
+def sum_all(values: np.ndarray, times: int) -> float:
+    """Sum of float32, in whatever order is fastest: reading and little else."""
+    total = np.float32(0)
     for t in range(times):
+        part = np.float32(0)
         for i in range(values.shape[0]):
-            total += values[i] ^ t  # another sum each time, so that none is left out
+            part += values[i]
+        total += part * np.float32(t)  # another sum each time, so that none is left out
     return total
+
+
+@njit(nogil=True)
+def multiply_once(out: np.ndarray, weights: np.ndarray, x: np.ndarray, times: int) -> None:
+    """Products with one row: each weight read for one multiply-add."""
+    for _ in range(times):
+        multiply(out, weights, x)
 
 
 def best(work: Callable[[], Any], repeat: int) -> float:
@@ -65,10 +74,16 @@ def best(work: Callable[[], Any], repeat: int) -> float:
 
 
 def bandwidth(size: int, repeat: int) -> float:
-    """Bytes a second that one core reads from a block of `size` bytes, again and again."""
-    values = aligned((size // 8,), np.int64)
-    times = max(1, 200_000_000 // values.nbytes)
-    return times * values.nbytes / best(lambda: sum_all(values, times), repeat)
+    """Bytes a second that one core reads from a block of `size` bytes, again and again: by adding up or by
+    multiplying, whichever is faster."""
+    inputs = 64
+    weights = aligned((max(1, size // (4 * inputs * PANEL)), inputs, PANEL))
+    weights[:] = 1.0  # memory that nobody wrote to is one and the same page of zeros, in the smallest cache
+    x, out = aligned((inputs,)), aligned((weights.shape[0] * PANEL,))
+    times = max(1, 200_000_000 // weights.nbytes)
+    adding = best(lambda: sum_all(weights.reshape(-1), times), repeat)
+    multiplying = best(lambda: multiply_once(out, weights, x, times), repeat)
+    return times * weights.nbytes / min(adding, multiplying)
 
 
 def multiply_adds(repeat: int) -> float:

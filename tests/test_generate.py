@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_matrix import unpaired
 from test_wavenet import HOP, SHAPES, taught, tiny_decoder, tiny_frames
 
 from audiovq.audio import de_emphasis
 from audiovq.errors import AudiovqError
 from audiovq.generate import functions, kernel
 from audiovq.generate.engine import WaveNetEngine
-from audiovq.generate.pack import aligned, padded, panels, widen
 from audiovq.generate.reference import draw_reference
 from audiovq.waveform.decoder import CLASSES, Frames, WaveNetDecoder
 
@@ -181,21 +181,18 @@ def test_lanes_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 128, 64, (1, 2, 4, 8, 16, 32)), (40, 33, 7, (3, 5, 6))])
-def test_bfloat16_weights_equal_a_decoder_with_rounded_ones(size: tuple) -> None:
-    """The exact path over weights rounded by torch gives the same bits as the packed pairs."""
+def test_bfloat16_weights_equal_the_exact_path_over_what_they_stand_for(size: tuple) -> None:
+    """The exact path over weights unpacked from the pairs gives the same bits as the pairs."""
     torch.manual_seed(5)
     residual, skip, hidden, dilations = size
     decoder = WaveNetDecoder(5, 33, HOP, 4, residual, skip, dilations, hidden, 16, 0.85, adapt=16)
     frames = tiny_frames(decoder, 1, 12)
     fed = np.random.default_rng(0).integers(100, 156, 12 * HOP)
-    got = WaveNetEngine(decoder, "bfloat16").stream().logits(frames, fed)
-    exact = WaveNetEngine(decoder).stream().logits(frames, fed)
-    with torch.no_grad():
-        for name, value in decoder.named_parameters():
-            if value.ndim == 2 and name != "head_prediction":
-                value.copy_(value.bfloat16())
-    rounded = WaveNetEngine(decoder).stream().logits(frames, fed)
-    assert got.tobytes() == rounded.tobytes()
+    paired, engine = WaveNetEngine(decoder, "bfloat16"), WaveNetEngine(decoder)
+    got = paired.stream().logits(frames, fed)
+    exact = engine.stream().logits(frames, fed)
+    engine.weights = unpaired(paired.weights)
+    assert got.tobytes() == engine.stream().logits(frames, fed).tobytes()
     assert 1e-5 < np.abs(got - exact).max() < 0.1
 
 
@@ -296,25 +293,12 @@ def test_functions_are_accurate() -> None:
     np.testing.assert_allclose(y, np.tanh(a) / (1 + np.exp(-b)), atol=1e-6)
 
 
-def test_panels_and_padding() -> None:
-    rng = np.random.default_rng(0)
-    matrix = rng.normal(size=(40, 33)).astype(np.float32)
-    laid = panels(matrix, row_parts=2)
-    assert laid.shape == (2, 64, 32)
-    assert laid.ctypes.data % 64 == 0
-    whole = laid.transpose(0, 2, 1).reshape(2 * padded(20), 64)
-    np.testing.assert_array_equal(whole[:20, :33], matrix[:20])
-    np.testing.assert_array_equal(whole[32:52, :33], matrix[20:])
-    assert not whole[20:32].any()
-    assert not whole[:, 33:].any()
-    np.testing.assert_array_equal(widen(np.ones((3, 4), dtype=np.float32), 2).sum(axis=1), [4, 4, 4])
-    assert aligned((5, 3)).shape == (5, 3)
-
-
 def test_sources_of_the_cached_kernel() -> None:
     """What is compiled into the kernel's cache from other files is named in its own, which renews it."""
     folder = Path(kernel.__file__).parent
-    digest = hashlib.sha256(b"".join((folder / f).read_bytes() for f in ("functions.py", "matrix.py")))
+    digest = hashlib.sha256(
+        b"".join((folder / f).read_bytes() for f in ("functions.py", "matrix.py", "vectors.py"))
+    )
     assert digest.hexdigest()[:16] == kernel.SOURCES
 
 

@@ -206,6 +206,6 @@ def test_file(prior: CodePrior, tmp_path: Path) -> None:
 
 def test_sources_of_the_cached_kernel() -> None:
     folder = Path(priorkernel.__file__).parent
-    names = ("functions.py", "matrix.py", "kernel.py")
+    names = ("functions.py", "matrix.py", "vectors.py", "kernel.py")
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in names))
     assert digest.hexdigest()[:16] == priorkernel.SOURCES

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.generate import kernel
-from audiovq.generate.pack import decoder_scratch, decoder_state, pack_decoder, widen
+from audiovq.generate.pack import decoder_scratch, decoder_state, in_one_block, pack_decoder, widen
 from audiovq.generate.settings import Precision, check_sampling
 from audiovq.waveform.decoder import CLASSES, Frames, WaveNetDecoder
 
@@ -30,7 +30,7 @@ class WaveNetEngine:
         self.hop, self.group, self.layers = decoder.hop, decoder.group, decoder.net.layers
         self.residual, self.lpc_order = decoder.net.residual, decoder.lpc_order
         self.precision = precision
-        self.weights = pack_decoder(decoder, precision)
+        self.weights = in_one_block(pack_decoder(decoder, precision))
 
     def stream(self, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> Stream:
         """An independent stream from silence; arguments as for `Lanes.start`."""

@@ -1,9 +1,9 @@
 """What the compiled loops compute element by element, and how they draw one class.
 
-Loops of these vectorise: exp and log are polynomials, as numba has no vector library to call, and nothing
-raises (`error_model="numpy"`: the test for a division by zero alone made the gate ten times slower). No sum
-may be reordered and every fused multiply-add is written as one, so that all processors give the same bits;
-the liberties allowed concern NaN and the sign of zero, which do not occur.
+Loops of these vectorise: log is a polynomial, as numba has no vector library to call, and nothing raises
+(`error_model="numpy"`: the test for a division by zero alone makes a loop ten times slower). No sum may be
+reordered and every fused multiply-add is written as one, so that all processors give the same bits; the
+liberties allowed concern NaN and the sign of zero, which do not occur.
 """
 
 from __future__ import annotations
@@ -16,17 +16,14 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.extending import intrinsic
 
-from audiovq.generate.matrix import multiply_add
+from audiovq.generate import vectors
+from audiovq.generate.matrix import LANES, multiply_add
 
-BLOCK = 16
+BLOCK = LANES
 """Classes whose probabilities are summed together when one is drawn; their number is a multiple of it."""
 STRICT = {"nsz", "nnan"}
 """Liberties that the compiler may take: maxima become vector instructions, and no result changes."""
 
-_LOG2E = np.float32(1 / math.log(2))
-_ROUNDER = np.float32(1.5 * 2**23)
-"""Added to a small float32, leaves its nearest integer in the low bits."""
-_EXP2 = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8))
 _LOG2 = tuple(np.float32(2 / math.log(2) / k) for k in (1, 3, 5, 7, 9))
 
 
@@ -43,19 +40,10 @@ _float_of_bits = _cast(types.int32, types.float32, ir.FloatType())
 _bits_of_float = _cast(types.float32, types.int32, ir.IntType(32))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True)
 def exponential(x: Any) -> Any:
-    """exp(x) of a float32 in -87..88, relative error 1e-7 plus the rounding of x.
-
-    2^n added to the exponent bits of the series of 2^f, |f| <= 1/2, whose ninth term is below 1e-8.
-    """
-    y = x * _LOG2E
-    rounded = y + _ROUNDER
-    f = y - (rounded - _ROUNDER)
-    p = _EXP2[7]
-    for k in range(6, -1, -1):
-        p = multiply_add(p, f, _EXP2[k])
-    return _float_of_bits(np.int32(_bits_of_float(p) + (_bits_of_float(rounded) << 23)))
+    """exp(x) of a float32 in -87..88, relative error 1e-7 plus the rounding of x."""
+    return vectors.exponential(x)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -75,17 +63,18 @@ def compand(value: Any) -> Any:
     return result if value >= np.float32(0) else -result
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+@njit(cache=True, nogil=True)
 def gate(z: np.ndarray, y: np.ndarray) -> None:
-    """`y = tanh(a) sigmoid(b)` of `z = [a | b]`, one division; error 3e-7."""
-    half = y.shape[0]
-    left, right = z[:half], z[half:]  # an index such as half + i, checked for its sign, would not vectorise
-    for i in range(half):
-        a = min(max(left[i], np.float32(-10)), np.float32(10))
-        b = min(max(right[i], np.float32(-20)), np.float32(20))
-        ea = exponential(np.float32(-2) * a)
-        eb = exponential(-b)
-        y[i] = (np.float32(1) - ea) / ((np.float32(1) + ea) * (np.float32(1) + eb))
+    """`y = tanh(a) sigmoid(b)` of `z = [a | b]`; error 3e-7. The length of `y` is a multiple of 16."""
+    vectors.gate(z, y)
+
+
+@njit(cache=True, nogil=True)
+def copy(target: np.ndarray, source: np.ndarray) -> None:
+    """`target[:] = source` of one length. Numba's own checks the shapes, and to put a mismatch into words
+    compiles for two seconds."""
+    for i in range(target.shape[0]):
+        target[i] = source[i]
 
 
 @njit(cache=True, nogil=True)
@@ -105,12 +94,12 @@ def _mix(z: Any) -> Any:
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True, fastmath=STRICT)
+@njit(cache=True, nogil=True)
 def largest(values: np.ndarray) -> Any:
     """The largest of some float32 numbers."""
     top = values[0]
     for i in range(values.shape[0]):
-        top = max(top, values[i])
+        top = vectors.larger(top, values[i])
     return top
 
 
@@ -157,39 +146,26 @@ def pick(logits: np.ndarray, shares: np.ndarray, inverse_temperature: Any, top_k
         for i in range(classes):
             if logits[i] == top:
                 return i
-    for i in range(classes):
-        shares[i] = exponential(max((logits[i] - top) * inverse_temperature, np.float32(-80)))
-    if 0 < top_k < classes:
-        least = _threshold(logits, top, top_k)
-        for i in range(classes):
-            if logits[i] < least:
-                shares[i] = np.float32(0)
+    least = _threshold(logits, top, top_k) if 0 < top_k < classes else np.float32(-np.inf)
     # Sums of blocks first: a running sum over all classes is one long chain of dependent additions.
     sums = shares[classes:]
+    vectors.weigh(logits, shares, sums, (top, np.float32(inverse_temperature), least))
     total = np.float32(0)
-    for block in range(classes // BLOCK):
-        sums[block] = _sum(shares[block * BLOCK : (block + 1) * BLOCK])
-        total += sums[block]
+    for i in range(classes // BLOCK):
+        total += sums[i]
+    # The first block, then the first class in it, at which the running sum exceeds the target: counted
+    # without a branch, which would be guessed wrong each time.
     target = np.float64(total) * number
-    below, block = np.float32(0), 0
-    while block < classes // BLOCK - 1 and not below + sums[block] > target:
-        below += sums[block]
-        block += 1
-    code = block * BLOCK
-    for i in range(block * BLOCK, (block + 1) * BLOCK):
-        if shares[i] > np.float32(0):
-            code = i
-        below += shares[i]
-        if below > target:
-            break
-    return code
-
-
-@njit(cache=True, nogil=True)
-def _sum(v: np.ndarray) -> Any:
-    """Sum of 16 numbers as a tree, whose levels the processor can compute side by side."""
-    a = (v[0] + v[8]) + (v[4] + v[12])
-    b = (v[1] + v[9]) + (v[5] + v[13])
-    c = (v[2] + v[10]) + (v[6] + v[14])
-    d = (v[3] + v[11]) + (v[7] + v[15])
-    return (a + c) + (b + d)
+    below, reached, block = np.float32(0), np.float32(0), 0
+    for i in range(classes // BLOCK - 1):
+        reached += sums[i]
+        passed = np.float64(reached) <= target
+        below = reached if passed else below
+        block += 1 if passed else 0
+    inside = shares[block * BLOCK : (block + 1) * BLOCK]
+    place, last = 0, 0
+    for i in range(BLOCK):
+        below += inside[i]
+        place += 1 if np.float64(below) <= target else 0
+        last = i if inside[i] > np.float32(0) else last
+    return block * BLOCK + min(place, last)

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from audiovq.generate.functions import STRICT, compand, gate, pick, uniform
+from audiovq.generate.functions import STRICT, compand, copy, gate, pick, uniform
 from audiovq.generate.matrix import ROWS, borrowed, multiply, multiply_add, multiply_all, multiply_rows
 
 if TYPE_CHECKING:
     from audiovq.generate.pack import DecoderScratch, DecoderState, DecoderWeights, Stack, StackState
 
-SOURCES = "0ab2be316bc806aa"
-"""Start of the SHA-256 over `functions.py` and `matrix.py`, which are compiled into what is cached for this
-file: a change there changes this line, and so renews the cache. A test compares."""
+SOURCES = "8b657b258619cb58"
+"""Start of the SHA-256 over `functions.py`, `matrix.py` and `vectors.py`, which are compiled into what is
+cached for this file: a change there changes this line, and so renews the cache. A test compares."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
@@ -63,8 +63,7 @@ def network(
             sums, inputs = z[a], x[a]
             for i in range(2 * width):
                 sums[i] = condition[i] + product[i]
-            for i in range(width):
-                place[i] = inputs[i]
+            copy(place, inputs)
         multiply_all(z, w.now[layer], x, count)
         first, last = layer * width, (layer + 1) * width
         for a in range(count):
@@ -72,7 +71,7 @@ def network(
         if layer < layers - 1:
             multiply_all(x, w.out[layer], gated[:, first:last], count)
     for a in range(count):
-        skip[a] = w.skip_bias
+        copy(skip[a], w.skip_bias)
         s.steps[lanes[a]] += 1
     multiply_all(skip, w.skip, gated, count)
 
@@ -84,7 +83,7 @@ def _enter(w: DecoderWeights, s: DecoderState, t: DecoderScratch, lane: int, a: 
     seen, x = t.companded, t.x[a]
     for i in range(seen.shape[0]):
         seen[i] = compand(past[i] * rescale)
-    x[:] = w.enter_bias
+    copy(x, w.enter_bias)
     multiply(x, w.enter_history, seen)
     for k in range(s.past_codes.shape[1]):
         row = w.enter_codes[k, s.past_codes[lane, k]]
@@ -144,7 +143,7 @@ def run(
     # Reconstructed samples in one straight line: no ring to wrap around in the inner loops.
     line = np.empty((count, reach + length), dtype=np.float32)
     for a in range(count):
-        line[a, :reach] = s.history[lanes[a]]
+        copy(line[a, :reach], s.history[lanes[a]])
     for start in range(0, length, group):
         frame = start // hop
         for a in range(count):
@@ -155,26 +154,27 @@ def run(
             skip = t.skip[a]
             for i in range(skip.shape[0]):
                 skip[i] = max(skip[i], np.float32(0))
-            t.heads[a] = w.head_bias
+            copy(t.heads[a], w.head_bias)
         multiply_all(t.heads, w.head_in, t.skip, count)
         for j in range(group):
             now = reach + start + j
             for a in range(count):
                 gain, line_a = gains[a, frame], line[a]
                 prediction = np.float32(0)
-                for k in range(order):
+                # The oldest sample first: all but the last term can be summed while that is drawn.
+                for k in range(order - 1, -1, -1):
                     prediction = multiply_add(coefficients[a, frame, k], line_a[now - 1 - k], prediction)
                 t.predictions[a] = prediction
                 z = t.heads[a, j * wide : (j + 1) * wide]
                 ratio = prediction * (np.float32(1) / (gain * w.scale))
                 _head(w, z, s.past_codes[lanes[a]], j, (order > 0, ratio))
                 gate(z, t.hidden[a])
-                t.logits[a] = w.head_out_bias
+                copy(t.logits[a], w.head_out_bias)
             multiply_all(t.logits, w.head_out, t.hidden, count)
             for a in range(count):
                 lane = lanes[a]
                 if logits.shape[0] > 0:
-                    logits[a, start + j] = t.logits[a]
+                    copy(logits[a, start + j], t.logits[a])
                 if feed.shape[0] > 0:
                     code = feed[a, start + j]
                 else:
@@ -187,5 +187,5 @@ def run(
                 s.carry[lane] = multiply_add(w.de_emphasis, s.carry[lane], value)
                 audio[a, start + j] = s.carry[lane]
     for a in range(count):
-        s.history[lanes[a]] = line[a, length:]
+        copy(s.history[lanes[a]], line[a, length:])
         s.drawn[lanes[a]] += length

@@ -5,8 +5,8 @@ whatever the processor has. A matrix comes as panels (`pack.panels`): 32 outputs
 while the weights stream past in the order in which they lie in memory.
 
 Every sum is the same chain of fused multiply-adds wherever it is computed: a row alone, a row among others, a
-wide processor or a narrow one give the same bits. Weights are float32, or bfloat16 by twos in one uint32,
-which halves what is read and costs a shift and a mask.
+wide processor or a narrow one give the same bits. Weights are float32, or by twos in one uint32
+(`pack.in_pairs`), which halves what is read and costs a shift.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ ROWS = 4
 """Inputs that share one reading of the weights."""
 CHAINS = 2
 """Independent sums of a product, one of the even inputs and one of the odd: hides latency."""
+TOGETHER = 2
+"""Panels side by side for one input, more of independent sums: hides the rest of it."""
 
 _INDEX, _WORD = ir.IntType(64), ir.IntType(32)
 _FLOATS, _WORDS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_WORD, LANES)
@@ -68,43 +70,70 @@ def _borrowed(typing_context: Any, values: Any) -> Any:
     return values(values), generate
 
 
-def _matrix_product(rows: int) -> Any:
+def _matrix_product(rows: int, together: int) -> Any:
     """Intrinsic `(out, w, x)`: `out[r] += w x[r]` for `rows` rows of inputs and outputs.
 
     Panels `w`: float32 `(O / 32, I, 32)` or uint32 `(O / 32, I / 2, 32)`; `x (I,)` and `out (O,)`, or
     `(rows, I)` and `(rows, O)`, float32, contiguous along the last axis; I even. Nothing is checked.
+    `together`: panels that are computed side by side.
     """
 
     def product(typing_context: Any, out: Any, w: Any, x: Any) -> Any:
         paired = w.dtype == types.uint32
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _generate(context, builder, signature, args, rows, paired)
+            out, w, x = (
+                context.make_array(t)(context, builder, v) for t, v in zip(signature.args, args, strict=True)
+            )
+            panels, pairs = cgutils.unpack_tuple(builder, w.shape)[:2]
+            if not paired:
+                pairs = builder.udiv(pairs, _INDEX(CHAINS))
+            strides = [cgutils.unpack_tuple(builder, array.strides)[0] for array in (out, x)]
+            function = _product_function(builder.module, rows, together, paired)
+            builder.call(function, [out.data, w.data, x.data, *strides, panels, pairs])
+            return context.get_dummy_value()
 
         return types.void(out, w, x), generate
 
     return intrinsic(product)
 
 
-def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, paired: bool) -> Any:
-    out, w, x = (
-        context.make_array(t)(context, builder, v) for t, v in zip(signature.args, args, strict=True)
-    )
-    panels, pairs = cgutils.unpack_tuple(builder, w.shape)[:2]
-    if not paired:
-        pairs = builder.udiv(pairs, _INDEX(CHAINS))
+def _product_function(module: Any, rows: int, together: int, paired: bool) -> Any:
+    """The product as a function of its own in an LLVM module: compiled once, however often it is called.
+
+    Its arguments: first numbers of out, w and x; bytes from row to row of out and x; panels; pairs of inputs.
+    """
+    name = f"audiovq_product_{rows}_{together}_{'bfloat16' if paired else 'float32'}"
+    if name in module.globals:
+        return module.globals[name]
+    weight = (_WORD if paired else ir.FloatType()).as_pointer()
+    floats = ir.FloatType().as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [floats, weight, floats, *[_INDEX] * 4])
+    function = ir.Function(module, kind, name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    function.attributes.add("nounwind")
+    for pointer in function.args[:3]:
+        pointer.add_attribute("noalias")
+    builder = ir.IRBuilder(function.append_basic_block())
+    _write_product(builder, function.args, rows, together, paired)
+    builder.ret_void()
+    return function
+
+
+def _write_product(builder: Any, args: Any, rows: int, together: int, paired: bool) -> None:
+    out, w, x, out_stride, x_stride, panels, pairs = args
     parts = range(PANEL // LANES)
     fma = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{LANES}f32"
     )
 
-    def row_of(array: Any, row: int) -> Any:
+    def row_of(data: Any, stride: Any, row: int) -> Any:
         """Pointer to the first number of a row."""
         if not row:
-            return array.data
-        stride = cgutils.unpack_tuple(builder, array.strides)[0]
-        address = builder.add(builder.ptrtoint(array.data, _INDEX), builder.mul(stride, _INDEX(row)))
-        return builder.inttoptr(address, array.data.type)
+            return data
+        address = builder.add(builder.ptrtoint(data, _INDEX), builder.mul(stride, _INDEX(row)))
+        return builder.inttoptr(address, data.type)
 
     def vector_at(data: Any, place: Any, kind: Any = _FLOATS) -> Any:
         return builder.bitcast(builder.gep(data, [place]), kind.as_pointer())
@@ -116,53 +145,56 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, rows: int, 
         for p in parts:
             if paired:
                 place = builder.add(builder.mul(row, _INDEX(PANEL)), _INDEX(p * LANES))
-                words = builder.load(vector_at(w.data, place, _WORDS), align=4)
+                words = builder.load(vector_at(w, place, _WORDS), align=4)
                 even = builder.shl(words, ir.Constant(_WORDS, [16] * LANES))
-                odd = builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
-                found[0, p], found[1, p] = builder.bitcast(even, _FLOATS), builder.bitcast(odd, _FLOATS)
+                found[0, p], found[1, p] = builder.bitcast(even, _FLOATS), builder.bitcast(words, _FLOATS)
             else:
                 for c in range(CHAINS):
                     place = builder.mul(row, _INDEX(CHAINS * PANEL))
                     place = builder.add(place, _INDEX(c * PANEL + p * LANES))
-                    found[c, p] = builder.load(vector_at(w.data, place), align=4)
+                    found[c, p] = builder.load(vector_at(w, place), align=4)
         return found
 
-    inputs, outputs = ([row_of(array, r) for r in range(rows)] for array in (x, out))
-
-    places = list(itertools.product(range(rows), parts))
+    inputs = [row_of(x, x_stride, r) for r in range(rows)]
+    outputs = [row_of(out, out_stride, r) for r in range(rows)]
+    places = list(itertools.product(range(rows), range(together), parts))
     sums = {(q, c): cgutils.alloca_once(builder, _FLOATS) for q in places for c in range(CHAINS)}
-    with cgutils.for_range(builder, panels, intp=_INDEX) as panel:
-        column = builder.mul(panel.index, _INDEX(PANEL))
+    last = builder.sub(panels, _INDEX(1))
+    with cgutils.for_range_slice(builder, _INDEX(0), panels, _INDEX(together), intp=_INDEX) as (first, _):
+        # Where panels run out the last one is computed again, from the same start to the same result.
+        columns = []
+        for n in range(together):
+            column = builder.add(first, _INDEX(n))
+            columns.append(builder.select(builder.icmp_unsigned("<", column, last), column, last))
         results = {}
-        for r, p in places:
-            result = vector_at(outputs[r], builder.add(column, _INDEX(p * LANES)))
-            results[r, p] = result
+        for r, n, p in places:
+            column = builder.add(builder.mul(columns[n], _INDEX(PANEL)), _INDEX(p * LANES))
+            result = results[r, n, p] = vector_at(outputs[r], column)
             for c in range(CHAINS):
                 start = ir.Constant(_FLOATS, [0.0] * LANES) if c else builder.load(result, align=4)
-                builder.store(start, sums[(r, p), c])
+                builder.store(start, sums[(r, n, p), c])
         with cgutils.for_range(builder, pairs, intp=_INDEX) as loop:
-            weights = weights_of(panel.index, loop.index)
+            weights = [weights_of(column, loop.index) for column in columns]
             for c, r in itertools.product(range(CHAINS), range(rows)):
                 i = builder.add(builder.mul(loop.index, _INDEX(CHAINS)), _INDEX(c))
                 scalar = builder.load(builder.gep(inputs[r], [i]))
                 undefined = ir.Constant(_FLOATS, ir.Undefined)
                 value = builder.insert_element(undefined, scalar, _WORD(0))
                 value = builder.shuffle_vector(value, undefined, _EVERYWHERE)
-                for p in parts:
-                    slot = sums[(r, p), c]
-                    builder.store(builder.call(fma, [weights[c, p], value, builder.load(slot)]), slot)
+                for n, p in itertools.product(range(together), parts):
+                    slot = sums[(r, n, p), c]
+                    builder.store(builder.call(fma, [weights[n][c, p], value, builder.load(slot)]), slot)
         for place, result in results.items():
             total = builder.load(sums[place, 0])
             for c in range(1, CHAINS):
                 total = builder.fadd(total, builder.load(sums[place, c]))
             builder.store(total, result, align=4)
-    return context.get_dummy_value()
 
 
 multiply_add: Any = intrinsic(_multiply_add)
 borrowed: Any = intrinsic(_borrowed)
-multiply = _matrix_product(1)
-multiply_rows = _matrix_product(ROWS)
+multiply = _matrix_product(1, TOGETHER)
+multiply_rows = _matrix_product(ROWS, 1)
 
 
 @njit(cache=True, nogil=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from audiovq.waveform.decoder import CLASSES, HISTORY, HISTORY_SCALE, WaveNetDec
 Floats = NDArray[np.float32]
 ALIGNMENT = 64
 """Bytes; a vector load that straddles two cache lines costs two."""
+LARGE_PAGE, LARGE_ARRAY = 1 << 21, 1 << 22
+"""Bytes: of a large page, and from which size on numpy asks for them."""
 
 
 class Stack(NamedTuple):
@@ -98,6 +101,45 @@ def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
+def in_one_block(weights: Any) -> Any:
+    """Copies of all arrays of a (nested) NamedTuple, one after the other in memory of large pages.
+
+    A step reads all weights: those are more pages of 4 KB than a processor keeps track of at once. Numpy asks
+    Linux for pages of 2 MB where an array takes 4 MB or more; what is not used of it stays unused.
+    """
+    arrays = list(_arrays(weights))
+    sizes = [-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays]
+    memory = np.zeros(max(sum(sizes), LARGE_ARRAY) + LARGE_PAGE, dtype=np.uint8)
+    first = -memory.ctypes.data % LARGE_PAGE
+    copies = []
+    for array, size in zip(arrays, sizes, strict=True):
+        copies.append(memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape))
+        copies[-1][...] = array
+        first += size
+    return _with_arrays(weights, iter(copies))
+
+
+def _arrays(values: Any) -> Iterator[NDArray[Any]]:
+    for value in values:
+        if isinstance(value, tuple):
+            yield from _arrays(value)
+        elif isinstance(value, np.ndarray):
+            yield value
+
+
+def _with_arrays(values: Any, arrays: Iterator[NDArray[Any]]) -> Any:
+    """The same NamedTuple with other arrays, in the order of `_arrays`."""
+    parts = [
+        _with_arrays(value, arrays)
+        if isinstance(value, tuple)
+        else next(arrays)
+        if isinstance(value, np.ndarray)
+        else value
+        for value in values
+    ]
+    return type(values)(*parts)
+
+
 def widen(values: Floats, parts: int = 1) -> Floats:
     """Zero-pad the last axis, `parts` equal pieces of it each by itself, to whole panels.
 
@@ -124,12 +166,20 @@ def panels(matrix: Floats, row_parts: int = 1, column_parts: int = 1, pad_column
 
 
 def in_pairs(laid: Floats) -> NDArray[np.uint32]:
-    """Panels `(..., I, 32)` rounded to bfloat16, inputs by twos: `(..., I / 2, 32)` uint32, even ones low."""
-    bits = laid.view(np.uint32)
+    """Panels `(..., I, 32)` in 16 bits a weight, inputs by twos: `(..., I / 2, 32)` uint32.
+
+    A word shifted up is the even weight, in bfloat16. The word as it stands, not masked, is the odd one: its
+    low half belongs to the even one, and its high half is chosen so that the whole comes nearest, to within
+    about half a unit of bfloat16 like any rounding.
+    """
+    bits = laid.view(np.uint32).astype(np.int64)
     # To the nearest, ties to even: what a carry into the upper half does.
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    even = (bits[..., 0::2, :] + 0x7FFF + ((bits[..., 0::2, :] >> 16) & 1)) >> 16
+    sign, size = bits[..., 1::2, :] & 0x80000000, bits[..., 1::2, :] & 0x7FFFFFFF
+    # At least the smallest normal number: subnormal ones are slow.
+    odd = np.maximum((size - even + 0x8000) >> 16, 0x80) | sign >> 16
     result = aligned((*laid.shape[:-2], laid.shape[-2] // 2, PANEL), np.uint32)
-    result[...] = rounded[..., 0::2, :] | (rounded[..., 1::2, :] << 16)
+    result[...] = np.where((even == 0) & (size == 0), 0, even | odd << 16)
     return result
 
 

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from audiovq.generate.functions import STRICT, exponential, largest, pick, uniform
+from audiovq.generate.functions import STRICT, copy, exponential, largest, pick, uniform
 from audiovq.generate.kernel import network
 from audiovq.generate.matrix import borrowed, multiply, multiply_add, multiply_all
 
 if TYPE_CHECKING:
     from audiovq.generate.prior import PriorScratch, PriorState, PriorWeights
 
-SOURCES = "6e2bb5d878c2d5c0"
-"""As `kernel.SOURCES`, and for the same reason, over `functions.py`, `matrix.py` and `kernel.py`."""
+SOURCES = "ad58d6441aa80c20"
+"""As `kernel.SOURCES`, and for the same reason, over `functions.py`, `matrix.py`, `vectors.py`
+and `kernel.py`."""
 COUNT_BITS = 24
 """Counts of all classes sum to 2^24: as fine as a float32 can tell, and what range coders take."""
 
@@ -30,7 +31,7 @@ def condition(w: PriorWeights, voices: np.ndarray, out: np.ndarray) -> None:
     """Conditions `(A, L 2 Rp)` of voices `(A, V + 1)`, padded to an even number of columns."""
     w, voices, out = borrowed(w), borrowed(voices), borrowed(out)
     for a in range(voices.shape[0]):
-        out[a] = w.voice_bias
+        copy(out[a], w.voice_bias)
         multiply(out[a], w.voice, voices[a])
 
 
@@ -62,13 +63,13 @@ def run_codes(
     count, classes = lanes.shape[0], w.head_bias.shape[0]
     for n in range(codes.shape[1]):
         for a in range(count):
-            t.x[a] = w.enter_codes[s.last[lanes[a]]]
+            copy(t.x[a], w.enter_codes[s.last[lanes[a]]])
         network(w.stack, s.stack, t.x, t.z, t.gated, t.skip, (conditions, 0, lanes))
         for a in range(count):
             skip = t.skip[a]
             for i in range(skip.shape[0]):
                 skip[i] = max(skip[i], np.float32(0))
-            t.logits[a] = w.head_bias
+            copy(t.logits[a], w.head_bias)
         multiply_all(t.logits, w.head, t.skip, count)
         if guidance > np.float32(0):
             for a in range(0, count, 2):
@@ -78,7 +79,7 @@ def run_codes(
         for a in range(count):
             lane = lanes[a]
             if logits.shape[0] > 0:
-                logits[a, n, :classes] = t.logits[a]
+                copy(logits[a, n], t.logits[a])
             if feed.shape[0] > 0:
                 code = feed[a, n]
             elif guidance > np.float32(0) and a % 2 == 1:
