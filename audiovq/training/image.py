@@ -24,6 +24,7 @@ from audiovq.data.shares import ALL, Share
 from audiovq.errors import AudiovqError
 from audiovq.image.config import ImageConfig, load_image_config
 from audiovq.image.model import ImageModel
+from audiovq.training.examples import Example
 from audiovq.training.losses import vq_loss
 from audiovq.training.progress import say
 from audiovq.training.stage import Metrics, Stage
@@ -175,6 +176,10 @@ class ImageTask:
             self.config.train.shift if train else 0,
             share,
         )
+
+    def examples(self, config: StageConfig) -> list[Example]:
+        """None: what it learns is heard in what it makes up, and that by `audiovq image generate`."""
+        return []
 
     def write(self, path: Path, done: list[dict[str, Any]]) -> None:
         """Write the model, with what it was trained on and for how long in its header."""

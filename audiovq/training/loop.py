@@ -18,6 +18,7 @@ from audiovq.config import StageConfig, TrainConfig
 from audiovq.data.shares import Share
 from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.examples import Example
 from audiovq.training.optimiser import Average, Optimiser
 from audiovq.training.progress import MetricsLog, Progress, say
 from audiovq.training.stage import Stage
@@ -74,6 +75,9 @@ class Task(Protocol):
 
     def reader(self, number: int, train: bool, share: Share) -> Reader | None:
         """Batches for stage `number`, to train on or held out; None if nothing is held out."""
+
+    def examples(self, config: StageConfig) -> list[Example]:
+        """Recordings as the model makes them now, for TensorBoard; none where there is nothing to hear."""
 
     def write(self, path: Path, done: list[dict[str, Any]]) -> None:
         """Write the finished model; `done`: steps and seconds of each stage."""
@@ -200,6 +204,8 @@ class Loop:
                 if self.step % EVAL_EVERY == 0 or self.step == config.steps:
                     average.swap(task.model)
                     held = self._evaluate(stage, config)
+                    if log is not None and log.shows:
+                        log.show(self.stage_number, self.step, task.examples(config))
                     average.swap(task.model)
                     if config.patience and f"held_{stage.monitor}" in held:
                         self._best.see(held[f"held_{stage.monitor}"], self.step, average.values)

@@ -22,6 +22,7 @@ from audiovq.priorfile import PriorHeader, save_prior
 from audiovq.processes import first_before_others
 from audiovq.tokenizer import Tokenizer, load
 from audiovq.training.bits import bits_table, measure
+from audiovq.training.examples import Example
 from audiovq.training.loop import EVAL_BATCHES
 from audiovq.training.progress import say
 from audiovq.training.stage import Metrics, Stage
@@ -155,6 +156,10 @@ class PriorTask:
         if self.held_out is None:
             return None
         return HeldOutReader(self.held_out, length, EVAL_BATCHES, self.classes, share)
+
+    def examples(self, config: StageConfig) -> list[Example]:
+        """None: what it learns is heard in what it makes up, and that by `audiovq generate`."""
+        return []
 
     def write(self, path: Path, done: list[dict[str, Any]]) -> None:
         """Write the prior, and say how many bits a code costs under it and without it."""

@@ -5,8 +5,14 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from audiovq.audio import SAMPLE_RATE
+from audiovq.training.examples import Example
 
 
 class Progress:
@@ -77,6 +83,7 @@ class MetricsLog:
         self._csv.writerows(kept)
         self._stages = stages
         self._board: Any = None
+        self._shown: set[str] = set()
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -91,6 +98,26 @@ class MetricsLog:
             if self._board is not None:
                 self._board.add_scalar(f"{self._stages[stage]}/{name}", value, step)
         self._file.flush()
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is a TensorBoard for what can be heard and seen."""
+        return self._board is not None
+
+    def show(self, stage: int, step: int, examples: Iterable[Example]) -> None:
+        """Sound and picture of some recordings to TensorBoard; those that are there stay."""
+        if self._board is None:
+            return
+        name = self._stages[stage]
+        for example in examples:
+            made = torch.from_numpy(example.made)[None]
+            self._board.add_audio(f"{name}/{example.name}", made, step, SAMPLE_RATE)
+            self._board.add_image(f"{name}/{example.name}", example.picture, step, dataformats="HW")
+            if example.name not in self._shown:
+                self._shown.add(example.name)
+                original = torch.from_numpy(example.original)[None]
+                self._board.add_audio(f"original/{example.name}", original, step, SAMPLE_RATE)
+        self._board.flush()
 
     def close(self) -> None:
         """Close both."""

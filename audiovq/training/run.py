@@ -16,6 +16,7 @@ from audiovq.data.crops import CropReader
 from audiovq.data.shares import ALL, Share
 from audiovq.errors import AudiovqError
 from audiovq.processes import first_before_others
+from audiovq.training.examples import Example, SpeechExamples
 from audiovq.training.progress import say
 from audiovq.training.stages import SpeechStage, make_stage
 from audiovq.training.start import Run, chosen_stages
@@ -90,6 +91,8 @@ class SpeechTask:
         self.identity = {"config": to_dict(config), "speakers": list(self.speakers)}
         torch.manual_seed(config.train.seed)
         self.model = WaveformModel(config.model, len(self.speakers))
+        shown = self.held_out if self.held_out.utterances else self.corpus
+        self._examples = SpeechExamples(shown, self.speakers, report=say)
         self.history: list[dict[str, Any]] = []
         if init is not None:
             from audiovq.modelfile import load_weights, read_header
@@ -126,6 +129,10 @@ class SpeechTask:
             share,
             report=say,
         )
+
+    def examples(self, config: StageConfig) -> list[Example]:
+        """A few held-out recordings, or where none are held out some of the others, by the model as it is."""
+        return self._examples.make(self.model, config)
 
     def write(self, path: Path, done: list[dict[str, Any]]) -> None:
         """Write the model, with what it was trained on and for how long in its header."""

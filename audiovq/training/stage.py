@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,8 +67,9 @@ class Stage:
         return {k: v for m in self._codebooks() if m.training for k, v in m.follow()._asdict().items()}
 
     def usage(self) -> Metrics:
-        """How the codebook was used since `follow` or the last call."""
-        return {k: v for m in self._codebooks() for k, v in m.usage()._asdict().items()}
+        """How the codebook was used since `follow` or the last call; bits a code if they are only counted."""
+        found: Metrics = {k: v for m in self._codebooks() for k, v in m.usage()._asdict().items()}
+        return found | ({"bits_per_code": math.log2(found["perplexity"])} if found else {})
 
     def _codebooks(self) -> list[Codebook]:
         """Those that train, one at most."""
