@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import runpy
@@ -29,6 +30,19 @@ from tests.test_training import CONFIG, STAGE
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = ("vctk", "folder", "default")
+PRIOR = """
+speeds = [1.0]
+[prior]
+residual = 16
+skip = 16
+dilations = [1, 2, 4]
+[train]
+[[train.stages]]
+stage = "prior"
+steps = 4
+batch = 2
+seconds = 0.6
+"""
 
 
 def stages(name: str) -> tuple[str, ...]:
@@ -167,6 +181,28 @@ def test_vctk_is_prepared(version: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert {r["rate"] for r in rows} == {"16000"} and rows[0]["sentence"] == "001"
     assert start("vctk", corpus, "--out", out, "--to", "prepare") == 0
     assert "prepare: complete" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_vctk_from_prepare_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Version 0.80, nothing replaced by a stand-in; scores only where what they need is installed."""
+    corpus, out = unpack(vctk_files("0.80"), tmp_path / "VCTK-Corpus"), tmp_path / "out"
+    (tmp_path / "tiny.toml").write_text(CONFIG + STAGE % ("codes", 4) + STAGE % ("spectral", 4))
+    (tmp_path / "prior.toml").write_text(PRIOR)
+    scores = importlib.util.find_spec("pesq") and importlib.util.find_spec("distillmos")
+    last = "evaluate" if scores else "generate"
+    options = ("--config", tmp_path / "tiny.toml", "--prior-config", tmp_path / "prior.toml", "--to", last)
+    assert start("vctk", corpus, "--out", out, "--threads", "1", *options) == 0
+    held_out = {s for s in open_corpus(out / "corpus").splits if s != "train"}
+    assert {"eval-speakers", "eval-utts"} <= held_out
+    samples = sorted((out / "samples").iterdir())
+    assert [path.suffix for path in samples] == [".wav"] * 4
+    assert {soundfile.info(path).frames for path in samples} == {64_000}
+    found = sorted(path.name for path in out.glob("scores-*.json"))
+    assert found == (["scores-eval-speakers.json", "scores-eval-utts.json"] if scores else [])
+    capsys.readouterr()
+    assert start("vctk", corpus, "--out", out, "--threads", "1", *options) == 0
+    assert [line.split(": ")[1][:8] for line in capsys.readouterr().err.splitlines()].count("complete") >= 5
 
 
 def test_vctk_is_downloaded(
