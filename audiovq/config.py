@@ -198,7 +198,7 @@ class StageConfig:
     `decay` share; `weight_decay` of both; with `patience` the stage ends after so many held-out scores in a
     row that were no better, and keeps its best weights; `weights` of loss terms. In the codes stage a share
     `warped` of the crops reaches the encoder with frequencies moved by up to `warp_octaves`; `jitter` is the
-    WaveNet's input noise in mu-law codes.
+    WaveNet's input noise in mu-law codes; `mixed`: products in bf16, on devices that are faster at it.
     """
 
     stage: str = "codes"

@@ -5,8 +5,9 @@ usage: python benchmarks/training.py [--repeat N] [--steps N]
 Layers: the decoder's WaveNet, forward and backward, the same weights and conditions as stacks of
 `torch.nn.functional.conv1d` and as they are built here, one core, fp32 and bf16 autocast; the two are
 checked to be one function; `gain` is ours over conv1d in the same precision. Stages: seconds of audio a
-second, reading, gradients, optimiser and codebook included, on the recordings in `data/`, bf16 autocast, one
-core and all. Times are wall time, best of N (stages: the mean of their steps).
+second, reading, gradients, optimiser and codebook included, on the recordings in `data/`, in both
+precisions, one core and all; the one in which training runs on this processor is marked. Times are wall time,
+best of N (stages: the mean of their steps).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from audiovq.config import StageConfig, load_config
 from audiovq.data.corpus import open_corpus
 from audiovq.nn.wavenet import WaveNet
 from audiovq.training.optimiser import Optimiser
+from audiovq.training.precision import bf16_is_faster
 from audiovq.training.run import SpeechTask
 from audiovq.training.start import keep_freed_memory
 
@@ -98,17 +100,24 @@ def layers(repeat: int) -> None:
 def stages(steps: int, cores: int) -> None:
     """Print the speed of whole stages."""
     counts = sorted({1, cores})
-    print("| stage, bf16, s of audio/s | " + " | ".join(f"{n} core{'s'[: n > 1]}" for n in counts) + " |")
-    print("| --- |" + " ---: |" * len(counts))
+    print(
+        "| stage, s of audio/s | precision | " + " | ".join(f"{n} core{'s'[: n > 1]}" for n in counts) + " |"
+    )
+    print("| --- | --- |" + " ---: |" * len(counts))
+    own = bf16_is_faster(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         corpus = open_corpus(DATA, Path(folder) / "corpus.safetensors", report=lambda line: None)
         task = SpeechTask(load_config("default", ["train.eval_split="]), corpus)
         for number, config in enumerate(task.stages):
-            speeds = [stage_speed(task, number, config, steps, count) for count in counts]
-            print(f"| {config.stage} | " + " | ".join(f"{s:.1f}" for s in speeds) + " |")
+            for mixed in (True, False):
+                speeds = [stage_speed(task, number, config, mixed, steps, count) for count in counts]
+                name = ("bf16" if mixed else "fp32") + (" (own)" if mixed == own else "")
+                print(f"| {config.stage} | {name} | " + " | ".join(f"{s:.1f}" for s in speeds) + " |")
 
 
-def stage_speed(task: SpeechTask, number: int, config: StageConfig, steps: int, threads: int) -> float:
+def stage_speed(
+    task: SpeechTask, number: int, config: StageConfig, mixed: bool, steps: int, threads: int
+) -> float:
     """Seconds of audio a second over some steps of a stage, after three."""
     torch.set_num_threads(threads)
     stage = task.stage(config)
@@ -122,7 +131,7 @@ def stage_speed(task: SpeechTask, number: int, config: StageConfig, steps: int, 
         stage.train()
         optimiser.begin()
         (batch,) = reader.get(at)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.mixed):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             loss, _ = stage.loss(batch, at)
         loss.backward()
         optimiser.step(at)

@@ -100,5 +100,9 @@ class ResidualStack(nn.Module):
 
 
 def fusable(tensor: Tensor) -> bool:
-    """Whether the passes of `nn.fused` apply: bf16 on a CPU. Apart from them, as they take long to import."""
-    return tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
+    """Whether the passes of `nn.fused` apply: on a CPU, in bf16, and in fp32 where gradients are wanted.
+
+    Apart from them, as they take long to import.
+    """
+    kind = tensor.dtype is torch.bfloat16 or (tensor.dtype is torch.float32 and tensor.requires_grad)
+    return kind and tensor.device.type == "cpu"

@@ -1,8 +1,9 @@
-"""Fused element-wise passes for training WaveNets in bf16 on a CPU.
+"""Fused element-wise passes for training WaveNets on a CPU, in bf16 or fp32.
 
 Between the matrix products of a WaveNet layer stand a dozen cheap operations (shift, sums, tanh, sigmoid,
 products, and their gradients), each of which torch runs as a pass over memory; together they cost more
-than the products. Here each group is one compiled pass. bf16 tensors are seen as their uint16 bits.
+than the products. Here each group is one compiled pass, which computes in fp32 whatever it reads and
+writes. bf16 tensors are seen as their uint16 bits.
 The plain torch forms in `nn.wavenet` and `waveform.decoder` are the specification; tests hold these to them.
 """
 
@@ -13,22 +14,43 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba import types
+from numba.extending import overload
 from torch import Tensor
 
 _jit = numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 
 
-@_jit
-def _load(bits: np.uint16) -> np.float32:
-    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+def _load(value: Any) -> Any:
+    """A number of a bf16 or fp32 tensor as float32."""
 
 
-@_jit
-def _store(value: np.float32) -> np.uint16:
-    """Round to nearest even."""
-    bits = np.float32(value).view(np.uint32)
-    odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+def _store(array: Any, place: Any, value: Any) -> None:
+    """Put a float32 into a bf16 or fp32 tensor; bf16 is rounded to the nearest, ties to even."""
+
+
+@overload(_load)
+def _load_of(value: Any) -> Any:
+    def widened(value: Any) -> Any:
+        return np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+
+    def as_it_is(value: Any) -> Any:
+        return value
+
+    return widened if value == types.uint16 else as_it_is
+
+
+@overload(_store)
+def _store_to(array: Any, place: Any, value: Any) -> Any:
+    def rounded(array: Any, place: Any, value: Any) -> None:
+        bits = np.float32(value).view(np.uint32)
+        odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+        array[place] = np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+    def as_it_is(array: Any, place: Any, value: Any) -> None:
+        array[place] = value
+
+    return rounded if array.dtype == types.uint16 else as_it_is
 
 
 @_jit
@@ -60,9 +82,9 @@ def _activate(row: np.ndarray, kept: np.ndarray, out: np.ndarray) -> None:
     for i in range(half):
         a = np.float32(2.0) * _sigmoid(np.float32(2.0) * row[i]) - np.float32(1.0)
         s = _sigmoid(row[half + i])
-        kept[i] = _store(a)
-        kept[half + i] = _store(s)
-        out[i] = _store(a * s)
+        _store(kept, i, a)
+        _store(kept, half + i, s)
+        _store(out, i, a * s)
 
 
 @_jit
@@ -104,8 +126,8 @@ def _gate_backward(
                 ds = d * a * s * (one - s)
                 c[i] += da
                 c[channels + i] += ds
-                out[i] = _store(da)
-                out[channels + i] = _store(ds)
+                _store(out, i, da)
+                _store(out, channels + i, ds)
             if t >= dilation:
                 past = dboth[b, t - dilation]
                 for i in range(double):
@@ -115,8 +137,8 @@ def _gate_backward(
 class Gate(torch.autograd.Function):
     """`tanh(z_a) * sigmoid(z_b)` with `z[t] = both[t, :2R] + both[t - dilation, 2R:] + condition[frame]`.
 
-    Args of `apply`: both `(B, T, 4R)` bf16, condition `(B, F, 2R)` (T a multiple of F), dilation in steps.
-    Returns `(B, T, R)` bf16.
+    Args of `apply`: both `(B, T, 4R)`, condition `(B, F, 2R)` (T a multiple of F), dilation in steps.
+    Returns `(B, T, R)`, of the type of `both`.
     """
 
     @staticmethod
@@ -196,7 +218,7 @@ def _head_backward(
                 row[i] = d * s * (one - a * a)
                 row[hidden + i] = d * a * s * (one - s)
             for i in range(double):
-                out[i] = _store(row[i])
+                _store(out, i, row[i])
             for k in range(j):
                 table = dtables[k, fed[t, j - 1 - k]]
                 for i in range(double):
@@ -214,9 +236,9 @@ def _head_backward(
 class Head(torch.autograd.Function):
     """Gated activations of the output heads of all samples.
 
-    Args of `apply`: start `(T, G, 2H)` bf16; tables `(G-1, 256, 2H)` and prediction `(P, 2H)` fp32;
+    Args of `apply`: start `(T, G, 2H)`; tables `(G-1, 256, 2H)` and prediction `(P, 2H)` fp32;
     fed `(T, G)` int64 codes; place `(T, G)` fp32 position in the prediction table, or empty `(0, G)`.
-    Returns `(T, G, H)` bf16.
+    Returns `(T, G, H)`, of the type of `start`.
     """
 
     @staticmethod
@@ -275,15 +297,15 @@ def _likelihood(logits: np.ndarray, targets: np.ndarray, scale: np.float32, grad
         total += np.log(mass) + top - target
         factor = scale / mass
         for i in range(classes):
-            g[i] = _store(row[i] * factor)
-        g[targets[n]] = _store(row[targets[n]] * factor - scale)
+            _store(g, i, row[i] * factor)
+        _store(g, targets[n], row[targets[n]] * factor - scale)
     return total / count
 
 
 class NegativeLogLikelihood(torch.autograd.Function):
     """Mean negative log-likelihood in nats, its gradient computed in the same pass.
 
-    Args of `apply`: logits `(N, 256)` bf16, targets `(N,)` int64. Returns a scalar fp32.
+    Args of `apply`: logits `(N, 256)`, targets `(N,)` int64. Returns a scalar fp32.
     """
 
     @staticmethod
@@ -301,5 +323,6 @@ class NegativeLogLikelihood(torch.autograd.Function):
 
 
 def bits(tensor: Tensor) -> np.ndarray:
-    """A contiguous bf16 tensor's memory as uint16."""
-    return tensor.detach().view(torch.uint16).numpy()
+    """A contiguous tensor's memory: of fp32 as it is, of bf16 as uint16."""
+    detached = tensor.detach()
+    return (detached.view(torch.uint16) if tensor.dtype is torch.bfloat16 else detached).numpy()

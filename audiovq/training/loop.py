@@ -20,6 +20,7 @@ from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.examples import Example
 from audiovq.training.optimiser import Average, Optimiser
+from audiovq.training.precision import bf16_is_faster
 from audiovq.training.progress import MetricsLog, Progress, say
 from audiovq.training.stage import Stage
 
@@ -116,6 +117,7 @@ class Loop:
         self.here = processes.here()
         self.share = Share(self.here.rank, self.here.size, pieces)
         task.model.to(self.device)
+        self._bf16 = bf16_is_faster(self.device)
         self.stage_number, self.step = 0, 0
         self.seconds = [0.0] * len(task.stages)
         self._best = Best()
@@ -240,7 +242,7 @@ class Loop:
         for batch in pieces:
             # Dropout differs from part to part; everything else that is random hangs on the items.
             torch.manual_seed((self.task.train.seed * 1_000_003 + self.step) * 1_009 + batch.part.first)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed and self._bf16):
                 loss, metrics = stage.loss(_moved(batch, self.device), self.step)
             (loss / len(pieces)).backward()
             for name, value in metrics.items():
@@ -264,7 +266,7 @@ class Loop:
         parts = EVAL_BATCHES * self.share.pieces * self.share.processes
         for number in range(EVAL_BATCHES):
             for batch in reader.pieces(number):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed and self._bf16):
                     _, metrics = stage.loss(_moved(batch, self.device), 0)
                 for name, value in metrics.items():
                     sums[name] = sums.get(name, 0.0) + value / parts
