@@ -172,10 +172,11 @@ class ModelConfig:
             hop % self.wavenet.group == 0,
             f"encoder.hop ({hop}) must be a multiple of wavenet.group ({self.wavenet.group})",
         )
-        if self.spectral.enabled:
+        if self.spectral.enabled or self.corrections:
             _require(
                 self.conditioner.window % (2 * hop) == 0,
-                f"conditioner.window must be a multiple of twice the hop ({2 * hop})",
+                f"conditioner.window must be a multiple of twice the hop ({2 * hop}), "
+                "but without a spectral head and corrections",
             )
 
     @property

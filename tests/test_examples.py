@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import DATA
+from conftest import DATA, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import CONFIG, STAGE, TWO_STAGES, corpus, metrics, same_model, whole  # noqa: F401
 
-from audiovq.config import StageConfig
+from audiovq.config import ConditionerConfig, SpectralConfig, StageConfig
 from audiovq.data.corpus import open_corpus
 from audiovq.tokenizer import Tokenizer, load
 from audiovq.training.examples import COUNT, SECONDS, SpeechExamples
 from audiovq.training.progress import MetricsLog
 from audiovq.training.run import main_train
+from audiovq.waveform.model import WaveformModel
 
 
 @pytest.fixture
@@ -93,6 +94,15 @@ def test_the_papers_kind(paper_tokenizer: Tokenizer, recordings: Path) -> None:
         paper_tokenizer.model, StageConfig("end-to-end", 1)
     )
     assert len(examples) == COUNT and all(np.isfinite(e.made).all() and e.made.any() for e in examples)
+
+
+def test_spectra_that_make_no_sound_are_not_shown(recordings: Path) -> None:
+    """Windows of 320 samples every 128: fine to learn codes by, but they do not add up to a signal."""
+    conditioner = ConditionerConfig(channels=24, dilations=(1,), window=320, harmonic_bins=16)
+    config = tiny_config(conditioner=conditioner, spectral=SpectralConfig(enabled=False), corrections=0)
+    model, examples = WaveformModel(config, 0).eval(), SpeechExamples(open_corpus(recordings), ())
+    assert examples.make(model, StageConfig("codes", 1)) == []
+    assert len(examples.make(model, StageConfig("wavenet", 1))) == COUNT
 
 
 def test_what_cannot_be_read_is_told_and_replaced(recordings: Path) -> None:

@@ -72,6 +72,8 @@ class SpeechExamples:
         In stage `codes` there is no part that makes a waveform: the predicted spectra get a phase by Griffin
         and Lim's iteration. Nothing that training draws or counts is touched.
         """
+        if stage.stage == "codes" and model.config.conditioner.window % model.hop:
+            return []  # windows that do not overlap evenly cannot be added up to a signal
         if self._chosen is None:
             self._chosen = self._choose(model.hop)
         examples = []
