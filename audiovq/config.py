@@ -172,11 +172,15 @@ class ModelConfig:
             hop % self.wavenet.group == 0,
             f"encoder.hop ({hop}) must be a multiple of wavenet.group ({self.wavenet.group})",
         )
-        if self.spectral.enabled or self.corrections:
+        if self.spectral.enabled:
             _require(
                 self.conditioner.window % (2 * hop) == 0,
-                f"conditioner.window must be a multiple of twice the hop ({2 * hop}), "
-                "but without a spectral head and corrections",
+                f"conditioner.window must be a multiple of twice the hop ({2 * hop})",
+            )
+        if self.corrections:
+            _require(
+                self.conditioner.window % hop == 0,
+                f"conditioner.window must be a multiple of the hop ({hop}), or corrections be 0",
             )
 
     @property

@@ -50,9 +50,8 @@ def process(*args: str | Path, repeat: int = 1, cache: Path | None = None) -> fl
 
 def speech(seconds: float) -> np.ndarray:
     """So much of the recordings in `data/`, one after the other, mono at 16 kHz."""
-    parts = [read(path) for path in sorted(DATA.glob("ls*.flac"))]
-    assert all(part.sample_rate == SAMPLE_RATE for part in parts)
-    return np.resize(np.concatenate([part.samples for part in parts]), int(seconds * SAMPLE_RATE))
+    parts = [read(path).samples for path in sorted(DATA.glob("ls*.flac"))]
+    return np.resize(np.concatenate(parts), int(seconds * SAMPLE_RATE))
 
 
 def one_file(folder: Path, repeat: int) -> None:

@@ -81,7 +81,7 @@ def test_values_reach_their_fields(path: Path) -> None:
         ("[model.voice]\nbits = 0", "voice.bits"),
         ("[model.voice]\ndrop = 1.5", "voice.drop"),
         ("[model.conditioner]\nwindow = 500", "conditioner.window"),
-        ("[model.conditioner]\nwindow = 320\n[model.spectral]\nenabled = false", "without a spectral head"),
+        ("[model.conditioner]\nwindow = 320\n[model.spectral]\nenabled = false", "or corrections be 0"),
         ("[model.conditioner]\nharmonic_bins = 1000", "conditioner.harmonic_bins"),
         ("[model.wavenet]\ngroup = 3", "multiple of wavenet.group"),
         ("[model.wavenet]\ngroup = 0", "wavenet.group"),

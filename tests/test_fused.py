@@ -113,18 +113,26 @@ def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> Non
             "llvmlite.binding.get_host_cpu_features", lambda found=found: dict.fromkeys(found, True)
         )
         assert bf16_is_faster(cpu) is faster
-    assert bf16_is_faster(torch.device("cuda")) and not bf16_is_faster(torch.device("mps"))
+    assert not bf16_is_faster(torch.device("mps"))
+    for native in (True, False):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda emulated, native=native: native)
+        assert bf16_is_faster(torch.device("cuda")) is native
 
 
 def test_training_takes_the_fused_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under autocast a WaveNet must come out nearly as in fp32, and through the fused gate."""
+    """In fp32 and under autocast, and comes out as the plain form does, which is taken without gradients."""
     torch.manual_seed(0)
     net = WaveNet(8, 8, (1, 2, 4))
     x, conditions = torch.randn(2, 32, 8), torch.randn(2, 4, 3, 16)
     calls = []
     original = fused._gate_forward
     monkeypatch.setattr(fused, "_gate_forward", lambda *a: calls.append(1) or original(*a))
+    with torch.no_grad():
+        plain = net(x, conditions)
+    assert not calls
+    torch.testing.assert_close(net(x, conditions), plain, rtol=1e-5, atol=1e-6)
+    assert len(calls) == 3
     with torch.autocast("cpu", torch.bfloat16):
         y = net(x, conditions)
-    assert len(calls) == 3
-    torch.testing.assert_close(y.float(), net(x, conditions), rtol=0.05, atol=0.05)
+    assert len(calls) == 6
+    torch.testing.assert_close(y.float(), plain, rtol=0.05, atol=0.05)

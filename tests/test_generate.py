@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from test_wavenet import HOP, SHAPES, taught, tiny_decoder, tiny_frames
 
 from audiovq.audio import de_emphasis
 from audiovq.errors import AudiovqError
-from audiovq.generate import functions, kernel
+from audiovq.generate import functions, kernel, priorkernel
 from audiovq.generate.engine import WaveNetEngine
 from audiovq.generate.reference import draw_reference
 from audiovq.waveform.decoder import CLASSES, Frames, WaveNetDecoder
@@ -293,13 +294,18 @@ def test_functions_are_accurate() -> None:
     np.testing.assert_allclose(y, np.tanh(a) / (1 + np.exp(-b)), atol=1e-6)
 
 
-def test_sources_of_the_cached_kernel() -> None:
-    """What is compiled into the kernel's cache from other files is named in its own, which renews it."""
-    folder = Path(kernel.__file__).parent
-    digest = hashlib.sha256(
-        b"".join((folder / f).read_bytes() for f in ("functions.py", "matrix.py", "vectors.py"))
-    )
-    assert digest.hexdigest()[:16] == kernel.SOURCES
+@pytest.mark.parametrize(
+    ("module", "others"),
+    [
+        (functions, "matrix vectors"),
+        (kernel, "functions matrix vectors"),
+        (priorkernel, "functions matrix vectors kernel"),
+    ],
+)
+def test_what_is_cached_names_what_else_went_into_it(module: Any, others: str) -> None:
+    """A file whose functions numba caches says which state of other files was compiled into them."""
+    files = [Path(module.__file__).with_name(f"{name}.py").read_bytes() for name in others.split()]
+    assert hashlib.sha256(b"".join(files)).hexdigest()[:16] == module.SOURCES
 
 
 def test_kernel_is_cached_for_the_next_process(decoder: WaveNetDecoder, frames: Frames) -> None:

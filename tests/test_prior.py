@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 
@@ -202,10 +201,3 @@ def test_file(prior: CodePrior, tmp_path: Path) -> None:
         path.write_bytes(bad)
         with pytest.raises(AudiovqError, match=r"prior\.safetensors: not a prior, or damaged"):
             load_prior(path)
-
-
-def test_sources_of_the_cached_kernel() -> None:
-    folder = Path(priorkernel.__file__).parent
-    names = ("functions.py", "matrix.py", "vectors.py", "kernel.py")
-    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in names))
-    assert digest.hexdigest()[:16] == priorkernel.SOURCES

@@ -22,7 +22,12 @@ from audiovq.generate.matrix import LANES, multiply_add
 BLOCK = LANES
 """Classes whose probabilities are summed together when one is drawn; their number is a multiple of it."""
 STRICT = {"nsz", "nnan"}
-"""Liberties that the compiler may take: maxima become vector instructions, and no result changes."""
+"""Liberties that the compiler may take, none of which changes a result: with them loops that hold a maximum
+or a choice become vectors. A maximum over a whole array does not; that takes `vectors.larger`."""
+SOURCES = "142ab47e1c0b2eac"
+"""Start of the SHA-256 over `matrix.py` and `vectors.py`. Numba renews what it cached for a file when that
+file changes, not when another does from which code was compiled into it: a change there changes this line. A
+test compares."""
 
 _LOG2 = tuple(np.float32(2 / math.log(2) / k) for k in (1, 3, 5, 7, 9))
 
@@ -119,7 +124,7 @@ def _threshold(values: np.ndarray, top: Any, k: int) -> Any:
         return top
     low, high = top, top
     for i in range(values.shape[0]):
-        low = min(low, values[i])
+        low = -vectors.larger(-low, -values[i])
     while True:
         middle = low + (high - low) * np.float32(0.5)
         if not low < middle < high:

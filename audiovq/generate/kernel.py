@@ -8,8 +8,7 @@ differ, neither in the result:
 - Several streams, *lanes*, go through each layer together, so that its weights are read once for four of
   them. Nothing is shared but the weights: a lane's samples are those it would draw alone, bit for bit.
 
-Everything is at module level, so that numba's cache is hit by the next process. The cache is renewed when a
-function's own file changes, not when that of a function it calls does: hence `SOURCES`.
+Everything is at module level, so that numba's cache is hit by the next process.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ from audiovq.generate.matrix import ROWS, borrowed, multiply, multiply_add, mult
 if TYPE_CHECKING:
     from audiovq.generate.pack import DecoderScratch, DecoderState, DecoderWeights, Stack, StackState
 
-SOURCES = "8b657b258619cb58"
-"""Start of the SHA-256 over `functions.py`, `matrix.py` and `vectors.py`, which are compiled into what is
-cached for this file: a change there changes this line, and so renews the cache. A test compares."""
+SOURCES = "e352d3a4062e19dd"
+"""As `functions.SOURCES`, and for the same reason, over `functions.py`, `matrix.py` and `vectors.py`."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)

@@ -33,7 +33,13 @@ TOGETHER = 2
 
 _INDEX, _WORD = ir.IntType(64), ir.IntType(32)
 _FLOATS, _WORDS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_WORD, LANES)
-_EVERYWHERE = ir.Constant(_WORDS, [0] * LANES)
+
+
+def everywhere(builder: Any, value: Any) -> Any:
+    """Code for a vector of one number."""
+    undefined = ir.Constant(_FLOATS, ir.Undefined)
+    vector = builder.insert_element(undefined, value, _WORD(0))
+    return builder.shuffle_vector(vector, undefined, ir.Constant(_WORDS, [0] * LANES))
 
 
 def _multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
@@ -177,10 +183,7 @@ def _write_product(builder: Any, args: Any, rows: int, together: int, paired: bo
             weights = [weights_of(column, loop.index) for column in columns]
             for c, r in itertools.product(range(CHAINS), range(rows)):
                 i = builder.add(builder.mul(loop.index, _INDEX(CHAINS)), _INDEX(c))
-                scalar = builder.load(builder.gep(inputs[r], [i]))
-                undefined = ir.Constant(_FLOATS, ir.Undefined)
-                value = builder.insert_element(undefined, scalar, _WORD(0))
-                value = builder.shuffle_vector(value, undefined, _EVERYWHERE)
+                value = everywhere(builder, builder.load(builder.gep(inputs[r], [i])))
                 for n, p in itertools.product(range(together), parts):
                     slot = sums[(r, n, p), c]
                     builder.store(builder.call(fma, [weights[n][c, p], value, builder.load(slot)]), slot)

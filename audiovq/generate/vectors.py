@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from audiovq.generate.matrix import LANES
+from audiovq.generate.matrix import LANES, everywhere
 
 _INDEX, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 _FLOATS = ir.VectorType(_FLOAT, LANES)
@@ -42,13 +42,6 @@ def _call(builder: Any, name: str, *args: Any) -> Any:
         builder.module, ir.FunctionType(kind, [kind] * len(args)), f"llvm.{name}.{suffix}"
     )
     return builder.call(function, args, fastmath=() if name == "fma" else ("nnan", "nsz"))
-
-
-def _everywhere(builder: Any, value: Any) -> Any:
-    """A vector of one number."""
-    undefined = ir.Constant(_FLOATS, ir.Undefined)
-    vector = builder.insert_element(undefined, value, _WORD(0))
-    return builder.shuffle_vector(vector, undefined, ir.Constant(ir.VectorType(_WORD, LANES), [0] * LANES))
 
 
 def _pointer(builder: Any, array: Any, index: Any) -> Any:
@@ -129,7 +122,7 @@ def _weigh_of(typing_context: Any, logits: Any, shares: Any, sums: Any, numbers:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         arrays = zip(signature.args[:3], args[:3], strict=True)
         logits, shares, sums = (context.make_array(t)(context, builder, v) for t, v in arrays)
-        top, scale, least = (_everywhere(builder, v) for v in cgutils.unpack_tuple(builder, args[3]))
+        top, scale, least = (everywhere(builder, v) for v in cgutils.unpack_tuple(builder, args[3]))
         with _vectors(builder, logits) as (i, _):
             value = builder.load(_pointer(builder, logits, i), align=4)
             distance = builder.fmul(builder.fsub(value, top), scale)

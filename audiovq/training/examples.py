@@ -19,26 +19,19 @@ from audiovq.errors import AudiovqError
 from audiovq.generate.correction import SpectralCorrection
 from audiovq.generate.synthesis import Request, Synthesiser, Voices
 from audiovq.nn.spectral import stft
+from audiovq.training.progress import Example
 from audiovq.waveform.model import WaveformModel
 
 COUNT = 3
 """How many recordings, of different speakers if there are as many."""
+TRIED = 4 * COUNT
+"""How many speakers' first recordings, and first recordings of all, are looked at to find them."""
 SECONDS = 4.0
 """The most that is taken of each."""
 PHASE_PASSES = 32
 """Passes of the spectral correction that find a phase for spectra which have none yet."""
 RANGE_DB = 80.0
 """From black to white in a spectrogram."""
-
-
-class Example(NamedTuple):
-    """A recording and what the model made of it, samples `(T,)` at 16 kHz each, and both as one picture:
-    grey levels `(H, W)` uint8, the original above."""
-
-    name: str
-    original: NDArray[np.float32]
-    made: NDArray[np.float32]
-    picture: NDArray[np.uint8]
 
 
 class _Chosen(NamedTuple):
@@ -70,28 +63,33 @@ class SpeechExamples:
         """Encode and decode them by the part of the model that a stage trains.
 
         In stage `codes` there is no part that makes a waveform: the predicted spectra get a phase by Griffin
-        and Lim's iteration. Nothing that training draws or counts is touched.
+        and Lim's iteration; where its windows do not overlap evenly nothing is made. Nothing that training
+        draws or counts is touched. Levels are the model's own, without `makeup_db`.
+
+        Args:
+            model: in evaluation mode.
         """
         if stage.stage == "codes" and model.config.conditioner.window % model.hop:
-            return []  # windows that do not overlap evenly cannot be added up to a signal
+            return []
         if self._chosen is None:
             self._chosen = self._choose(model.hop)
         examples = []
+        synthesiser = Synthesiser(model)  # packs the weights as they are by now
         for name, signal, row in self._chosen:
-            made = self._made(model, stage, signal.to(next(model.parameters()).device), row)
+            made = self._made(synthesiser, stage, signal.to(next(model.parameters()).device), row)
             original = signal[0].numpy()
             picture = np.concatenate([spectrogram(x, model) for x in (original, made)])
             examples.append(Example(name, original, made, picture))
         return examples
 
     def _made(
-        self, model: WaveformModel, stage: StageConfig, signal: Tensor, row: int
+        self, synthesiser: Synthesiser, stage: StageConfig, signal: Tensor, row: int
     ) -> NDArray[np.float32]:
         """What comes back of `(1, N)` samples."""
+        model = synthesiser.model
         codes = model.encode(signal)[0]
         point = model.voice_points(signal, torch.tensor([row], device=signal.device))
-        # The WaveNet's weights are packed anew each time: they have changed.
-        synthesiser, request = Synthesiser(model), Request(codes, Voices(point))
+        request = Request(codes, Voices(point))
         if stage.stage in ("wavenet", "end-to-end"):
             return np.concatenate(list(synthesiser.drawn(request)))
         if stage.stage == "spectral":
@@ -122,7 +120,7 @@ class SpeechExamples:
     def _by_turns(self) -> list[int]:
         """Numbers of recordings in the order in which they are tried: the first of each speaker first."""
         _, firsts = np.unique(self._corpus.table.column("speaker"), return_index=True)
-        order = dict.fromkeys([*np.sort(firsts)[: 4 * COUNT].tolist(), *range(4 * COUNT)])
+        order = dict.fromkeys([*np.sort(firsts)[:TRIED].tolist(), *range(TRIED)])
         return [number for number in order if number < len(self._corpus.utterances)]
 
 

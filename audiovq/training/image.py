@@ -24,9 +24,8 @@ from audiovq.data.shares import ALL, Share
 from audiovq.errors import AudiovqError
 from audiovq.image.config import ImageConfig, load_image_config
 from audiovq.image.model import ImageModel
-from audiovq.training.examples import Example
 from audiovq.training.losses import vq_loss
-from audiovq.training.progress import say
+from audiovq.training.progress import Example, say
 from audiovq.training.stage import Metrics, Stage
 from audiovq.training.start import Run, chosen_stages
 

@@ -18,10 +18,9 @@ from audiovq.config import StageConfig, TrainConfig
 from audiovq.data.shares import Share
 from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.examples import Example
 from audiovq.training.optimiser import Average, Optimiser
 from audiovq.training.precision import bf16_is_faster
-from audiovq.training.progress import MetricsLog, Progress, say
+from audiovq.training.progress import Example, MetricsLog, Progress, say
 from audiovq.training.stage import Stage
 
 CHECKPOINT = "checkpoint.safetensors"

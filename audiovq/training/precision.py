@@ -8,12 +8,15 @@ import torch
 def bf16_is_faster(device: torch.device) -> bool:
     """Whether matrix products run faster in bf16 than in fp32 on a device.
 
-    On GPUs they do. On a CPU they do with AMX, and with AVX-512 where bf16 runs at the full rate (AMD since
-    Zen 4: 98 against 57 billion multiply-adds a second of a core). Intel's processors without AMX, or in a
-    virtual machine that hides it, do 45 in bf16 and 85 in fp32; without either, bf16 is emulated.
+    CUDA devices that have bf16 are. Of CPUs those with AMX are, and those whose AVX-512 runs bf16 at the full
+    rate (AMD since Zen 4: 98 against 57 billion multiply-adds a second of a core). Intel's without AMX, or in
+    a virtual machine that hides it, do 45 in bf16 and 85 in fp32, and most others emulate it. Everything else
+    counts as slower.
     """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(False)
     if device.type != "cpu":
-        return device.type == "cuda"
+        return False
     from llvmlite import binding  # type: ignore[import-untyped]
 
     try:

@@ -22,9 +22,8 @@ from audiovq.priorfile import PriorHeader, save_prior
 from audiovq.processes import first_before_others
 from audiovq.tokenizer import Tokenizer, load
 from audiovq.training.bits import bits_table, measure
-from audiovq.training.examples import Example
 from audiovq.training.loop import EVAL_BATCHES
-from audiovq.training.progress import say
+from audiovq.training.progress import Example, say
 from audiovq.training.stage import Metrics, Stage
 from audiovq.training.start import Run
 

@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from audiovq.audio import SAMPLE_RATE
-from audiovq.training.examples import Example
 
 
 class Progress:
@@ -64,6 +65,16 @@ class Progress:
         self._sums, self._count = {}, 0
 
 
+class Example(NamedTuple):
+    """A recording and what the model made of it, samples `(T,)` at 16 kHz each, and both as one picture:
+    grey levels `(H, W)` uint8, the original above."""
+
+    name: str
+    original: NDArray[np.float32]
+    made: NDArray[np.float32]
+    picture: NDArray[np.uint8]
+
+
 class MetricsLog:
     """`metrics.csv` (stage, step, seconds of training, name, value) and TensorBoard if it is installed.
 
@@ -105,19 +116,19 @@ class MetricsLog:
         return self._board is not None
 
     def show(self, stage: int, step: int, examples: Iterable[Example]) -> None:
-        """Sound and picture of some recordings to TensorBoard; those that are there stay."""
-        if self._board is None:
-            return
+        """Put sound and picture of some recordings into TensorBoard; their originals once."""
         name = self._stages[stage]
         for example in examples:
-            made = torch.from_numpy(example.made)[None]
-            self._board.add_audio(f"{name}/{example.name}", made, step, SAMPLE_RATE)
+            self._hear(f"{name}/{example.name}", example.made, step)
             self._board.add_image(f"{name}/{example.name}", example.picture, step, dataformats="HW")
             if example.name not in self._shown:
                 self._shown.add(example.name)
-                original = torch.from_numpy(example.original)[None]
-                self._board.add_audio(f"original/{example.name}", original, step, SAMPLE_RATE)
+                self._hear(f"original/{example.name}", example.original, step)
         self._board.flush()
+
+    def _hear(self, tag: str, samples: NDArray[np.float32], step: int) -> None:
+        # Torch clips too, and says so on standard output.
+        self._board.add_audio(tag, torch.from_numpy(samples.clip(-1, 1))[None], step, SAMPLE_RATE)
 
     def close(self) -> None:
         """Close both."""

@@ -16,8 +16,8 @@ from audiovq.data.crops import CropReader
 from audiovq.data.shares import ALL, Share
 from audiovq.errors import AudiovqError
 from audiovq.processes import first_before_others
-from audiovq.training.examples import Example, SpeechExamples
-from audiovq.training.progress import say
+from audiovq.training.examples import SpeechExamples
+from audiovq.training.progress import Example, say
 from audiovq.training.stages import SpeechStage, make_stage
 from audiovq.training.start import Run, chosen_stages
 from audiovq.waveform.model import WaveformModel
