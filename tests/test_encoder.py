@@ -216,6 +216,7 @@ def test_without_a_voice_encoder_the_speaker_is_a_row() -> None:
 def test_the_papers_encoders_build_and_encode() -> None:
     for hop, size in ((64, 512), (640, 128)):
         config = tiny_config(
+            corrections=0,
             encoder=EncoderConfig("strided", hop, tuple(STRIDES[hop]), channels=8, dilations=(1,)),
             codebook=CodebookConfig(size=size, dim=8, update="gradient", normalise=False),
             voice=VoiceConfig(encoder=False, dims=4),
