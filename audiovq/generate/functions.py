@@ -158,15 +158,14 @@ def pick(logits: np.ndarray, shares: np.ndarray, inverse_temperature: Any, top_k
     total = np.float32(0)
     for i in range(classes // BLOCK):
         total += sums[i]
+        sums[i] = total
     # The first block, then the first class in it, at which the running sum exceeds the target: counted
     # without a branch, which would be guessed wrong each time.
     target = np.float64(total) * number
-    below, reached, block = np.float32(0), np.float32(0), 0
+    block = 0
     for i in range(classes // BLOCK - 1):
-        reached += sums[i]
-        passed = np.float64(reached) <= target
-        below = reached if passed else below
-        block += 1 if passed else 0
+        block += 1 if np.float64(sums[i]) <= target else 0
+    below = sums[block - 1] if block > 0 else np.float32(0)
     inside = shares[block * BLOCK : (block + 1) * BLOCK]
     place, last = 0, 0
     for i in range(BLOCK):

@@ -24,7 +24,7 @@ from audiovq.generate.matrix import ROWS, borrowed, multiply, multiply_add, mult
 if TYPE_CHECKING:
     from audiovq.generate.pack import DecoderScratch, DecoderState, DecoderWeights, Stack, StackState
 
-SOURCES = "e352d3a4062e19dd"
+SOURCES = "ef5e9a23f676644f"
 """As `functions.SOURCES`, and for the same reason, over `functions.py`, `matrix.py` and `vectors.py`."""
 
 

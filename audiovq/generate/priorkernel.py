@@ -19,7 +19,7 @@ from audiovq.generate.matrix import borrowed, multiply, multiply_add, multiply_a
 if TYPE_CHECKING:
     from audiovq.generate.prior import PriorScratch, PriorState, PriorWeights
 
-SOURCES = "8e908c1aa71302bc"
+SOURCES = "3a626c6afbcba510"
 """As `functions.SOURCES`, over `functions.py`, `matrix.py`, `vectors.py` and `kernel.py`."""
 COUNT_BITS = 24
 """Counts of all classes sum to 2^24: as fine as a float32 can tell, and what range coders take."""
