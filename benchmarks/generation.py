@@ -27,7 +27,7 @@ from audiovq.audio import SAMPLE_RATE
 from audiovq.audio_io import read
 from audiovq.generate.engine import WaveNetEngine
 from audiovq.generate.matrix import PANEL, ROWS, multiply, multiply_rows
-from audiovq.generate.pack import Precision, aligned
+from audiovq.generate.pack import Precision, aligned, in_large_pages
 from audiovq.generate.reference import TorchStream
 from audiovq.waveform.decoder import Frames, WaveNetDecoder
 
@@ -77,9 +77,11 @@ def bandwidth(size: int, repeat: int) -> float:
     """Bytes a second that one core reads from a block of `size` bytes, again and again: by adding up or by
     multiplying, whichever is faster."""
     inputs = 64
-    weights = aligned((max(1, size // (4 * inputs * PANEL)), inputs, PANEL))
+    panels = max(1, size // (4 * inputs * PANEL))
+    # In pages as large as those that the weights of an engine lie in.
+    weights = in_large_pages(4 * panels * inputs * PANEL).view(np.float32).reshape(panels, inputs, PANEL)
     weights[:] = 1.0  # memory that nobody wrote to is one and the same page of zeros, in the smallest cache
-    x, out = aligned((inputs,)), aligned((weights.shape[0] * PANEL,))
+    x, out = aligned((inputs,)), aligned((panels * PANEL,))
     times = max(1, 200_000_000 // weights.nbytes)
     adding = best(lambda: sum_all(weights.reshape(-1), times), repeat)
     multiplying = best(lambda: multiply_once(out, weights, x, times), repeat)

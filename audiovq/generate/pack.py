@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,43 +101,36 @@ def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
-def in_one_block(weights: Any) -> Any:
-    """Copies of all arrays of a (nested) NamedTuple, one after the other in memory of large pages.
+def in_large_pages(size: int) -> NDArray[np.uint8]:
+    """So many bytes of zeros, in pages of 2 MB where Linux has them.
 
     A step reads all weights: those are more pages of 4 KB than a processor keeps track of at once. Numpy asks
-    Linux for pages of 2 MB where an array takes 4 MB or more; what is not used of it stays unused.
+    for large ones where an array takes 4 MB or more; what is not used of it stays unused.
     """
-    arrays = list(_arrays(weights))
-    sizes = [-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays]
-    memory = np.zeros(max(sum(sizes), LARGE_ARRAY) + LARGE_PAGE, dtype=np.uint8)
+    memory = np.zeros(max(size, LARGE_ARRAY) + LARGE_PAGE, dtype=np.uint8)
     first = -memory.ctypes.data % LARGE_PAGE
+    return memory[first : first + size]
+
+
+def in_one_block(weights: Any) -> Any:
+    """Copies of all arrays of a (nested) NamedTuple, one after the other in large pages."""
+    arrays: list[NDArray[Any]] = []
+    _each_array(weights, arrays.append)
+    ends = np.cumsum([-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays])
+    memory = in_large_pages(int(ends[-1]))
     copies = []
-    for array, size in zip(arrays, sizes, strict=True):
+    for array, first in zip(arrays, [0, *ends[:-1]], strict=True):
         copies.append(memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape))
         copies[-1][...] = array
-        first += size
-    return _with_arrays(weights, iter(copies))
+    following = iter(copies)
+    return _each_array(weights, lambda _: next(following))
 
 
-def _arrays(values: Any) -> Iterator[NDArray[Any]]:
-    for value in values:
-        if isinstance(value, tuple):
-            yield from _arrays(value)
-        elif isinstance(value, np.ndarray):
-            yield value
-
-
-def _with_arrays(values: Any, arrays: Iterator[NDArray[Any]]) -> Any:
-    """The same NamedTuple with other arrays, in the order of `_arrays`."""
-    parts = [
-        _with_arrays(value, arrays)
-        if isinstance(value, tuple)
-        else next(arrays)
-        if isinstance(value, np.ndarray)
-        else value
-        for value in values
-    ]
-    return type(values)(*parts)
+def _each_array(values: Any, change: Callable[[NDArray[Any]], Any]) -> Any:
+    """The same (nested) NamedTuple with something else for each array, in order."""
+    if isinstance(values, tuple):
+        return type(values)(*(_each_array(value, change) for value in values))
+    return change(values) if isinstance(values, np.ndarray) else values
 
 
 def widen(values: Floats, parts: int = 1) -> Floats:

@@ -16,6 +16,7 @@ from audiovq.generate.pack import (
     Stack,
     StackState,
     aligned,
+    in_one_block,
     pack_stack,
     padded,
     panels,
@@ -78,7 +79,7 @@ class PriorEngine:
         voice = np.pad(voice, ((0, 0), (0, self._voice_columns - voice.shape[1])))
         bias = np.full(padded(self.classes), _IMPOSSIBLE, dtype=np.float32)
         bias[: self.classes] = values["head_out.bias"]
-        self.weights = PriorWeights(
+        weights = PriorWeights(
             stack=pack_stack(prior.net, "float32"),
             enter_codes=widen(values["enter_codes"]),
             voice_bias=widen(values["voice_in.bias"], 2 * layers),
@@ -86,6 +87,7 @@ class PriorEngine:
             head_bias=bias,
             head=panels(values["head_out.weight"]),
         )
+        self.weights: PriorWeights = in_one_block(weights)
 
     def lanes(self, count: int) -> PriorLanes:
         """Room for `count` sequences."""

@@ -177,7 +177,7 @@ class ImageTask:
         )
 
     def examples(self, config: StageConfig) -> list[Example]:
-        """None: what it learns is heard in what it makes up, and that by `audiovq image generate`."""
+        """None: pictures make no sound."""
         return []
 
     def write(self, path: Path, done: list[dict[str, Any]]) -> None:

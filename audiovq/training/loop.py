@@ -241,7 +241,7 @@ class Loop:
         for batch in pieces:
             # Dropout differs from part to part; everything else that is random hangs on the items.
             torch.manual_seed((self.task.train.seed * 1_000_003 + self.step) * 1_009 + batch.part.first)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed and self._bf16):
+            with self._precision(config):
                 loss, metrics = stage.loss(_moved(batch, self.device), self.step)
             (loss / len(pieces)).backward()
             for name, value in metrics.items():
@@ -254,6 +254,10 @@ class Loop:
         stop = int(signal.SIGINT) if interrupt else int(signal.SIGTERM) if terminate else 0
         return dict(zip(sums, means, strict=True)), stop
 
+    def _precision(self, config: StageConfig) -> torch.autocast:
+        """In what a stage's products are computed."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed and self._bf16)
+
     @torch.no_grad()
     def _evaluate(self, stage: Stage, config: StageConfig) -> dict[str, float]:
         """Mean metrics over fixed held-out batches, names prefixed by `held_`."""
@@ -265,7 +269,7 @@ class Loop:
         parts = EVAL_BATCHES * self.share.pieces * self.share.processes
         for number in range(EVAL_BATCHES):
             for batch in reader.pieces(number):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed and self._bf16):
+                with self._precision(config):
                     _, metrics = stage.loss(_moved(batch, self.device), 0)
                 for name, value in metrics.items():
                     sums[name] = sums.get(name, 0.0) + value / parts
