@@ -140,10 +140,12 @@ class LoudnessMeter:
         self._energy = np.zeros(_BINS)
         self._samples = np.zeros(_BINS, dtype=np.int64)
         self._carry = np.zeros(0, dtype=np.float32)
+        self._silent = True
 
     def update(self, block: NDArray[np.float32]) -> None:
         """Take the next `(T,)` samples. Cutting the signal elsewhere changes no bit of the gain."""
         signal = np.concatenate([self._carry, np.asarray(block, dtype=np.float32)])
+        self._silent = self._silent and not signal.any()
         whole = len(signal) // FRAME_SAMPLES * FRAME_SAMPLES
         # Copied, so that a short rest does not keep a long block alive.
         self._carry = signal[whole:].copy()
@@ -162,10 +164,11 @@ class LoudnessMeter:
         return 10 * math.log10(energy[first:].sum() / samples[first:].sum())
 
     def gain(self) -> float:
-        """Linear gain that brings the active part to the target, bounded; 1.0 for digital silence."""
+        """Linear gain that brings the active part to the target, bounded; 0 for zeros throughout, 1 for what
+        lies below `SILENCE_DB` otherwise."""
         level = self.level_db()
         if level == -math.inf:
-            return 1.0
+            return 0.0 if self._silent else 1.0
         return 10 ** (min(MAX_GAIN_DB, max(MIN_GAIN_DB, TARGET_LOUDNESS_DB - level)) / 20)
 
     @staticmethod

@@ -64,7 +64,7 @@ def compress(codes: CodeSequence, engine: PriorEngine, prior: str, voice_bits: i
     body = _FIXED.pack(MAGIC, VERSION, bytes.fromhex(codes.fingerprint), bytes.fromhex(prior))
     samples = 0 if codes.num_samples is None else codes.num_samples + 1
     body += b"".join(map(_varint, (len(codes), codes.hop, codes.sample_rate, samples)))
-    body += struct.pack("<f", codes.gain) + _pack_voice(codes.voice, voice_bits)
+    body += struct.pack("<f", codes.gain or 0.0) + _pack_voice(codes.voice, voice_bits)
     name = (codes.speaker or "").encode()
     body += _varint(len(name)) + name
     body += struct.pack("<I", zlib.crc32(codes.codes.astype("<u2").tobytes()))

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,8 +71,8 @@ def write_codes(
         return
     path = Path(path)
     if path.suffix != ".npy":
-        raise AudiovqError(f"{path}: is no name for codes; let it end in .npy")
-    tree = {"format": kind.format, "version": kind.version, **known}
+        raise AudiovqError(f"{path}: must end in .npy; rename it")
+    tree = {"format": kind.format, "version": kind.version, **known, "checksum": checksum(codes)}
     text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     sidecar = PartialFile(path.with_suffix(".json"), force=force)
     try:
@@ -104,7 +105,18 @@ def read_codes(
     sidecar = path.with_suffix(".json")
     if sidecar == path or not sidecar.exists():
         return str(path), codes, None, {}
-    return str(path), codes, sidecar, _read_sidecar(sidecar, kind)
+    known = _read_sidecar(sidecar, kind)
+    if known.get("checksum") != checksum(codes):
+        raise AudiovqError(
+            f"{sidecar}: was not written with {path.name} (its checksum does not fit); encode the {kind.of} "
+            "again, or move the .json away"
+        )
+    return str(path), codes, sidecar, known
+
+
+def checksum(codes: NDArray[np.uint16]) -> str:
+    """CRC-32 of codes as little-endian bytes, 8 hex digits: it tells a sidecar of other codes."""
+    return f"{zlib.crc32(codes.astype('<u2').tobytes()):08x}"
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -142,14 +154,11 @@ def _read_sidecar(path: Path, kind: Kind) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise AudiovqError(f"{path}: is not JSON ({error}); mend it or remove it") from error
     if not isinstance(known, dict) or known.get("format") != kind.format:
-        raise AudiovqError(
-            f"{path}: says nothing of codes of a {kind.of}, yet stands where that belongs; move it away"
-        )
-    if known.get("version") != kind.version:
-        raise AudiovqError(
-            f"{path}: is of version {known.get('version')!r}, this audiovq reads {kind.version}; "
-            "use a later one"
-        )
-    if missing := set(kind.required) - known.keys():
+        raise AudiovqError(f"{path}: is not a sidecar of codes of a {kind.of}; rename it or the .npy")
+    if (version := known.get("version")) != kind.version:
+        older = isinstance(version, int) and version < kind.version
+        remedy = f"encode the {kind.of} again" if older else "update audiovq"
+        raise AudiovqError(f"{path}: is of version {version!r}, this audiovq reads {kind.version}; {remedy}")
+    if missing := {*kind.required, "checksum"} - known.keys():
         raise AudiovqError(f"{path}: lacks {' and '.join(sorted(missing))}; encode again or remove it")
     return known

@@ -131,7 +131,7 @@ class CodeModel:
         """
         if speaker is not None and voice is not None:
             raise ValueError("give a speaker or a voice, not both")
-        hop = self.model.config.encoder.hop
+        hop = self.model.config.code_hop
         if not 0 < seconds < 3600 * 24:
             raise AudiovqError(f"{seconds:g} seconds: cannot be made up; ask for more than 0, under a day")
         frames = max(1, round(seconds * SAMPLE_RATE / hop))
@@ -144,7 +144,7 @@ class CodeModel:
             )
         before = np.zeros(0, dtype=np.uint16)
         if prompt is not None:
-            prompt.check_against(self.model.config.codebook.size, self.model.fingerprint)
+            prompt = prompt.for_model(self.model.code_format)
             before = prompt.codes
             if point is None:
                 point, voice, name = self.voices.own(prompt), prompt.voice, prompt.speaker
@@ -165,6 +165,9 @@ class CodeModel:
                 CodeSequence(
                     np.concatenate([before, codes]),
                     hop=hop,
+                    codebook_size=self.model.config.codebook.size,
+                    frames_per_step=self.model.config.codebook.frames_per_step,
+                    model_rate=self.model.config.sample_rate,
                     gain=1.0 if prompt is None else prompt.gain,
                     voice=voice,
                     speaker=who if voice is None else None,
@@ -196,9 +199,8 @@ class CodeModel:
     def save(self, codes: CodeSequence, path: str | os.PathLike[str], *, force: bool = False) -> int:
         """Write codes as `.avq`; returns its size in bytes. Raises: AudiovqError as `bitstream.compress`."""
         with PartialFile(path, force=force) as file:
-            codes.check_against(self.model.config.codebook.size, self.model.fingerprint)
             content = bitstream.compress(
-                replace(codes, fingerprint=self.model.fingerprint),
+                replace(codes.for_model(self.model.code_format), fingerprint=self.model.fingerprint),
                 self.engine,
                 self.fingerprint,
                 self.model.config.voice.bits,

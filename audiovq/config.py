@@ -1,4 +1,4 @@
-"""Configuration: one frozen dataclass for each thing that can be trained, checked when it is built.
+"""Configuration of a speech model: one frozen dataclass for each part, checked when it is built.
 
 A configuration file is TOML whose tables mirror these classes: `[model.encoder]` is an `EncoderConfig`,
 `[[train.stages]]` are `StageConfig`s, in order, and so on."""
@@ -11,6 +11,9 @@ from pathlib import Path
 
 from audiovq.configfile import load_toml
 from audiovq.configfile import require as _require
+from audiovq.trainconfig import StageConfig, TrainConfig
+
+__all__ = ["Config", "ModelConfig", "StageConfig", "TrainConfig", "load_config"]
 
 SAMPLE_RATE = 16_000
 STAGES = ("end-to-end", "codes", "spectral", "wavenet")
@@ -25,7 +28,7 @@ def _require_dilations(where: str, dilations: tuple[int, ...]) -> None:
 class EncoderConfig:
     """Front ("filterbank" or "strided"), hop in samples or strides, channels, dilations in frames."""
 
-    front: str = "filterbank"
+    frontend: str = "filterbank"
     hop: int = 128
     strides: tuple[int, ...] = ()
     kernel: int = 4
@@ -34,14 +37,14 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         _require(
-            self.front in ("filterbank", "strided"),
-            f"encoder.front is 'filterbank' or 'strided', not {self.front!r}",
+            self.frontend in ("filterbank", "strided"),
+            f"encoder.frontend is 'filterbank' or 'strided', not {self.frontend!r}",
         )
         _require(8 <= self.hop <= 8192, f"encoder.hop must lie in 8..8192 samples, not {self.hop}")
         _require(self.channels >= 1, f"encoder.channels must be at least 1, not {self.channels}")
         _require(self.kernel >= 2, f"encoder.kernel must be at least 2, not {self.kernel}")
         _require_dilations("encoder", self.dilations)
-        if self.front == "strided":
+        if self.frontend == "strided":
             _require(
                 min(self.strides, default=0) >= 1 and math.prod(self.strides) == self.hop,
                 f"encoder.strides {list(self.strides)} must multiply to encoder.hop {self.hop}",
@@ -50,28 +53,55 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """K (`size`), code dimension, update rule ("average" or "gradient"), beta and revival."""
+    """Quantisation: see `nn.codebook.Codebook`.
+
+    size: K, vectors of a level.
+    levels: L, residual levels; the table has L x K rows.
+    frames_per_step: s, encoder frames that one code step covers.
+    dim: channels of a frame's projection; a vector of the table has s x dim.
+    update: "ema" or "gradient"; ema_decay: gamma of the moving average.
+    normalize: project frames onto the unit sphere.
+    beta: weight of the commitment term.
+    dead_code_threshold: share of the mean count of a level under which a code is restarted.
+    """
 
     size: int = 512
+    levels: int = 1
+    frames_per_step: int = 1
     dim: int = 12
-    update: str = "average"
-    decay: float = 0.99
-    normalise: bool = True
+    update: str = "ema"
+    ema_decay: float = 0.99
+    normalize: bool = True
     beta: float = 0.25
-    revive_below: float = 0.25
+    dead_code_threshold: float = 0.25
 
     def __post_init__(self) -> None:
         _require(2 <= self.size <= 65536, f"codebook.size must lie in 2..65536, not {self.size}")
+        _require(self.levels >= 1, f"codebook.levels must be at least 1, not {self.levels}")
+        _require(
+            self.levels * self.size <= 65536,
+            f"codebook.levels x codebook.size must be at most 65536, not {self.levels * self.size}",
+        )
+        _require(
+            self.frames_per_step in (1, 2, 4),
+            f"codebook.frames_per_step must be 1, 2 or 4, not {self.frames_per_step}",
+        )
         _require(self.dim >= 1, "codebook.dim must be at least 1")
         _require(
-            self.update in ("average", "gradient"),
-            f"codebook.update is 'average' or 'gradient', not {self.update!r}",
+            self.update in ("ema", "gradient"),
+            f"codebook.update is 'ema' or 'gradient', not {self.update!r}",
         )
-        _require(0 < self.decay < 1, "codebook.decay must lie between 0 and 1")
+        _require(0 < self.ema_decay < 1, "codebook.ema_decay must lie between 0 and 1")
         _require(0 <= self.beta < math.inf, f"codebook.beta must not be negative, not {self.beta}")
         _require(
-            0 <= self.revive_below < 1, f"codebook.revive_below must lie in [0, 1), not {self.revive_below}"
+            0 <= self.dead_code_threshold < 1,
+            f"codebook.dead_code_threshold must lie in [0, 1), not {self.dead_code_threshold}",
         )
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table, L x K: how many different values a code file can hold."""
+        return self.levels * self.size
 
 
 @dataclass(frozen=True)
@@ -82,13 +112,13 @@ class VoiceConfig:
     dims: int = 16
     bits: int = 6
     channels: int = 96
-    drop: float = 0.1
+    drop_prob: float = 0.1
 
     def __post_init__(self) -> None:
         _require(self.dims >= 1, f"voice.dims must be at least 1, not {self.dims}")
         _require(1 <= self.bits <= 16, f"voice.bits must lie in 1..16, not {self.bits}")
         _require(self.channels >= 1, f"voice.channels must be at least 1, not {self.channels}")
-        _require(0 <= self.drop <= 1, f"voice.drop must lie in 0..1, not {self.drop}")
+        _require(0 <= self.drop_prob <= 1, f"voice.drop_prob must lie in 0..1, not {self.drop_prob}")
 
 
 @dataclass(frozen=True)
@@ -121,24 +151,24 @@ class SpectralConfig:
     dilations: tuple[int, ...] = (1, 2, 4)
 
     def __post_init__(self) -> None:
-        _require_dilations("spectral", self.dilations)
+        _require_dilations("spectral_head", self.dilations)
 
 
 @dataclass(frozen=True)
 class WaveNetConfig:
     """WaveNet decoder: `group` samples a step, channels, dilations in steps, linear prediction order."""
 
-    group: int = 4
+    samples_per_step: int = 4
     residual: int = 64
     skip: int = 128
     hidden: int = 64
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 1, 2, 4, 8, 16, 32)
     lpc_order: int = 16
     pre_emphasis: float = 0.85
-    adapt: int = 128
+    cond_channels: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("group", "residual", "skip", "hidden", "adapt"):
+        for name in ("samples_per_step", "residual", "skip", "hidden", "cond_channels"):
             _require(
                 getattr(self, name) >= 1, f"wavenet.{name} must be at least 1, not {getattr(self, name)}"
             )
@@ -152,27 +182,46 @@ class WaveNetConfig:
 class ModelConfig:
     """The whole tokenizer.
 
-    `corrections`: passes of the spectral correction (`generate.correction`). `makeup_db`: level added when
-    decoding, in dB; losses on log spectra predict medians, which lie below the mean.
+    sample_rate: that the model works at, Hz; so far 16,000 alone.
+    high_pass_hz: cut-off of the high-pass before loudness meter and encoder (`highpass.HighPass`); 0: none.
+    corrections: passes of the spectral correction (`generate.correction`); correction_momentum: of those.
+    output_gain_db: level added when decoding, dB; losses on log spectra predict medians, which lie below the
+        mean.
     """
 
     name: str = "default"
+    sample_rate: int = SAMPLE_RATE
+    high_pass_hz: float = 0.0
     corrections: int = 8
-    makeup_db: float = 1.4
+    correction_momentum: float = 0.0
+    output_gain_db: float = 1.4
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
     conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)
-    spectral: SpectralConfig = field(default_factory=SpectralConfig)
+    spectral_head: SpectralConfig = field(default_factory=SpectralConfig)
     wavenet: WaveNetConfig = field(default_factory=WaveNetConfig)
 
     def __post_init__(self) -> None:
         hop = self.encoder.hop
         _require(
-            hop % self.wavenet.group == 0,
-            f"encoder.hop ({hop}) must be a multiple of wavenet.group ({self.wavenet.group})",
+            self.sample_rate == SAMPLE_RATE,
+            f"sample_rate must be {SAMPLE_RATE} Hz, not {self.sample_rate}",
         )
-        if self.spectral.enabled:
+        _require(
+            0 <= self.high_pass_hz <= 200, f"high_pass_hz must lie in 0..200 Hz, not {self.high_pass_hz}"
+        )
+        _require(0 <= self.corrections <= 1000, f"corrections must lie in 0..1000, not {self.corrections}")
+        _require(
+            0 <= self.correction_momentum < 1,
+            f"correction_momentum must lie in [0, 1), not {self.correction_momentum}",
+        )
+        _require(
+            hop % self.wavenet.samples_per_step == 0,
+            f"encoder.hop ({hop}) must be a multiple of wavenet.samples_per_step "
+            f"({self.wavenet.samples_per_step})",
+        )
+        if self.spectral_head.enabled:
             _require(
                 self.conditioner.window % (2 * hop) == 0,
                 f"conditioner.window must be a multiple of twice the hop ({2 * hop})",
@@ -184,79 +233,19 @@ class ModelConfig:
             )
 
     @property
-    def codes_per_second(self) -> float:
-        """Codes a second at 16 kHz."""
-        return SAMPLE_RATE / self.encoder.hop
+    def code_hop(self) -> int:
+        """Samples at the model's rate that one code step covers."""
+        return self.encoder.hop * self.codebook.frames_per_step
 
     @property
-    def bits_per_second(self) -> float:
-        """Nominal rate: codes a second times log2 K."""
-        return self.codes_per_second * math.log2(self.codebook.size)
+    def steps_per_second(self) -> float:
+        """Code steps a second; each has as many codes as there are levels."""
+        return self.sample_rate / self.code_hop
 
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One stage of training.
-
-    `steps` batches of `batch` crops of `seconds`; learning rates of AdamW (`rate`) and of Muon for matrices
-    (`matrix_rate`, 0: AdamW for all); `warmup` steps, then constant, then linear decay over the last
-    `decay` share; `weight_decay` of both; with `patience` the stage ends after so many held-out scores in a
-    row that were no better, and keeps its best weights; `weights` of loss terms. In the codes stage a share
-    `warped` of the crops reaches the encoder with frequencies moved by up to `warp_octaves`; `jitter` is the
-    WaveNet's input noise in mu-law codes; `mixed`: products in bf16, on devices that are faster at it.
-    """
-
-    stage: str = "codes"
-    steps: int = 1000
-    batch: int = 8
-    seconds: float = 1.2
-    rate: float = 1e-3
-    matrix_rate: float = 0.0
-    warmup: int = 100
-    decay: float = 0.6
-    average: float = 0.998
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    patience: int = 0
-    unquantised: int = 150
-    jitter: float = 2.0
-    warped: float = 0.35
-    warp_octaves: float = 0.5
-    mixed: bool = True
-    weights: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            _require(getattr(self, name) >= 1, f"stage {self.stage}: {name} must be at least 1")
-        for name in ("seconds", "rate", "clip"):
-            _require(0 < getattr(self, name) < math.inf, f"stage {self.stage}: {name} must be positive")
-        for name in ("matrix_rate", "warmup", "weight_decay", "patience", "unquantised", "jitter"):
-            _require(0 <= getattr(self, name) < math.inf, f"stage {self.stage}: {name} must not be negative")
-        for name in ("decay", "average"):
-            _require(0 <= getattr(self, name) <= 1, f"stage {self.stage}: {name} must lie in 0..1")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Stages in order, seed, augmentation, checkpoint interval in seconds."""
-
-    seed: int = 0
-    stages: tuple[StageConfig, ...] = ()
-    checkpoint_seconds: float = 180.0
-    speed: float = 0.08
-    level_db: float = 2.0
-    train_splits: tuple[str, ...] = ("train", "train-singles")
-    eval_split: str = "eval-utts"
-
-    def __post_init__(self) -> None:
-        _require(self.seed >= 0, f"train.seed must not be negative, not {self.seed}")
-        _require(0 <= self.speed < 0.5, f"train.speed must lie in [0, 0.5), not {self.speed}")
-        _require(0 <= self.level_db <= 20, f"train.level_db must lie in 0..20 dB, not {self.level_db}")
-
-    def require_stages(self, known: tuple[str, ...]) -> None:
-        """Raise AudiovqError if a stage has another name than these."""
-        for stage in self.stages:
-            _require(stage.stage in known, f"stage is one of {', '.join(known)}, not {stage.stage!r}")
+    def bits_per_second(self, levels: int | None = None) -> float:
+        """Nominal rate of some levels (None: all): codes a second times log2 K."""
+        count = self.codebook.levels if levels is None else levels
+        return self.steps_per_second * count * math.log2(self.codebook.size)
 
 
 @dataclass(frozen=True)

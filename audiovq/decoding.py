@@ -20,6 +20,8 @@ class DecodeOptions(TypedDict, total=False):
     seed: of the WaveNet's draws.
     temperature: of the draws; lower is less noisy and flatter.
     fast: use the spectral head (one pass, no sampling) instead of the WaveNet.
+    levels: decode the first so many levels of the codes only.
+    corrections: passes of the spectral correction; None: as the model is configured.
     """
 
     speaker: str | int | None
@@ -27,6 +29,8 @@ class DecodeOptions(TypedDict, total=False):
     seed: int
     temperature: float
     fast: bool
+    levels: int | None
+    corrections: int | None
 
 
 class Finish:
@@ -34,11 +38,13 @@ class Finish:
 
     Args:
         codes: for its gain, rate and length.
-        makeup_db: added to the level: the model's configuration.
+        output_gain_db: added to the level: the model's configuration.
     """
 
-    def __init__(self, codes: CodeSequence, makeup_db: float) -> None:
-        self._level = np.float32(10 ** (makeup_db / 20) / codes.gain)
+    def __init__(self, codes: CodeSequence, output_gain_db: float) -> None:
+        # A gain of 0 stands for digital silence, none for a stream whose level is the model's own.
+        gain = 1.0 if codes.gain is None else codes.gain
+        self._level = np.float32(10 ** (output_gain_db / 20) / gain if gain else 0.0)
         self._resampler = StreamResampler(SAMPLE_RATE, codes.sample_rate, decoded_length(codes))
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -54,4 +60,4 @@ def decoded_length(codes: CodeSequence) -> int:
     """Samples that decoding gives at the source's rate."""
     if codes.num_samples is not None:
         return codes.num_samples
-    return resampled_length(len(codes) * codes.hop, SAMPLE_RATE, codes.sample_rate)
+    return resampled_length(len(codes) * codes.hop, codes.model_rate, codes.sample_rate)

@@ -49,7 +49,15 @@ def encode_files(
     threads: int | None = None,
     encode: Callable[[Job], CodeSequence] | None = None,
 ) -> None:
-    """Encode recordings to code files: see `Tokenizer.encode_files`. `encode`: how, if in another way."""
+    """Encode recordings to code files, each with the codes that `Tokenizer.encode` gives.
+
+    Args:
+        jobs: recordings and code files; folders of these are made.
+        done: called once for each job, with what went wrong (AudiovqError or OSError) or None.
+        force: overwrite files that exist.
+        threads: files at a time; None takes all cores.
+        encode: how to encode a job, if in another way.
+    """
     lock, stop, queue = threading.Lock(), threading.Event(), list(jobs)[::-1]
 
     def run() -> None:
@@ -83,7 +91,18 @@ def decode_files(
     threads: int | None = None,
     **options: Unpack[DecodeOptions],
 ) -> None:
-    """Decode files of codes to sound files: see `Tokenizer.decode_files`."""
+    """Decode code files to sound files, some in lockstep on every core; each gives what it would alone.
+
+    Args:
+        jobs: code files and sound files; folders of these are made.
+        done: called once for each job, with what went wrong (AudiovqError or OSError) or None.
+        heard: called with seconds of audio as they are made.
+        force: overwrite files that exist.
+        threads: how many draw; None takes all cores.
+        options: see `DecodeOptions`; the same for all.
+
+    Raises: AudiovqError if the voice asked for cannot be read.
+    """
     if (other := options.get("voice")) is not None and not isinstance(other, tuple):
         options["voice"] = tokenizer.voice_of(other)
     workers = max(1, min(threads or cores(), len(jobs)))

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiovq.config import SAMPLE_RATE, ModelConfig
+from audiovq.codes import CodeFormat
+from audiovq.config import ModelConfig
 from audiovq.configfile import from_dict, to_dict
 from audiovq.errors import AudiovqError
 from audiovq.files import PartialFile
-from audiovq.tensorfile import fingerprint, not_one, read_metadata, read_tensors, stored_tensors
+from audiovq.tensorfile import FileKind, not_one, pack, read_metadata, read_tensors, stored_tensors
 
 if TYPE_CHECKING:
     from audiovq.waveform.model import WaveformModel
 
-VERSION = 1
-KEY, WHAT = "audiovq-model", "an audiovq model"
-NOT_STORED = ("codebook.counts", "codebook.sums", "codebook.revivals", "conditioner.harmonics.")
+KIND = FileKind("audiovq-model", 2, "an audiovq model")
+NOT_STORED = (
+    "codebook.ema_counts",
+    "codebook.ema_sums",
+    "codebook.num_restarts",
+    "codebook.start",
+    "conditioner.harmonics_head.",
+)
 """State that only training needs."""
+MAY_DIFFER = (
+    "voice_table.points",
+    "codebook.vectors",
+    "codebook.step_in_proj.weight",
+    "codebook.step_in_proj.bias",
+    "codebook.step_out_proj.weight",
+    "codebook.step_out_proj.bias",
+)
+"""What training that starts from a model of another shape begins anew."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +48,25 @@ class Speaker:
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """What a model file says of itself. `fingerprint`: 16 hex digits over every stored tensor."""
+    """What a model file says of itself. `fingerprint`: 16 hex digits over configuration and tensors."""
 
     config: ModelConfig
     speakers: tuple[Speaker, ...]
     training: dict[str, Any]
     fingerprint: str
+
+    @property
+    def code_format(self) -> CodeFormat:
+        """What the model's codes are like."""
+        config = self.config
+        return CodeFormat(
+            config.code_hop,
+            config.codebook.frames_per_step,
+            config.codebook.size,
+            config.codebook.levels,
+            config.sample_rate,
+            self.fingerprint,
+        )
 
 
 def save_model(
@@ -53,18 +80,12 @@ def save_model(
 
     Returns: the fingerprint. Raises: AudiovqError if the file exists (without `force`) or cannot be written.
     """
-    import safetensors.torch
-
-    tensors, config = stored_tensors(model, NOT_STORED), to_dict(model.config)
-    made = fingerprint(config, tensors)
     header = {
-        "version": VERSION,
-        "config": config,
+        "config": to_dict(model.config),
         "speakers": [asdict(s) for s in speakers],
         "training": training,
-        "fingerprint": made,
     }
-    content = safetensors.torch.save(tensors, metadata={KEY: json.dumps(header)})
+    content, made = pack(stored_tensors(model, NOT_STORED), header, KIND)
     with PartialFile(path, force=force) as file:
         file.write(content)
     return made
@@ -75,13 +96,13 @@ def read_header(path: str | Path) -> ModelHeader:
 
     Raises: AudiovqError if the file is missing, no audiovq model, damaged, or of a newer version.
     """
-    tree = read_metadata(path, KEY, VERSION, WHAT)
+    tree = read_metadata(path, KIND)
     try:
         speakers = tuple(Speaker(**s) for s in tree["speakers"])
         config = from_dict(ModelConfig, tree["config"])
         return ModelHeader(config, speakers, tree["training"], tree["fingerprint"])
     except (KeyError, TypeError):
-        raise not_one(path, WHAT) from None
+        raise not_one(path, KIND) from None
     except AudiovqError as error:
         raise AudiovqError(f"{path}: {error}") from None
 
@@ -105,20 +126,23 @@ def load_model(path: str | Path) -> tuple[WaveformModel, ModelHeader]:
 def load_weights(model: WaveformModel, path: str | Path, exactly: bool = False) -> set[str]:
     """Copy a file's weights into a model of the same shape; what a file does not store keeps its value.
 
-    Returns: the names that the file holds. Raises: AudiovqError if it holds tensors the model lacks, or of
-        other shapes; but unless `exactly`, a voice table of other speakers is left out.
+    Returns: the names that the model took. Raises: AudiovqError if the file holds tensors the model lacks, or
+        of other shapes; but unless `exactly`, a voice table of other speakers and a codebook of other levels
+        or steps are left out.
     """
     read_header(path)
-    stored = read_tensors(path, WHAT)
+    stored = read_tensors(path, KIND)
     state = model.state_dict()
+    taken = set()
     for name, value in stored.items():
         if name in state and state[name].shape == value.shape:
             state[name].copy_(value)
-        elif exactly or name != "voice_table.points":
+            taken.add(name)
+        elif exactly or name not in MAY_DIFFER:
             raise AudiovqError(
                 f"{path}: its {name} does not fit this configuration; use the one it was made with"
             )
-    return set(stored)
+    return taken
 
 
 def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str, object]:
@@ -129,19 +153,23 @@ def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str,
         "model": config.name,
         "fingerprint": header.fingerprint,
         "file_bytes": path.stat().st_size,
-        "sample_rate_hz": SAMPLE_RATE,
-        "hop_samples": model.hop,
-        "codes": config.codebook.size,
-        "codes_per_second": config.codes_per_second,
-        "bits_per_second": config.bits_per_second,
+        "sample_rate_hz": config.sample_rate,
+        "high_pass_hz": config.high_pass_hz,
+        "frame_hop_samples": model.frame_hop,
+        "hop_samples": model.code_hop,
+        "codebook_size": config.codebook.size,
+        "levels": config.codebook.levels,
+        "steps_per_second": config.steps_per_second,
+        "codes_per_second": config.steps_per_second * config.codebook.levels,
+        "bits_per_second": config.bits_per_second(),
         "voice_bits": model.voice_encoder.bits if model.voice_encoder is not None else 0,
         "speakers": len(header.speakers),
         "parameters": sum(parameters.values()),
         **{f"parameters_{name}": count for name, count in parameters.items()},
         "encoder_receptive_field_samples": model.encoder.receptive_field,
         "wavenet_receptive_field_samples": model.wavenet.receptive_field,
-        "samples_per_step": model.wavenet.group,
+        "samples_per_step": model.wavenet.samples_per_step,
         "linear_prediction_order": model.wavenet.lpc_order,
-        "spectral_head": model.spectral is not None,
+        "spectral_head": model.spectral_head is not None,
         "hours_of_training_speech": round(float(header.training.get("hours", 0.0)), 2),
     }

@@ -28,14 +28,14 @@ class PriorConfig:
     skip: int = 256
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64) * 2
     dropout: float = 0.1
-    drop_voice: float = 0.25
+    voice_drop_prob: float = 0.25
     voice_noise: float = 0.05
 
     def __post_init__(self) -> None:
         for name in ("residual", "skip"):
             require(getattr(self, name) >= 1, f"prior.{name} must be at least 1")
         require(min(self.dilations, default=0) >= 1, "prior.dilations must be one number or more, from 1 up")
-        for name in ("dropout", "drop_voice"):
+        for name in ("dropout", "voice_drop_prob"):
             require(0 <= getattr(self, name) < 1, f"prior.{name} must lie in [0, 1)")
         require(self.voice_noise >= 0, "prior.voice_noise must not be negative")
 
@@ -63,6 +63,9 @@ class CodePrior(nn.Module):
         residual, skip, dilations, dropout: of the `WaveNet`.
     """
 
+    MUON = (r"net\.(taps|residual_proj)\.\d+", r"net\.skip_proj\.weight")
+    ADAMW = (r"code_embedding", r"(voice_proj|out_proj|head_out_proj)\..*", r"net\.skip_proj\.bias")
+
     def __init__(
         self,
         classes: int,
@@ -76,10 +79,10 @@ class CodePrior(nn.Module):
         self.classes, self.voice_dims, self.dropout = classes, voice_dims, dropout
         self.net = WaveNet(residual, skip, dilations, dropout)
         # Row K stands for what comes before the first code.
-        self.enter_codes = nn.Parameter(torch.randn(classes + 1, residual) * 0.1)
+        self.code_embedding = nn.Parameter(torch.randn(classes + 1, residual) * 0.1)
         # The last input says whether there is a voice.
-        self.voice_in = nn.Linear(voice_dims + 1, self.net.layers * 2 * residual)
-        self.head_out = nn.Linear(skip, classes)
+        self.voice_proj = nn.Linear(voice_dims + 1, self.net.layers * 2 * residual)
+        self.head_out_proj = nn.Linear(skip, classes)
 
     @property
     def receptive_field(self) -> int:
@@ -88,14 +91,14 @@ class CodePrior(nn.Module):
 
     def voice(self, points: Tensor | None, batch: int = 1) -> Tensor:
         """Input of the global condition `(B, V + 1)` from points `(B, V)`; None: no voice."""
-        like = self.enter_codes
+        like = self.code_embedding
         if points is None:
             return like.new_zeros(batch, self.voice_dims + 1)
         return torch.cat([points, points.new_ones(len(points), 1)], dim=-1)
 
     def conditions(self, voices: Tensor) -> Tensor:
         """What every step's gates get, `(B, 1, L, 2R)`, from `voice`'s output `(B, V + 1)`."""
-        return self.voice_in(voices).view(len(voices), 1, self.net.layers, -1)
+        return self.voice_proj(voices).view(len(voices), 1, self.net.layers, -1)
 
     def forward(self, codes: Tensor, voices: Tensor, before: Tensor | None = None) -> Tensor:
         """Logits `(B, T, K)` of codes `(B, T)` int64, each from those before it.
@@ -107,9 +110,9 @@ class CodePrior(nn.Module):
         if before is None:
             before = torch.full_like(codes[:, 0], self.classes)
         past = torch.cat([before.unsqueeze(1), codes[:, :-1]], dim=1)
-        x = F.dropout(F.embedding(past, self.enter_codes), self.dropout, self.training)
+        x = F.dropout(F.embedding(past, self.code_embedding), self.dropout, self.training)
         y = F.relu(self.net(x, self.conditions(voices)))
-        return self.head_out(F.dropout(y, self.dropout, self.training))
+        return self.head_out_proj(F.dropout(y, self.dropout, self.training))
 
     def reset(self, batch: int) -> WaveNetState:
         """Empty state for the step form."""
@@ -117,5 +120,5 @@ class CodePrior(nn.Module):
 
     def step(self, past: Tensor, conditions: Tensor, state: WaveNetState) -> Tensor:
         """Logits `(B, K)` of the next code from the last one `(B,)`, K for none, and `conditions`' output."""
-        x = F.embedding(past, self.enter_codes)
-        return self.head_out(F.relu(self.net.step(x, conditions[:, 0], state)))
+        x = F.embedding(past, self.code_embedding)
+        return self.head_out_proj(F.relu(self.net.step(x, conditions[:, 0], state)))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import safetensors.torch
 
 from audiovq.configfile import from_dict, to_dict
 from audiovq.errors import AudiovqError
 from audiovq.files import PartialFile
 from audiovq.prior import CodePrior, PriorConfig
-from audiovq.tensorfile import read_metadata, read_tensors, stored_tensors
+from audiovq.tensorfile import FileKind, pack, read_metadata, read_tensors, stored_tensors
 
-VERSION = 1
-KEY, WHAT = "audiovq-prior", "a prior"
+KIND = FileKind("audiovq-prior", 2, "a prior")
 
 
 @dataclass(frozen=True)
@@ -40,14 +36,13 @@ def save_prior(path: str | Path, prior: CodePrior, header: PriorHeader, force: b
     """Write a prior, weights as float16. Raises: AudiovqError if the file exists or cannot be written."""
     tensors = stored_tensors(prior)
     tree = {
-        "version": VERSION,
         "config": to_dict(header.config),
         "classes": header.classes,
         "voice_dims": header.voice_dims,
         "model": header.model,
         "training": header.training,
     }
-    content = safetensors.torch.save(tensors, metadata={KEY: json.dumps(tree)})
+    content, _ = pack(tensors, tree, KIND)
     with PartialFile(path, force=force) as file:
         file.write(content)
 
@@ -63,8 +58,8 @@ def load_prior(path: str | Path, model: str | None = None) -> tuple[CodePrior, P
     path = Path(path)
     if not path.is_file():
         raise AudiovqError(f"{path}: no such prior; train one with `audiovq prior`")
-    tree = read_metadata(path, KEY, VERSION, WHAT)
-    tensors = read_tensors(path, WHAT)
+    tree = read_metadata(path, KIND)
+    tensors = read_tensors(path, KIND)
     if model is not None and tree["model"] != model:
         raise AudiovqError(
             f"{path}: is the prior of model {tree['model']}, not of {model}; train one with `audiovq prior`"

@@ -86,7 +86,7 @@ def joined(device: str = "cpu") -> Iterator[Place]:
         return
     import torch.distributed as dist
 
-    # An optimiser's first step imports it. Imported while processes are connected, it holds on to the
+    # An optimizer's first step imports it. Imported while processes are connected, it holds on to the
     # connection beyond its end, and the threads of that can abort a process that exits.
     import_module("torch._dynamo")
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"

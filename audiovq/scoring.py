@@ -15,6 +15,7 @@ from audiovq.audio import SAMPLE_RATE, pre_emphasis
 from audiovq.audio_io import read
 from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
+from audiovq.highpass import high_pass
 from audiovq.tokenizer import Tokenizer
 
 BLOCK_SECONDS = 4.0
@@ -74,10 +75,13 @@ def _decoder_bits(tokenizer: Tokenizer, source: Path, codes: CodeSequence) -> fl
 
     The samples are those of the pre-emphasised recording at the normalised level, at 16 kHz.
     """
-    model, hop = tokenizer.model, tokenizer.hop
+    model = tokenizer.model
+    hop = model.frame_hop
+    count = len(codes) * model.codebook.frames_per_step
     decoder = model.wavenet
-    signal = read(source).samples * np.float32(codes.gain)
-    signal = np.pad(signal, (0, len(codes) * hop - len(signal)))
+    signal = high_pass(read(source).samples, model.config.high_pass_hz)
+    signal = signal * np.float32(1.0 if codes.gain is None else codes.gain)
+    signal = np.pad(signal, (0, count * hop - len(signal)))
     signal = pre_emphasis(signal, decoder.pre_emphasis)
     request = tokenizer.request(codes)
     context = math.ceil(decoder.receptive_field / hop)
@@ -86,8 +90,8 @@ def _decoder_bits(tokenizer: Tokenizer, source: Path, codes: CodeSequence) -> fl
     with torch.inference_mode():
         condition = model.condition(request.codes[None], request.voices.to)
         frames = decoder.frames(condition.features, condition.log_magnitude)
-        for start in range(0, len(codes), size):
-            first, last = max(0, start - context), min(len(codes), start + size)
+        for start in range(0, count, size):
+            first, last = max(0, start - context), min(count, start + size)
             part = type(frames)(*(v[:, first:last].contiguous() for v in frames))
             x = torch.from_numpy(signal[first * hop : last * hop].copy())[None]
             teacher = decoder.teach(x, part, torch.zeros(x.shape, dtype=torch.long))

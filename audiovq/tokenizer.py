@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -22,9 +22,9 @@ from audiovq.audio_writer import AudioWriter
 from audiovq.codes import CodeSequence
 from audiovq.decoding import DecodeOptions, Finish, decoded_length
 from audiovq.errors import AudiovqError
-from audiovq.files import Job
 from audiovq.generate.settings import Precision, check_sampling
 from audiovq.generate.synthesis import Request, Synthesiser
+from audiovq.highpass import high_passed
 from audiovq.modelfile import ModelHeader, Speaker, describe, load_model, save_model
 from audiovq.voices import VoiceSpace
 from audiovq.waveform.model import WaveformModel
@@ -89,7 +89,8 @@ class Tokenizer:
         self._prior_path = prior
         self._prior: CodeModel | None = None
         self.model, self.header, self.path = model, header, path
-        self.hop = model.hop
+        self.hop = model.code_hop
+        self.code_format = header.code_format
         self._device = next(model.parameters()).device
         self._windows = WindowEncoder(model)
         self.voices = VoiceSpace(model, header.speakers, path.name)
@@ -144,12 +145,7 @@ class Tokenizer:
         if sample_rate is not None:
             raise ValueError("sample_rate goes with an array; a file has its own")
         with AudioReader(source) as reader:
-            meter = LoudnessMeter()
-            for block in reader.blocks():
-                meter.update(block)
-            return self._encode_blocks(
-                reader.blocks(), reader.num_samples, meter.gain(), reader.source_rate, reader.source_samples
-            )
+            return self._encode_blocks(reader.blocks, reader.source_rate, lambda: reader.source_samples)
 
     def decode(
         self, codes: CodeSequence | NDArray[np.integer], **options: Unpack[DecodeOptions]
@@ -165,7 +161,7 @@ class Tokenizer:
         """Speech from codes in blocks `(T,)` as it is drawn, at the recording's rate and exact length.
 
         Args:
-            codes: `CodeSequence`, or a bare array `(F,)`.
+            codes: `CodeSequence`, or a bare array `(T * levels,)`.
             options: see `DecodeOptions`.
 
         Raises: AudiovqError for codes of another model or out of range, an unknown speaker, or a voice
@@ -187,20 +183,22 @@ class Tokenizer:
     def request(self, codes: CodeSequence | NDArray[np.integer], **options: Unpack[DecodeOptions]) -> Request:
         """What the synthesiser needs to decode codes; errors as for `stream`."""
         codes = self._checked(codes)
-        if options.get("fast") and self.model.spectral is None:
+        if options.get("fast") and self.model.spectral_head is None:
             raise AudiovqError(f"{self.path.name}: this model has no spectral head; decode without --fast")
         temperature = options.get("temperature", TEMPERATURE)
         check_sampling(temperature, 0)
-        levels = options.get("voice")
-        if levels is not None and not isinstance(levels, tuple):
-            levels = self.voice_of(levels)
-        voices = self.voices.choose(codes, options.get("speaker"), levels)
-        table = torch.from_numpy(codes.codes.astype(np.int64)).to(self._device)
-        return Request(table, voices, options.get("seed", 0), temperature)
+        if (count := options.get("levels")) is not None:
+            codes = codes.coarse(count)
+        other = options.get("voice")
+        if other is not None and not isinstance(other, tuple):
+            other = self.voice_of(other)
+        voices = self.voices.choose(codes, options.get("speaker"), other)
+        table = torch.from_numpy(codes.rows.astype(np.int64)).to(self._device)
+        return Request(table, voices, options.get("seed", 0), temperature, options.get("corrections"))
 
     def finish(self, codes: CodeSequence) -> Finish:
         """What brings the synthesiser's blocks to the recording's level, rate and length."""
-        return Finish(codes, self.header.config.makeup_db)
+        return Finish(codes, self.header.config.output_gain_db)
 
     def decode_file(
         self,
@@ -214,7 +212,7 @@ class Tokenizer:
         """Speech from codes, written as it is drawn, at the source's rate and exact length.
 
         Args:
-            codes: `CodeSequence`, or a bare array `(F,)`.
+            codes: `CodeSequence`, or a bare array `(T * levels,)`.
             out: sound file to write (by ending), or `"-"`.
             force: overwrite `out`.
             progress: called with samples done and in all, at the recording's rate.
@@ -231,52 +229,6 @@ class Tokenizer:
                 done += len(block)
                 if progress is not None:
                     progress(done, length)
-
-    def encode_files(
-        self,
-        jobs: Sequence[Job],
-        *,
-        done: Callable[[Job, Exception | None], None],
-        force: bool = False,
-        threads: int | None = None,
-    ) -> None:
-        """Encode recordings to code files, each with the codes that `encode` gives.
-
-        Args:
-            jobs: recordings and code files; folders of these are made.
-            done: called once for each job, with what went wrong (AudiovqError or OSError) or None.
-            force: replace files that exist.
-            threads: files at a time; None takes all cores.
-        """
-        from audiovq.folders import encode_files
-
-        encode_files(self, jobs, done=done, force=force, threads=threads)
-
-    def decode_files(
-        self,
-        jobs: Sequence[Job],
-        *,
-        done: Callable[[Job, Exception | None], None],
-        heard: Callable[[float], None] | None = None,
-        force: bool = False,
-        threads: int | None = None,
-        **options: Unpack[DecodeOptions],
-    ) -> None:
-        """Decode code files to sound files, some in lockstep on every core; each gives what it would alone.
-
-        Args:
-            jobs: code files and sound files; folders of these are made.
-            done: called once for each job, with what went wrong (AudiovqError or OSError) or None.
-            heard: called with seconds of audio as they are made.
-            force: replace files that exist.
-            threads: how many draw; None takes all cores.
-            options: see `DecodeOptions`; the same for all.
-
-        Raises: AudiovqError if the voice asked for cannot be read.
-        """
-        from audiovq.folders import decode_files
-
-        decode_files(self, jobs, done=done, heard=heard, force=force, threads=threads, **options)
 
     def voice_of(self, source: str | os.PathLike[str]) -> tuple[int, ...]:
         """The voice of a recording as integers. Raises: AudiovqError if the model has no voice encoder."""
@@ -297,7 +249,7 @@ class Tokenizer:
     # Encoding
 
     def _encode_array(self, samples: NDArray[np.floating], rate: int) -> CodeSequence:
-        from audiovq.audio import loudness_gain, resample
+        from audiovq.audio import resample
 
         if samples.ndim != 1 or samples.size == 0:
             raise AudiovqError(f"array: shape {samples.shape}; give mono samples (T,), at least one")
@@ -309,23 +261,35 @@ class Tokenizer:
                 f"resample it to between {LOWEST_RATE} and {HIGHEST_RATE} Hz"
             )
         signal = resample(samples.astype(np.float32), rate, SAMPLE_RATE)
-        return self._encode_blocks(iter([signal]), len(signal), loudness_gain(signal), rate, len(samples))
+        return self._encode_blocks(lambda: iter([signal]), rate, lambda: len(samples))
 
     def _encode_blocks(
         self,
-        blocks: Iterator[NDArray[np.float32]],
-        length: int,
-        gain: float,
+        blocks: Callable[[], Iterator[NDArray[np.float32]]],
         source_rate: int,
-        source_samples: int,
+        source_samples: Callable[[], int],
     ) -> CodeSequence:
-        """Codes and voice from a 16 kHz signal that arrives in blocks of any size."""
-        codes, voice = self._windows.encode(blocks, length, gain)
+        """Codes and voice from a 16 kHz signal that comes in blocks of any size, each time it is asked for.
+
+        Its length in samples of the source is known once it was read through.
+        """
+        cutoff_hz = self.header.config.high_pass_hz
+        meter = LoudnessMeter()
+        length = 0
+        for block in high_passed(blocks(), cutoff_hz):
+            meter.update(block)
+            length += len(block)
+        # As a float32 it takes four bytes in an .avq, and the sound comes out the same to the bit.
+        gain = float(np.float32(meter.gain()))
+        codes, voice = self._windows.encode(high_passed(blocks(), cutoff_hz), length, gain)
         return CodeSequence(
-            codes=codes,
+            codes=codes.reshape(-1),
             hop=self.hop,
+            codebook_size=self.code_format.codebook_size,
+            frames_per_step=self.code_format.frames_per_step,
+            model_rate=self.code_format.model_rate,
             sample_rate=source_rate,
-            num_samples=source_samples,
+            num_samples=source_samples(),
             gain=gain,
             voice=voice,
             fingerprint=self.fingerprint,
@@ -336,13 +300,7 @@ class Tokenizer:
     def _checked(self, codes: CodeSequence | NDArray[np.integer]) -> CodeSequence:
         if not isinstance(codes, CodeSequence):
             codes = CodeSequence(np.asarray(codes), hop=self.hop)
-        codes.check_against(self.header.config.codebook.size, self.fingerprint)
-        if codes.hop != self.hop:
-            raise AudiovqError(
-                f"{codes.name}: one is {codes.hop} samples, but {self.hop} for the model; "
-                "give the model that made them, or the right hop"
-            )
-        return codes
+        return codes.for_model(self.code_format)
 
 
 __all__ = ["DEFAULT_MODEL", "DecodeOptions", "Tokenizer", "load"]

@@ -27,6 +27,7 @@ from audiovq.audio_io import read
 from audiovq.audio_writer import write
 from audiovq.codes import CodeSequence
 from audiovq.files import Job
+from audiovq.folders import decode_files
 
 DATA = Path(__file__).parents[1] / "data"
 SECONDS = 10
@@ -92,7 +93,7 @@ def many_files(folder: Path, repeat: int, count: int) -> None:
 
     def inside() -> float:
         began = time.perf_counter()
-        tokenizer.decode_files(jobs, done=lambda job, error: None, force=True)
+        decode_files(tokenizer, jobs, done=lambda job, error: None, force=True)
         return time.perf_counter() - began
 
     warm = min(inside() for _ in range(repeat))

@@ -97,10 +97,12 @@ def multiply_adds(repeat: int) -> float:
 
 def step_cost(decoder: WaveNetDecoder, precision: Precision) -> tuple[int, int]:
     """Multiply-adds and bytes of weights of one step, without what is only looked up."""
-    net, group = decoder.net, decoder.group
-    products = sum(p.numel() for p in [*net.taps, *net.out, net.to_skip.weight, decoder.head_in.weight])
-    products += decoder.enter_history.weight.numel()
-    head = decoder.head_out.weight.numel()
+    net, group = decoder.net, decoder.samples_per_step
+    products = sum(
+        p.numel() for p in [*net.taps, *net.residual_proj, net.skip_proj.weight, decoder.head_in_proj.weight]
+    )
+    products += decoder.history_proj.weight.numel()
+    head = decoder.head_out_proj.weight.numel()
     size = 2 if precision == "bfloat16" else 4
     return products + group * head, size * (products + head)
 
@@ -180,7 +182,7 @@ def main() -> None:
         engine = WaveNetEngine(decoder, precision)  # type: ignore[arg-type]
         products, size = step_cost(decoder, precision)  # type: ignore[arg-type]
         reading = size / bandwidth(size, options.repeat)
-        audio = decoder.group / SAMPLE_RATE
+        audio = decoder.samples_per_step / SAMPLE_RATE
         for lanes in (1, *LANES):
             # Every weight is read once for `ROWS` lanes.
             limit = audio * lanes / max(reading * -(-lanes // ROWS), products * lanes / rate)

@@ -5,7 +5,7 @@ usage: python benchmarks/training.py [--repeat N] [--steps N]
 Layers: the decoder's WaveNet, forward and backward, the same weights and conditions as stacks of
 `torch.nn.functional.conv1d` and as they are built here, one core, fp32 and bf16 autocast; the two are
 checked to be one function; `gain` is ours over conv1d in the same precision. Stages: seconds of audio a
-second, reading, gradients, optimiser and codebook included, on the recordings in `data/`, in both
+second, reading, gradients, optimizer and codebook included, on the recordings in `data/`, in both
 precisions, one core and all; the one in which training runs on this processor is marked. Times are wall time,
 best of N (stages: the mean of their steps).
 """
@@ -29,7 +29,7 @@ from audiovq.audio import SAMPLE_RATE
 from audiovq.config import StageConfig, load_config
 from audiovq.data.corpus import open_corpus
 from audiovq.nn.wavenet import WaveNet
-from audiovq.training.optimiser import Optimiser
+from audiovq.training.optimizer import Optimizer
 from audiovq.training.precision import bf16_is_faster
 from audiovq.training.run import SpeechTask
 from audiovq.training.start import keep_freed_memory
@@ -42,7 +42,7 @@ def conv1d_stack(net: WaveNet, x: Tensor, conditions: Tensor) -> Tensor:
     r = net.residual
     x, repeats = x.transpose(1, 2), x.shape[1] // conditions.shape[1]
     out = x.new_zeros(())
-    skips = net.to_skip.weight.chunk(net.layers, dim=1)
+    skips = net.skip_proj.weight.chunk(net.layers, dim=1)
     for layer, dilation in enumerate(net.dilations):
         taps = net.taps[layer]
         kernel = torch.stack([taps[2 * r :], taps[: 2 * r]], dim=-1)  # the older sample comes first
@@ -52,8 +52,8 @@ def conv1d_stack(net: WaveNet, x: Tensor, conditions: Tensor) -> Tensor:
         y = torch.tanh(a) * torch.sigmoid(b)
         out = out + F.conv1d(y, skips[layer][:, :, None])
         if layer < net.layers - 1:
-            x = x + F.conv1d(y, net.out[layer][:, :, None])
-    return (out + net.to_skip.bias[:, None]).transpose(1, 2)
+            x = x + F.conv1d(y, net.residual_proj[layer][:, :, None])
+    return (out + net.skip_proj.bias[:, None]).transpose(1, 2)
 
 
 def layers(repeat: int) -> None:
@@ -64,7 +64,7 @@ def layers(repeat: int) -> None:
     decoder = config.model.wavenet
     stage = next(s for s in config.train.stages if s.stage == "wavenet")
     samples = round(stage.seconds * SAMPLE_RATE / config.model.encoder.hop) * config.model.encoder.hop
-    steps, frames = samples // decoder.group, samples // config.model.encoder.hop
+    steps, frames = samples // decoder.samples_per_step, samples // config.model.encoder.hop
     net = WaveNet(decoder.residual, decoder.skip, decoder.dilations)
     inputs = torch.randn(stage.batch, steps, decoder.residual)
     conditions = torch.randn(stage.batch, frames, net.layers, 2 * decoder.residual, requires_grad=True)
@@ -122,7 +122,7 @@ def stage_speed(
     """Seconds of audio a second over some steps of a stage, after three."""
     torch.set_num_threads(threads)
     stage = task.stage(config)
-    optimiser = Optimiser(stage.named_parameters(), config)
+    optimizer = Optimizer(stage.named_parameters(), config, stage.model)
     reader = task.reader(number, True)
     assert reader is not None
     began = 0.0
@@ -130,13 +130,13 @@ def stage_speed(
         if at == 3:
             began = time.perf_counter()
         stage.train()
-        optimiser.begin()
+        optimizer.begin()
         (batch,) = reader.get(at)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             loss, _ = stage.loss(batch, at)
         loss.backward()
-        optimiser.step(at)
-        stage.follow()
+        optimizer.step(at)
+        stage.update_ema()
     seconds = time.perf_counter() - began
     reader.close()
     return steps * task.amount(config) / seconds

@@ -38,13 +38,13 @@ def tiny_config(**changes: object) -> ModelConfig:
     """A model of the default's kind, small enough for a test."""
     parts: dict[str, object] = {
         "name": "tiny",
-        "makeup_db": 0.0,
+        "output_gain_db": 0.0,
         "encoder": EncoderConfig(channels=16, dilations=(1, 2)),
         "codebook": CodebookConfig(size=64, dim=4),
         "voice": VoiceConfig(dims=4, bits=6, channels=8),
         "conditioner": ConditionerConfig(channels=24, dilations=(1, 2), harmonic_bins=16),
-        "spectral": SpectralConfig(dilations=(1,)),
-        "wavenet": WaveNetConfig(residual=16, skip=16, hidden=16, dilations=(1, 2, 4), adapt=16),
+        "spectral_head": SpectralConfig(dilations=(1,)),
+        "wavenet": WaveNetConfig(residual=16, skip=16, hidden=16, dilations=(1, 2, 4), cond_channels=16),
     }
     return ModelConfig(**(parts | changes))  # type: ignore[arg-type]
 
@@ -92,27 +92,54 @@ def tiny_tokenizer(tiny_model_path: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
+def three_levels_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of three levels over two frames a step, with a high-pass and momentum."""
+    torch.manual_seed(4)
+    config = tiny_config(
+        name="three",
+        high_pass_hz=20.0,
+        corrections=2,
+        correction_momentum=0.99,
+        codebook=CodebookConfig(size=16, levels=3, frames_per_step=2, dim=4),
+    )
+    model = WaveformModel(config, speakers=2)
+    with torch.no_grad():
+        latents = model.encoder(torch.from_numpy(speech(128 * 1_000))[None])
+        model.codebook.train()
+        model.codebook(latents)
+        model.codebook.update_ema()
+    path = tmp_path_factory.mktemp("three") / "three.safetensors"
+    save_model(path, model.eval(), [Speaker(i, name, "F", 1.0) for i, name in enumerate(("ann", "eve"))], {})
+    return path
+
+
+@pytest.fixture(scope="session")
+def three_levels(three_levels_path: Path) -> Tokenizer:
+    return load(three_levels_path)
+
+
+@pytest.fixture(scope="session")
 def paper_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """The paper's kind: strided, hop 64, one sample a step; no voice encoder, spectral head nor speaker."""
     torch.manual_seed(2)
     config = tiny_config(
         encoder=EncoderConfig("strided", 64, (2,) * 6, channels=16, dilations=(1,)),
         voice=VoiceConfig(encoder=False, dims=4),
-        spectral=SpectralConfig(enabled=False),
+        spectral_head=SpectralConfig(enabled=False),
         wavenet=WaveNetConfig(
-            group=1,
+            samples_per_step=1,
             residual=16,
             skip=16,
             hidden=16,
             dilations=(1, 2, 4),
-            adapt=16,
+            cond_channels=16,
             lpc_order=0,
             pre_emphasis=0.0,
         ),
     )
     model = WaveformModel(config, speakers=0).eval()
     with torch.no_grad():  # an untrained encoder hardly hears its input, and would use one code
-        for layer in model.encoder.front.layers:  # type: ignore[union-attr]
+        for layer in model.encoder.frontend.layers:  # type: ignore[union-attr]
             layer.weight.mul_(3)  # type: ignore[operator, union-attr]
             layer.bias.zero_()  # type: ignore[operator, union-attr]
         latents = model.codebook.to_codebook_space(model.encoder(torch.from_numpy(speech(64 * 640))[None]))

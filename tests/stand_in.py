@@ -46,7 +46,7 @@ class StandInTokenizer:
         if not Path(source).exists() or Path(source).read_bytes() == b"broken":
             raise AudiovqError(f"{source}: is not a recording; convert it")
         codes = np.arange(10, dtype=np.uint16)
-        return CodeSequence(codes, num_samples=1250, voice=(1, 2, 3), fingerprint="f00d")
+        return CodeSequence(codes, codebook_size=512, num_samples=1250, voice=(1, 2, 3), fingerprint="f00d")
 
     def load_codes(self, path: Path) -> CodeSequence:
         return CodeSequence.load(path)
@@ -93,11 +93,17 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandInTokenizer:
     module = types.ModuleType("audiovq.tokenizer")
     module.load = load  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "audiovq.tokenizer", module)
+    folders = types.ModuleType("audiovq.folders")
+    folders.encode_files = StandInTokenizer.encode_files  # type: ignore[attr-defined]
+    folders.decode_files = StandInTokenizer.decode_files  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "audiovq.folders", folders)
     return stand_in
 
 
 def save_codes(path: Path, fingerprint: str = "f00d") -> None:
-    CodeSequence(np.arange(10), num_samples=1250, voice=(4, 5), fingerprint=fingerprint).save(path)
+    CodeSequence(
+        np.arange(10), codebook_size=512, num_samples=1250, voice=(4, 5), fingerprint=fingerprint
+    ).save(path)
 
 
 def one_line(captured: Any) -> str:

@@ -106,8 +106,10 @@ def test_pauses_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 319, 320, 16_000])
-def test_silence_has_gain_one(length: int) -> None:
-    assert audio.loudness_gain(np.zeros(length, np.float32)) == 1.0
+def test_silence_has_no_gain(length: int) -> None:
+    assert audio.loudness_gain(np.zeros(length, np.float32)) == 0.0
+    below = np.full(length, 1e-7, np.float32)
+    assert audio.loudness_gain(below) == (1.0 if length else 0.0), "a level too low to measure"
 
 
 def test_gain_is_bounded_and_defined_for_one_sample() -> None:

@@ -155,13 +155,14 @@ def test_info_of_codes(
     assert "codes per second         125\n" in text and "voice                    4 5\n" in text
 
 
-def test_info_knows_no_rate_for_another_models_codes(
+def test_info_of_another_models_codes(
     tmp_path: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_codes(tmp_path / "x.npy", fingerprint="beef")
     assert run(["info", str(tmp_path / "x.npy"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["bits_per_second"] is None and facts["made_by_this_model"] is False
+    assert facts["bits_per_second"] == 1125 and facts["voice_bits"] is None
+    assert facts["made_by_this_model"] is False
 
 
 def test_info_of_a_model(tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audiovq import files
-from audiovq.codes import CodeSequence
+from audiovq.codes import CodeFormat, CodeSequence
 from audiovq.errors import AudiovqError
 
 
@@ -65,7 +65,12 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert path.read_bytes()[6:8] == b"\x01\x00"
     text = path.with_suffix(".json").read_text(encoding="utf-8")
     assert '"speaker": "Zoë"' in text
-    assert json.loads(text) | {"format": "audiovq-codes", "version": 1, "num_codes": 125} == json.loads(text)
+    assert json.loads(text) | {
+        "format": "audiovq-codes",
+        "version": 2,
+        "num_steps": 125,
+        "levels": 1,
+    } == json.loads(text)
 
 
 def test_array_alone_is_enough(tmp_path: Path) -> None:
@@ -175,10 +180,15 @@ def test_damaged_headers_never_raise_anything_else(tmp_path: Path, at: int, dama
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"format": "other"}, "move it away"),
-        ({"version": 2}, "version 2"),
-        ({"version": "1"}, "version '1'"),
-        ({"num_codes": 124}, "does not belong to codes.npy"),
+        ({"format": "other"}, "rename it"),
+        ({"version": 3}, "version 3, this audiovq reads 2; update audiovq"),
+        ({"version": "2"}, "version '2'"),
+        ({"version": 1}, "version 1, this audiovq reads 2; encode the recording again"),
+        ({"num_steps": 124}, "does not belong to codes.npy"),
+        ({"levels": 2}, "does not belong to codes.npy"),
+        ({"checksum": "00000000"}, "checksum does not fit"),
+        ({"codebook_size": 0}, "codebook_size is 0"),
+        ({"partial": "no"}, "partial is 'no'"),
         ({"num_samples": 40_000}, "not 125"),
         ({"num_samples": 0}, "num_samples is 0"),
         ({"num_samples": True}, "num_samples is True"),
@@ -186,7 +196,7 @@ def test_damaged_headers_never_raise_anything_else(tmp_path: Path, at: int, dama
         ({"sample_rate": 10**9}, "sample_rate is 1000000000 Hz"),
         ({"sample_rate": None}, "sample_rate is None"),
         ({"hop": -1}, "hop is -1"),
-        ({"gain": 0}, "gain is 0"),
+        ({"gain": -1}, "gain is -1"),
         ({"gain": "1"}, "gain is '1'"),
         ({"gain": float("nan")}, "gain is nan"),
         ({"gain": 10**400}, "gain is 1"),
@@ -213,8 +223,8 @@ def test_broken_sidecars_are_refused(tmp_path: Path) -> None:
         (b"{", "not JSON"),
         (b"\xff\xfe\x00", "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (b"[1]", "move it away"),
-        (b'{"format": "audiovq-codes", "version": 1, "num_codes": 125}', "lacks hop"),
+        (b"[1]", "rename it"),
+        (b'{"format": "audiovq-codes", "version": 2, "hop": 128}', "lacks checksum and codebook_size and"),
     ):
         path.with_suffix(".json").write_bytes(content)
         assert reason in refusal(lambda: CodeSequence.load(path))
@@ -251,26 +261,86 @@ def test_nothing_is_overwritten_or_left_half_done(tmp_path: Path, monkeypatch: p
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_check_against_the_model(tmp_path: Path) -> None:
+FORMAT = CodeFormat(128, 1, 512, 1, 16_000, "abc123")
+
+
+def test_codes_for_a_model(tmp_path: Path) -> None:
     path = tmp_path / "codes.npy"
     example().save(path)
     loaded = CodeSequence.load(path)
-    loaded.check_against(512, "abc123", hop=128)
-    message = refusal(lambda: loaded.check_against(512, "def456"))
+    assert loaded.for_model(FORMAT).codebook_size == 512
+    message = refusal(lambda: loaded.for_model(FORMAT._replace(fingerprint="def456")))
     assert message.startswith(f"{path}: ")
     assert "abc123" in message
     assert "def456" in message
-    assert "out of range" in refusal(lambda: loaded.check_against(16, "abc123"))
-    assert "128 samples" in refusal(lambda: loaded.check_against(512, "abc123", hop=64))
+    assert "out of range" in refusal(lambda: loaded.for_model(FORMAT._replace(codebook_size=16)))
+    assert "128 samples" in refusal(lambda: loaded.for_model(FORMAT._replace(hop=64)))
     alone = CodeSequence(np.array([0, 511]))
-    alone.check_against(512, "anything", hop=64)
-    assert "511 is out of range" in refusal(lambda: alone.check_against(511, "anything"))
+    alone.for_model(FORMAT)
+    assert "511 is out of range" in refusal(lambda: alone.for_model(FORMAT._replace(codebook_size=511)))
+    other = CodeSequence(np.array([0, 3]), codebook_size=4)
+    assert "made with K = 4, but the model has 512" in refusal(lambda: other.for_model(FORMAT))
+
+
+THREE = CodeFormat(256, 2, 8, 3, 16_000, "abc123")
+ROWS = np.array([[1, 8, 23], [7, 15, 16], [0, 9, 20]])
+
+
+def test_the_values_tell_the_levels(tmp_path: Path) -> None:
+    bare = CodeSequence(ROWS.reshape(-1), 256)
+    assert (bare.levels, len(bare)) == (1, 9), "nothing is known of K"
+    codes = bare.for_model(THREE)
+    assert (codes.levels, len(codes), codes.frame_rate) == (3, 3, 62.5)
+    assert codes.rows.tolist() == ROWS.tolist()
+    assert codes.indices.tolist() == [[1, 0, 7], [7, 7, 0], [0, 1, 4]]
+    coarse = codes.coarse(2)
+    assert coarse.codes.tolist() == [1, 8, 7, 15, 0, 9] and coarse.levels == 2
+    assert codes[1:].rows.tolist() == ROWS[1:].tolist() and codes[1:].levels == 3
+    codes.save(tmp_path / "codes.npy")
+    found = CodeSequence.load(tmp_path / "codes.npy")
+    assert facts(found) == facts(codes) and found.levels == 3
+    np.testing.assert_array_equal(found.codes, codes.codes)
+    assert "ask for 1 to 2 of them, not 3" in refusal(lambda: coarse.coarse(3))
+
+
+@pytest.mark.parametrize(
+    ("codes", "reason"),
+    [
+        ([0, 8, 16, 1, 9], "its last step has 2 of 3 codes"),
+        ([0, 8, 16, 1, 17, 9], "code 4 is 17, of level 3 where one of level 2 belongs"),
+        ([8, 16, 0], "code 0 is 8, of level 2 where one of level 1 belongs"),
+        ([0, 8, 16, 24], "24 is out of range, the model has codes 0 to 23"),
+    ],
+)
+def test_codes_out_of_place_are_refused(codes: list[int], reason: str) -> None:
+    assert reason in refusal(lambda: CodeSequence(np.array(codes), 256).for_model(THREE))
+
+
+def test_a_gain_of_nothing_and_none(tmp_path: Path) -> None:
+    for gain in (0.0, None, 0.1 + 0.2):
+        codes = CodeSequence(np.zeros(2, int), gain=gain, partial=True)
+        codes.save(tmp_path / "codes.npy", force=True)
+        assert facts(CodeSequence.load(tmp_path / "codes.npy")) == facts(codes)
+
+
+def test_codes_without_their_own_sidecar_are_noticed(tmp_path: Path) -> None:
+    """A kill between two renames leaves the codes of one recording beside the sidecar of another."""
+    example().save(tmp_path / "codes.npy")
+    np.save(tmp_path / "codes.npy", example().codes[::-1])
+    message = refusal(lambda: CodeSequence.load(tmp_path / "codes.npy"))
+    assert message.startswith(f"{tmp_path / 'codes.json'}: was not written with codes.npy")
 
 
 def test_numpy_numbers_are_numbers(tmp_path: Path) -> None:
     voice = tuple(np.arange(3))
     sequence = CodeSequence(
-        np.zeros(2, int), np.int64(128), np.int32(8_000), np.int64(100), np.float32(0.5), voice
+        np.zeros(2, int),
+        np.int64(128),
+        np.int32(8_000),
+        np.int64(100),
+        np.float32(0.5),
+        voice,
+        codebook_size=np.int64(512),
     )
     sequence.save(tmp_path / "codes.npy")
     assert facts(CodeSequence.load(tmp_path / "codes.npy")) == facts(sequence)

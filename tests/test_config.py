@@ -41,15 +41,15 @@ def test_values_reach_their_fields(path: Path) -> None:
     path.write_text(
         'model.name = "mine"\n[model.encoder]\nhop = 256\ndilations = [1, 3]\n'
         "[model.conditioner]\nwindow = 512\n"
-        '[[train.stages]]\nstage = "codes"\nrate = 1\nweights = { mel = 2 }\n'
+        '[[train.stages]]\nstage = "codes"\nlr = 1\nweights = { mel = 2 }\n'
         '[[train.stages]]\nstage = "wavenet"\n'
     )
     config = load_config(path)
     assert config.model.name == "mine" and config.model.encoder.dilations == (1, 3)
-    assert config.model.codes_per_second == 62.5 and config.model.bits_per_second == 562.5
+    assert config.model.steps_per_second == 62.5 and config.model.bits_per_second() == 562.5
     assert [s.stage for s in config.train.stages] == ["codes", "wavenet"]
     assert config.train.stages[0].weights == {"mel": 2.0}
-    assert isinstance(config.train.stages[0].rate, float), "an integer stands for a float"
+    assert isinstance(config.train.stages[0].lr, float), "an integer stands for a float"
 
 
 @pytest.mark.parametrize(
@@ -61,38 +61,38 @@ def test_values_reach_their_fields(path: Path) -> None:
         ('[model.encoder]\nhop = "128"', "model.encoder.hop must be int"),
         ("[model.encoder]\nhop = 128.0", "model.encoder.hop must be int"),
         ("[model.encoder]\nhop = true", "model.encoder.hop must be int"),
-        ("[model.codebook]\nnormalise = 1", "model.codebook.normalise must be bool"),
+        ("[model.codebook]\nnormalize = 1", "model.codebook.normalize must be bool"),
         ("[model.encoder]\ndilations = 3", "model.encoder.dilations must be a list"),
         ('[model.encoder]\ndilations = ["a"]', "model.encoder.dilations must be int"),
         ("model = 3", "model must be a table"),
         ('[[train.stages]]\nweights = { mel = "much" }', "train.stages.weights.mel must be float"),
         ("[[train.stages]]\nweights = 1", "train.stages.weights must be a table"),
         ("[model.encoder]\nhop = 4", "encoder.hop must lie in"),
-        ('[model.encoder]\nfront = "wide"', "encoder.front"),
-        ('[model.encoder]\nfront = "strided"\nhop = 64\nstrides = [2, 2]', "must multiply to"),
-        ('[model.encoder]\nfront = "strided"\nhop = 64\nstrides = [-8, -8]', "must multiply to"),
+        ('[model.encoder]\nfrontend = "wide"', "encoder.frontend"),
+        ('[model.encoder]\nfrontend = "strided"\nhop = 64\nstrides = [2, 2]', "must multiply to"),
+        ('[model.encoder]\nfrontend = "strided"\nhop = 64\nstrides = [-8, -8]', "must multiply to"),
         ("[model.encoder]\ndilations = [1, 0]", "encoder.dilations"),
         ("[model.encoder]\nchannels = 0", "encoder.channels"),
         ("[model.codebook]\nsize = 1", "codebook.size"),
         ("[model.codebook]\nsize = 70000", "codebook.size"),
         ('[model.codebook]\nupdate = "magic"', "codebook.update"),
-        ("[model.codebook]\ndecay = 1.0", "codebook.decay"),
+        ("[model.codebook]\nema_decay = 1.0", "codebook.ema_decay"),
         ("[model.codebook]\nbeta = -0.1", "codebook.beta"),
         ("[model.voice]\nbits = 0", "voice.bits"),
-        ("[model.voice]\ndrop = 1.5", "voice.drop"),
+        ("[model.voice]\ndrop_prob = 1.5", "voice.drop_prob"),
         ("[model.conditioner]\nwindow = 500", "conditioner.window"),
-        ("[model.conditioner]\nwindow = 320\n[model.spectral]\nenabled = false", "or corrections be 0"),
+        ("[model.conditioner]\nwindow = 320\n[model.spectral_head]\nenabled = false", "or corrections be 0"),
         ("[model.conditioner]\nharmonic_bins = 1000", "conditioner.harmonic_bins"),
-        ("[model.wavenet]\ngroup = 3", "multiple of wavenet.group"),
-        ("[model.wavenet]\ngroup = 0", "wavenet.group"),
+        ("[model.wavenet]\nsamples_per_step = 3", "multiple of wavenet.samples_per_step"),
+        ("[model.wavenet]\nsamples_per_step = 0", "wavenet.samples_per_step"),
         ("[model.wavenet]\ndilations = []", "wavenet.dilations"),
         ("[model.wavenet]\npre_emphasis = 1.0", "wavenet.pre_emphasis"),
         ("[model.wavenet]\nlpc_order = -1", "wavenet.lpc_order"),
         ('[[train.stages]]\nstage = "prior"', "stage is one of"),
         ("[[train.stages]]\nsteps = 0", "steps must be at least 1"),
         ("[[train.stages]]\nseconds = 0", "seconds must be positive"),
-        ("[[train.stages]]\nrate = nan", "rate must be positive"),
-        ("[[train.stages]]\ndecay = 1.1", "decay must lie in 0..1"),
+        ("[[train.stages]]\nlr = nan", "lr must be positive"),
+        ("[[train.stages]]\nlr_decay = 1.1", "lr_decay must lie in 0..1"),
         ("[train]\nspeed = 1.0", "train.speed"),
         ("[model", "not a readable TOML"),
         ("a = 1\na = 2", "not a readable TOML"),
@@ -122,12 +122,12 @@ def test_overrides(path: Path) -> None:
         "model.name=plain words",
         "train.stages.1.steps=7",
         "model.encoder.dilations=[1, 5]",
-        "model.codebook.normalise = false",
+        "model.codebook.normalize = false",
     ]
     config = load_config(path, overrides)
     assert config.model.codebook.size == 256 and config.model.name == "plain words"
     assert [s.steps for s in config.train.stages] == [1000, 7]
-    assert config.model.encoder.dilations == (1, 5) and config.model.codebook.normalise is False
+    assert config.model.encoder.dilations == (1, 5) and config.model.codebook.normalize is False
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_those_that_ship_load(name: str) -> None:
 def test_the_default_ships_and_is_the_classes_default() -> None:
     assert "default" in SHIPPED
     assert load_config("default").model == ModelConfig()
-    assert load_config("default").model.bits_per_second == 1125
+    assert load_config("default").model.bits_per_second() == 1125
 
 
 def test_a_folder_of_the_same_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

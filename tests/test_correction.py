@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import speech
 from numpy.typing import NDArray
 
-from audiovq.generate.correction import SpectralCorrection
+from audiovq.generate.correction import SpectralCorrection, correct
 from audiovq.nn.spectral import log_magnitude, stft
 
 WINDOW, HOP, FRAMES = 512, 128, 90
@@ -64,3 +65,28 @@ def test_what_comes_early_is_final() -> None:
     early = correction.push(drawn[: 60 * HOP], target[:60])
     assert len(early) == (60 - correction.reach) * HOP
     np.testing.assert_allclose(early, run([FRAMES], 2)[: len(early)], rtol=0, atol=1e-6)
+
+
+def test_momentum_gets_closer_in_as_many_passes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.from_numpy(speech(64 * 128))[None]
+    target = log_magnitude(stft(wanted, 512, 128), 1e-4)
+    noise = 0.05 * torch.randn(1, 64 * 128, generator=generator)
+
+    def distance(momentum: float) -> float:
+        found = correct(noise, target, 512, 128, 16, momentum)
+        return float((log_magnitude(stft(found, 512, 128), 1e-4) - target).abs().mean())
+
+    assert distance(0.99) < 0.9 * distance(0.0)
+
+
+def test_momentum_does_not_depend_on_blocks() -> None:
+    signal = speech(200 * 128)
+    target = torch.randn(200, 257, generator=torch.Generator().manual_seed(1)) - 3
+    whole = SpectralCorrection(512, 128, 4, 0.99)
+    expected = np.concatenate([whole.push(signal, target), whole.finish()])
+    parts = SpectralCorrection(512, 128, 4, 0.99)
+    found = [parts.push(signal[i * 128 : j * 128], target[i:j]) for i, j in ((0, 7), (7, 90), (90, 200))]
+    np.testing.assert_allclose(np.concatenate([*found, parts.finish()]), expected, atol=1e-6)
+    plain = correct(torch.from_numpy(signal)[None], target[None], 512, 128, 4, 0.99)[0].numpy()
+    np.testing.assert_allclose(plain, expected, atol=1e-6)

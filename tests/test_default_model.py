@@ -34,7 +34,7 @@ def spectrum(samples: np.ndarray) -> torch.Tensor:
 def test_what_it_is(default: Tokenizer) -> None:
     assert DEFAULT_MODEL.stat().st_size < 12_000_000
     facts = default.info()
-    assert (facts["hop_samples"], facts["codes"], facts["voice_bits"]) == (128, 512, 96)
+    assert (facts["hop_samples"], facts["codebook_size"], facts["voice_bits"]) == (128, 512, 96)
     assert facts["bits_per_second"] == 1_125
     assert len(default.speakers) == 255
     assert default.header.config == load_config("default").model, "the shipped configuration made it"
@@ -69,7 +69,7 @@ def test_its_steps_equal_its_parallel_form(default: Tokenizer) -> None:
     decoder = default.model.wavenet
     samples = decoder.hop * 16
     assert samples > 3 * decoder.receptive_field
-    codes = torch.from_numpy(default.encode(DATA / UNHEARD[0]).codes.astype(np.int64))[None, 60:76]
+    codes = torch.from_numpy(default.encode(DATA / UNHEARD[0]).rows.astype(np.int64))[None, 60:76]
     with torch.inference_mode():
         condition = default.model.condition(codes, default.model.voice_table(torch.tensor([1])))
         frames = decoder.frames(condition.features, condition.log_magnitude)

@@ -55,7 +55,7 @@ def changed(encoder: Encoder, signal: Tensor, frame: int, sample: int) -> bool:
 )
 def test_stated_receptive_field_is_the_measured_one(kind: str, hop: int, dilations: tuple[int, ...]) -> None:
     encoder = Encoder(front_of(kind, hop), 6, dilations).eval()
-    reach, (left, right) = encoder.reach_frames, encoder.front.reach_samples
+    reach, (left, right) = encoder.reach_frames, encoder.frontend.reach_samples
     count = 2 * reach + 2 * math.ceil(max(left, right, 1) / hop) + 3
     frame = count // 2
     signal = 0.3 * torch.randn(1, count * hop)
@@ -88,13 +88,13 @@ def test_strided_kernels_overlap(hop: int) -> None:
 
 def test_latents_inside_do_not_depend_on_where_the_signal_was_cut() -> None:
     encoder = Encoder(front_of("strided", 64), 6, (1, 2)).eval()
-    left, right = encoder.front.reach_samples
+    left, right = encoder.frontend.reach_samples
     reach = encoder.reach_frames
     signal = torch.randn(1, 60 * 64)
     start, count = 25, 5
     window = signal[:, (start - reach) * 64 - left : (start + count + reach) * 64 + right]
     with torch.no_grad():
-        part = encoder.from_frames(encoder.front(window))[:, reach : reach + count]
+        part = encoder.from_frames(encoder.frontend(window))[:, reach : reach + count]
         torch.testing.assert_close(part, encoder(signal)[:, start : start + count], rtol=1e-5, atol=1e-5)
 
 
@@ -218,19 +218,20 @@ def test_the_papers_encoders_build_and_encode() -> None:
         config = tiny_config(
             corrections=0,
             encoder=EncoderConfig("strided", hop, tuple(STRIDES[hop]), channels=8, dilations=(1,)),
-            codebook=CodebookConfig(size=size, dim=8, update="gradient", normalise=False),
+            codebook=CodebookConfig(size=size, dim=8, update="gradient", normalize=False),
             voice=VoiceConfig(encoder=False, dims=4),
-            spectral=SpectralConfig(enabled=False),
+            spectral_head=SpectralConfig(enabled=False),
         )
         model = WaveformModel(config, speakers=2).eval()
         codes = model.encode(0.1 * torch.randn(2, 5 * hop))
-        assert codes.shape == (2, 5) and int(codes.max()) < size
-        assert model.codebook.project_in.__class__ is nn.Identity
+        assert codes.shape == (2, 5, 1) and int(codes.max()) < size
+        assert model.codebook.in_proj.__class__ is nn.Identity
 
 
 def test_a_voice_encoder_needs_the_filterbank() -> None:
     config = tiny_config(
-        encoder=EncoderConfig("strided", 64, (2,) * 6, channels=8), spectral=SpectralConfig(enabled=False)
+        encoder=EncoderConfig("strided", 64, (2,) * 6, channels=8),
+        spectral_head=SpectralConfig(enabled=False),
     )
     with pytest.raises(AudiovqError, match="filterbank"):
         WaveformModel(config, speakers=1)
@@ -258,7 +259,7 @@ def test_voices_cannot_run_into_the_ends() -> None:
     torch.manual_seed(0)
     voice = VoiceEncoder(10, 8, 16, 6)
     with torch.no_grad():
-        voice.head.weight.mul_(1_000)
+        voice.out_proj.weight.mul_(1_000)
     features = torch.randn(3, 40, 10, requires_grad=True)
     point = voice.point(*(v.sum(1) for v in voice.pool(features)))
     assert float(point.detach().abs().max()) < 0.9999

@@ -99,7 +99,7 @@ def test_the_papers_kind(paper_tokenizer: Tokenizer, recordings: Path) -> None:
 def test_spectra_that_make_no_sound_are_not_shown(recordings: Path) -> None:
     """Windows of 320 samples every 128: fine to learn codes by, but they do not add up to a signal."""
     conditioner = ConditionerConfig(channels=24, dilations=(1,), window=320, harmonic_bins=16)
-    config = tiny_config(conditioner=conditioner, spectral=SpectralConfig(enabled=False), corrections=0)
+    config = tiny_config(conditioner=conditioner, spectral_head=SpectralConfig(enabled=False), corrections=0)
     model, examples = WaveformModel(config, 0).eval(), SpeechExamples(open_corpus(recordings), ())
     assert examples.make(model, StageConfig("codes", 1)) == []
     assert len(examples.make(model, StageConfig("wavenet", 1))) == COUNT

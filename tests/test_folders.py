@@ -17,6 +17,7 @@ from conftest import speech
 from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
 from audiovq.files import Job, PartialFile, remove_leftovers
+from audiovq.folders import decode_files, encode_files
 from audiovq.tokenizer import Tokenizer
 
 LENGTHS = (3_000, 100, 20_000, 7_777, 1, 12_000, 640)
@@ -41,7 +42,8 @@ def test_folder_gives_what_each_file_gives_alone(
     jobs = jobs_of(folder, tmp_path / "new" / "deep")
     told: list[tuple[Job, Exception | None]] = []
     heard: list[float] = []
-    tiny_tokenizer.decode_files(
+    decode_files(
+        tiny_tokenizer,
         jobs,
         done=lambda *x: told.append(x),
         heard=heard.append,
@@ -81,8 +83,8 @@ def test_failures_are_told_and_the_rest_goes_on(
     (out / "3.wav").parent.mkdir()
     (out / "3.wav").write_text("keep me")
     told: dict[str, Exception | None] = {}
-    tiny_tokenizer.decode_files(
-        jobs, done=lambda job, error: told.update({job.target.stem: error}), threads=2
+    decode_files(
+        tiny_tokenizer, jobs, done=lambda job, error: told.update({job.target.stem: error}), threads=2
     )
     assert {name for name, error in told.items() if error} == {"bad", "text", "absent", "3"}
     assert len(told) == len(jobs)
@@ -95,9 +97,9 @@ def test_bad_options_fail_at_once(tiny_tokenizer: Tokenizer, folder: Path, tmp_p
         raise AssertionError("no job was to be done")
 
     with pytest.raises(AudiovqError, match=r"nobody\.wav"):
-        tiny_tokenizer.decode_files(jobs_of(folder, tmp_path), done=never, voice=tmp_path / "nobody.wav")
+        decode_files(tiny_tokenizer, jobs_of(folder, tmp_path), done=never, voice=tmp_path / "nobody.wav")
     with pytest.raises(AssertionError, match="no job"):
-        tiny_tokenizer.decode_files(jobs_of(folder, tmp_path), done=never, threads=2)
+        decode_files(tiny_tokenizer, jobs_of(folder, tmp_path), done=never, threads=2)
     assert not list(tmp_path.rglob(".audiovq*"))
 
 
@@ -109,8 +111,8 @@ def test_encode_files(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_text("no sound")
     jobs.insert(2, Job(tmp_path / "broken.wav", tmp_path / "out" / "broken.npy"))
     told: dict[str, Exception | None] = {}
-    tiny_tokenizer.encode_files(
-        jobs, done=lambda job, error: told.update({job.source.stem: error}), threads=3
+    encode_files(
+        tiny_tokenizer, jobs, done=lambda job, error: told.update({job.source.stem: error}), threads=3
     )
     assert isinstance(told.pop("broken"), AudiovqError)
     assert told == dict.fromkeys(str(i) for i in range(len(LENGTHS)))

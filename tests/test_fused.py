@@ -53,12 +53,12 @@ def test_gate_and_its_gradients(dilation: int, kind: torch.dtype) -> None:
 @pytest.mark.parametrize("group", [1, 4])
 def test_heads_and_their_gradients(group: int, order: int, kind: torch.dtype) -> None:
     torch.manual_seed(0)
-    decoder = WaveNetDecoder(8, 9, 16, group, 8, 8, (1, 2), 8, order, 0.0, adapt=8)
+    decoder = WaveNetDecoder(8, 9, 16, group, 8, 8, (1, 2), 8, order, 0.0, cond_channels=8)
     generator = torch.Generator().manual_seed(3)
     seen = torch.randint(256, (1, 50, group), generator=generator)
     ratio = 20 * torch.randn(1, 50, group, generator=generator)
     start, upstream = rough(1, 50, group, 16, kind=kind), rough(1, 50, group, 8, seed=1, kind=kind)
-    tables = [decoder.head_codes, decoder.head_prediction]
+    tables = [decoder.head_code_embedding, decoder.head_prediction_embedding]
 
     ours = start.clone().requires_grad_()
     place = decoder._place(ratio) if order else ratio[:0]

@@ -65,7 +65,7 @@ def test_logits_equal_the_torch_steps_in_other_sizes(
     residual: int, skip: int, hidden: int, dilations: tuple[int, ...]
 ) -> None:
     torch.manual_seed(4)
-    decoder = WaveNetDecoder(5, 33, HOP, 2, residual, skip, dilations, hidden, 20, 0.85, adapt=16)
+    decoder = WaveNetDecoder(5, 33, HOP, 2, residual, skip, dilations, hidden, 20, 0.85, cond_channels=16)
     frames = tiny_frames(decoder, 1, 12)
     fed = torch.randint(100, 156, (1, 12 * HOP))
     expected = draw_reference(decoder, frames, [0], fed=fed)
@@ -186,7 +186,7 @@ def test_bfloat16_weights_equal_the_exact_path_over_what_they_stand_for(size: tu
     """The exact path over weights unpacked from the pairs gives the same bits as the pairs."""
     torch.manual_seed(5)
     residual, skip, hidden, dilations = size
-    decoder = WaveNetDecoder(5, 33, HOP, 4, residual, skip, dilations, hidden, 16, 0.85, adapt=16)
+    decoder = WaveNetDecoder(5, 33, HOP, 4, residual, skip, dilations, hidden, 16, 0.85, cond_channels=16)
     frames = tiny_frames(decoder, 1, 12)
     fed = np.random.default_rng(0).integers(100, 156, 12 * HOP)
     paired, engine = WaveNetEngine(decoder, "bfloat16"), WaveNetEngine(decoder)

@@ -18,10 +18,11 @@ import torch
 from image_parts import TRAINED, photo, save_tiny, tiny_config, tiny_model
 from PIL import Image
 
+from audiovq.codefile import checksum
 from audiovq.errors import AudiovqError
 from audiovq.image import pictures
 from audiovq.image.codes import CodeGrid
-from audiovq.image.modelfile import load_model, load_weights, read_header, save_model
+from audiovq.image.modelfile import KIND, load_model, load_weights, read_header, save_model
 from audiovq.image.pictures import (
     grid,
     open_picture,
@@ -30,6 +31,7 @@ from audiovq.image.pictures import (
     to_channels,
     write_picture,
 )
+from audiovq.tensorfile import seal
 
 
 def refusal(function: object, *args: object) -> str:
@@ -250,12 +252,13 @@ def test_code_files_that_are_none(tmp_path: Path) -> None:
     CodeGrid(np.zeros((2, 2), int)).save(path, force=True)
     for text, said in [
         ("{", "JSON"),
-        ("[]", "says nothing"),
-        ('{"format": "audiovq-codes"}', "says nothing"),
+        ("[]", "rename it"),
+        ('{"format": "audiovq-codes"}', "rename it"),
     ]:
         (tmp_path / "a.json").write_text(text)
         assert said in refusal(CodeGrid.load, path)
-    about = {"format": "audiovq-image-codes", "version": 1, "shape": [2, 3]}
+    about = {"format": "audiovq-image-codes", "version": 2, "shape": [2, 3]}
+    about["checksum"] = checksum(np.zeros((2, 2), np.uint16))
     for change, said in [({}, "does not belong"), ({"version": 9}, "version 9"), ({"factor": "x"}, "factor")]:
         (tmp_path / "a.json").write_text(json.dumps(about | change | ({"shape": [2, 2]} if change else {})))
         assert said in refusal(CodeGrid.load, path)
@@ -270,7 +273,7 @@ def test_the_model_file(tmp_path: Path) -> None:
     assert header.config == tiny_config() and header.classes == ("cat", "dog") and header.prior
     stored = tiny_model()
     for name, value in model.state_dict().items():
-        if name not in ("codebook.counts", "codebook.sums", "codebook.revivals"):
+        if name not in ("codebook.ema_counts", "codebook.ema_sums", "codebook.num_restarts"):
             assert torch.equal(value, stored.state_dict()[name].half().to(value.dtype)), name
     again = save_model(tmp_path / "again.safetensors", model, header.classes, header.training)
     assert again == header.fingerprint
@@ -280,13 +283,13 @@ def test_the_model_file(tmp_path: Path) -> None:
 def test_the_fingerprint_is_that_of_the_codes(tmp_path: Path) -> None:
     model, first = tiny_model(), read_header(save_tiny(tmp_path / "m.safetensors")).fingerprint
     with torch.no_grad():
-        model.prior.head_out.bias += 1
+        model.prior.head_out_proj.bias += 1
     assert save_model(tmp_path / "b.safetensors", model, ("cat", "dog"), TRAINED) == first
     alone = {"stages": [{"stage": "image"}]}
     assert save_model(tmp_path / "c.safetensors", model, ("cat", "dog"), alone) == first
     assert not load_model(tmp_path / "c.safetensors")[1].prior
     with torch.no_grad():
-        model.decoder.head_pixels.bias += 1
+        model.decoder.out_proj.bias += 1
     assert save_model(tmp_path / "d.safetensors", model, ("cat", "dog"), TRAINED) != first
 
 
@@ -312,20 +315,23 @@ def test_files_that_are_no_image_model(tmp_path: Path, tiny_model_path: Path) ->
     assert "not an audiovq image model" in refusal(load_model, tmp_path / "p.safetensors")
     tensors = safetensors.torch.load_file(path)
     size = int.from_bytes(content[:8], "little")
-    about = json.loads(content[8 : 8 + size])["__metadata__"]
-    del tensors["decoder.head_pixels.bias"]
-    safetensors.torch.save_file(tensors, tmp_path / "less.safetensors", metadata=about)
-    assert "lacks decoder.head_pixels.bias" in refusal(load_model, tmp_path / "less.safetensors")
-    newer = json.loads(about["audiovq-image-model"]) | {"version": 2}
-    newer_about = {"audiovq-image-model": json.dumps(newer)}
-    safetensors.torch.save_file(tensors, tmp_path / "new.safetensors", metadata=newer_about)
-    assert "version 2" in refusal(load_model, tmp_path / "new.safetensors")
+    about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["audiovq-image-model"])
+    del about["checksum"]
+    (tmp_path / "new.safetensors").write_bytes(seal(tensors, about | {"version": 3}, KIND))
+    assert "version 3" in refusal(load_model, tmp_path / "new.safetensors")
+    del tensors["decoder.out_proj.bias"]
+    (tmp_path / "less.safetensors").write_bytes(seal(tensors, about, KIND))
+    assert "lacks decoder.out_proj.bias" in refusal(load_model, tmp_path / "less.safetensors")
+    flipped = bytearray(content)
+    flipped[-100] ^= 1
+    (tmp_path / "flipped.safetensors").write_bytes(flipped)
+    assert "checksum does not fit" in refusal(load_model, tmp_path / "flipped.safetensors")
 
 
 def test_training_may_start_from_a_model_of_other_classes(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "m.safetensors")
     other = tiny_model(classes=5, seed=3)
-    table = other.prior.class_points.detach().clone()  # type: ignore[union-attr]
+    table = other.prior.class_embedding.detach().clone()  # type: ignore[union-attr]
     load_weights(other, path)
-    assert torch.equal(other.prior.class_points, table)  # type: ignore[arg-type]
+    assert torch.equal(other.prior.class_embedding, table)  # type: ignore[arg-type]
     assert torch.equal(other.codebook.vectors, load_model(path)[0].codebook.vectors)

@@ -19,9 +19,9 @@ def prior(
     config = PixelCNNConfig(channels=8, layers=layers, reach=reach, hidden=12, dropout=0.3)
     network = PixelCNN(size, config, classes, condition).eval()
     with torch.no_grad():  # far from uniform: a wrong logit must change what is drawn
-        network.head_out.weight.mul_(sharp)
-        network.head_hidden.weight.mul_(sharp)
-        network.enter_codes.mul_(3)
+        network.head_out_proj.weight.mul_(sharp)
+        network.head_in_proj.weight.mul_(sharp)
+        network.code_embedding.mul_(3)
     return network
 
 

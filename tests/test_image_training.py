@@ -43,12 +43,12 @@ STAGE = """
 stage = "%s"
 steps = %d
 batch = 8
-rate = 1e-2
+lr = 1e-2
 warmup = 3
-unquantised = 4
-average = 0.9
+quantize_after = 4
+ema_decay = 0.9
 """
-TWO_STAGES = CONFIG + STAGE % ("image", 21) + "matrix_rate = 0.02\n" + STAGE % ("pixelcnn", 5)
+TWO_STAGES = CONFIG + STAGE % ("image", 21) + "muon_lr = 0.02\n" + STAGE % ("pixelcnn", 5)
 
 
 @pytest.fixture(scope="session")
@@ -172,7 +172,7 @@ def test_another_configuration_or_other_classes_are_refused(
     whole: Path, config: Path, pictures: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(AudiovqError, match="configuration"):
-        main_train(config, pictures, whole, resume=True, overrides=["train.stages.0.rate=1e-4"])
+        main_train(config, pictures, whole, resume=True, overrides=["train.stages.0.lr=1e-4"])
     np.savez(tmp_path / "a.npz", images=np.stack([photo(16, 16, 1)[..., 0]] * 9))
     with pytest.raises(AudiovqError, match="classes"):
         main_train(config, tmp_path, whole, resume=True)
@@ -193,7 +193,7 @@ def test_a_prior_anew_keeps_the_codes(whole: Path, config: Path, pictures: Path,
     task = ImageTask(kept, *open_pictures(pictures, 1), first, anew=True)
     old = load_model(first)[0].state_dict()
     same = {n for n, v in task.model.state_dict().items() if torch.equal(v.half(), old[n].half())}
-    assert "encoder.enter_pixels.weight" in same and "prior.head_out.weight" not in same
+    assert "encoder.in_proj.weight" in same and "prior.head_out_proj.weight" not in same
     a, b = (safetensors.torch.load_file(p) for p in (first, path))
     assert all(torch.equal(v, b[n]) for n, v in a.items() if not n.startswith("prior."))
 

@@ -85,6 +85,8 @@ def test_weights_in_one_block() -> None:
     assert type(block) is type(loose) and block.scale == loose.scale
     np.testing.assert_array_equal(block.stack.past, loose.stack.past)
     np.testing.assert_array_equal(block.table, loose.table)
-    places = [a.ctypes.data for a in (block.stack.dilations, block.stack.now, block.head_out, block.table)]
+    places = [
+        a.ctypes.data for a in (block.stack.dilations, block.stack.now, block.head_out_proj, block.table)
+    ]
     assert places == sorted(places) and not any(p % 64 for p in places)
     assert not places[0] % (1 << 21)

@@ -17,7 +17,8 @@ from conftest import tiny_config
 from audiovq.config import CodebookConfig
 from audiovq.configfile import to_dict
 from audiovq.errors import AudiovqError
-from audiovq.modelfile import NOT_STORED, Speaker, load_model, load_weights, read_header, save_model
+from audiovq.modelfile import KIND, NOT_STORED, Speaker, load_model, load_weights, read_header, save_model
+from audiovq.tensorfile import seal
 from audiovq.waveform.model import WaveformModel
 
 
@@ -35,7 +36,8 @@ def rewrite(
     tree = {name: value for name, value in tree.items() if value is not None}
     if tensors is None:
         tensors = safetensors.torch.load_file(source)
-    safetensors.torch.save_file(tensors, target, metadata={"audiovq-model": json.dumps(tree)})
+    tree.pop("checksum")
+    target.write_bytes(seal(tensors, tree, KIND))
     return target
 
 
@@ -92,7 +94,7 @@ def test_the_fingerprint_is_of_tensors_and_configuration(tiny_model_path: Path, 
     same = save_model(other, model, [Speaker(i, "x", "", 0.0) for i in range(3)], {"hours": 9})
     assert same == header.fingerprint
     with torch.no_grad():
-        model.wavenet.head_out.bias[0] += 0.5
+        model.wavenet.head_out_proj.bias[0] += 0.5
     assert save_model(other, model, [], {}, force=True) != header.fingerprint
 
 
@@ -144,8 +146,10 @@ def test_truncated(tiny_model_path: Path, tmp_path: Path, share: float) -> None:
 
 
 def test_a_newer_version(tiny_model_path: Path, tmp_path: Path) -> None:
-    path = rewrite(tiny_model_path, tmp_path / "new.safetensors", version=2)
-    assert "version 2" in refusal(path) and "update" in refusal(path)
+    path = rewrite(tiny_model_path, tmp_path / "new.safetensors", version=3)
+    assert "version 3" in refusal(path) and "update" in refusal(path)
+    path = rewrite(tiny_model_path, tmp_path / "old.safetensors", version=1)
+    assert "version 1" in refusal(path) and "train it again" in refusal(path)
 
 
 @pytest.mark.parametrize("field", ["version", "config", "speakers", "training", "fingerprint"])
@@ -164,11 +168,24 @@ def test_weights_and_configuration_disagree(tiny_model_path: Path, tmp_path: Pat
     assert "codebook.vectors" in refusal(path, load_model)
 
 
+def test_one_flipped_bit_is_found(tiny_model_path: Path, tmp_path: Path) -> None:
+    """Anywhere in header or weights: what was written is loaded, or nothing is."""
+    content = tiny_model_path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    inside = content.index(b"fingerprint") + 20
+    for at in (inside, 8 + size, 8 + size + 1_001, len(content) - 1):
+        damaged = bytearray(content)
+        damaged[at] ^= 4
+        path = tmp_path / "bad.safetensors"
+        path.write_bytes(damaged)
+        refusal(path, load_model)
+
+
 def test_a_tensor_is_missing(tiny_model_path: Path, tmp_path: Path) -> None:
     tensors = safetensors.torch.load_file(tiny_model_path)
-    del tensors["wavenet.head_out.bias"]
+    del tensors["wavenet.head_out_proj.bias"]
     path = rewrite(tiny_model_path, tmp_path / "bad.safetensors", tensors)
-    assert "wavenet.head_out.bias" in refusal(path, load_model)
+    assert "wavenet.head_out_proj.bias" in refusal(path, load_model)
 
 
 def test_another_number_of_speakers(tiny_model_path: Path, tmp_path: Path) -> None:

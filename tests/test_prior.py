@@ -25,7 +25,7 @@ def tiny_prior(classes: int = K) -> CodePrior:
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.mul_(1.7)
-        prior.head_out.bias.normal_()
+        prior.head_out_proj.bias.normal_()
     return prior
 
 

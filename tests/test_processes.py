@@ -33,17 +33,17 @@ from tests.test_training import CONFIG as TINY
 
 STEPS = 50
 CONFIG = (
-    TINY.replace("dim = 4 }", "dim = 4, revive_below = 0.5 }")
+    TINY.replace("dim = 4 }", "dim = 4, dead_code_threshold = 0.5 }")
     + """
 [[train.stages]]
 stage = "codes"
 steps = 50
 batch = 8
 seconds = 0.5
-rate = 1e-3
-unquantised = 4
-average = 0.9
-mixed = false
+lr = 1e-3
+quantize_after = 4
+ema_decay = 0.9
+mixed_precision = false
 """
 )
 PROGRAM = """
@@ -185,7 +185,7 @@ def test_two_processes_have_the_losses_of_one(alone: Path, two: Path, name: str)
 @pytest.mark.slow
 def test_two_processes_are_one_with_two_pieces_to_the_bit(pieces: Path, two: Path) -> None:
     assert_same(weights(pieces), weights(two))
-    assert weights(two)["model.codebook.revivals"] > 0, "dead codes are revived alike"
+    assert weights(two)["model.codebook.num_restarts"] > 0, "dead codes are revived alike"
     assert curve(pieces, "perplexity") == curve(two, "perplexity")
     assert curve(pieces, "held_mel") == pytest.approx(curve(two, "held_mel"), rel=1e-6)
 

@@ -33,8 +33,8 @@ encoder = { hop = 128, channels = 16, dilations = [1, 2] }
 codebook = { size = 32, dim = 4 }
 voice = { dims = 4, bits = 6, channels = 8 }
 conditioner = { channels = 24, dilations = [1, 2], harmonic_bins = 16 }
-spectral = { dilations = [1] }
-wavenet = { residual = 16, skip = 16, hidden = 16, dilations = [1, 2, 4, 8], adapt = 16 }
+spectral_head = { dilations = [1] }
+wavenet = { residual = 16, skip = 16, hidden = 16, dilations = [1, 2, 4, 8], cond_channels = 16 }
 [train]
 checkpoint_seconds = 0.0
 """
@@ -44,18 +44,18 @@ stage = "%s"
 steps = %d
 batch = 3
 seconds = 0.25
-rate = 5e-3
+lr = 5e-3
 warmup = 3
-unquantised = 4
-average = 0.9
+quantize_after = 4
+ema_decay = 0.9
 """
-TWO_STAGES = CONFIG + STAGE % ("codes", 21) + "matrix_rate = 0.02\n" + STAGE % ("wavenet", 5)
+TWO_STAGES = CONFIG + STAGE % ("codes", 21) + "muon_lr = 0.02\n" + STAGE % ("wavenet", 5)
 PAPER = """
-encoder = { front = "strided", hop = 64, strides = [2, 2, 2, 2, 2, 2], channels = 16, dilations = [1] }
-codebook = { size = 32, dim = 16, update = "gradient", normalise = false }
+encoder = { frontend = "strided", hop = 64, strides = [2, 2, 2, 2, 2, 2], channels = 16, dilations = [1] }
+codebook = { size = 32, dim = 16, update = "gradient", normalize = false }
 voice = { encoder = false, dims = 4 }
-spectral = { enabled = false }
-wavenet = { group = 1, lpc_order = 0, residual = 16, skip = 16, hidden = 16, dilations = [1, 2, 4, 8] }
+spectral_head = { enabled = false }
+wavenet = { samples_per_step = 1, lpc_order = 0, residual = 8, skip = 8, hidden = 8, dilations = [1, 2, 8] }
 """
 
 
@@ -137,13 +137,13 @@ def test_every_stage_learns(tmp_path: Path, corpus: Path, stage: str, name: str,
     after = loop._evaluate(make_stage(task.model, plan), plan)
     assert after[name] < before[name] - 0.1, (before, after)
     # What a stage does not train does not move (the voice table is filled at the end).
-    trained = {"spectral": ["spectral"], "wavenet": ["wavenet"]}.get(stage)
+    trained = {"spectral": ["spectral_head"], "wavenet": ["wavenet"]}.get(stage)
     moved = {n.split(".")[0] for n, v in task.model.state_dict().items() if not torch.equal(v, frozen[n])}
     if trained is not None:
         assert moved - {"voice_table"} == set(trained)
     else:
         assert {"encoder", "codebook", "conditioner"} <= moved
-        assert ("wavenet" in moved) == (stage == "end-to-end") and "spectral" not in moved
+        assert ("wavenet" in moved) == (stage == "end-to-end") and "spectral_head" not in moved
     assert load_model(model)[1].speakers[0].name == "ann"
 
 
@@ -294,7 +294,7 @@ def test_resume_with_another_configuration(whole: Path, config: Path, corpus: Pa
     run.mkdir()
     (run / "checkpoint.safetensors").write_bytes((whole / "checkpoint.safetensors").read_bytes())
     with pytest.raises(AudiovqError, match="another configuration"):
-        main_train(config, corpus, run, resume=True, overrides=["train.stages.0.rate=1e-4"])
+        main_train(config, corpus, run, resume=True, overrides=["train.stages.0.lr=1e-4"])
     few = tmp_path / "few" / "carl"
     few.mkdir(parents=True)
     (few / "1.wav").write_bytes((corpus / "ann" / "1.wav").read_bytes())
@@ -330,7 +330,11 @@ def test_training_starts_from_a_model(whole: Path, config: Path, corpus: Path, t
     [
         ([], ["spectral"], "no stages to train"),
         (["train.stages.0.weights={loudness=1}"], [], "no loss term loudness"),
-        (["train.stages.0.stage='spectral'", "model.spectral.enabled=false"], [], "spectral.enabled"),
+        (
+            ["train.stages.0.stage='spectral'", "model.spectral_head.enabled=false"],
+            [],
+            "spectral_head.enabled",
+        ),
         (["train.stages.0.stage='wavenet'", "train.stages.0.seconds=0.01"], [], "seconds"),
         (["model.encoder.hopp=3"], [], "hopp"),
     ],

@@ -1,20 +1,24 @@
-"""Parts of training: checkpoints, the optimiser, averages, metrics."""
+"""Parts of training: checkpoints, the optimizer, averages, metrics."""
 
 from __future__ import annotations
 
 import csv
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from audiovq.config import StageConfig
+from audiovq.config import StageConfig, load_config
 from audiovq.errors import AudiovqError
+from audiovq.image.config import load_image_config
+from audiovq.image.model import ImageModel
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.optimiser import Average, Optimiser
+from audiovq.training.optimizer import Average, Optimizer, is_declared_matrix
 from audiovq.training.progress import MetricsLog, clock
+from audiovq.waveform.model import WaveformModel
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,10 +58,45 @@ def test_metrics_after_a_partial_line(tmp_path: Path) -> None:
         assert [row[1] for row in csv.reader(file)] == ["step", "20", "40"]
 
 
+class Declared:
+    """What a model declares for the optimizer."""
+
+    MUON = (r"m\d",)
+    ADAMW = (r"a", r"m1")
+
+
+def test_every_parameter_is_declared_once() -> None:
+    assert is_declared_matrix("m2", Declared()) and not is_declared_matrix("a", Declared())
+    for name, count in (("m1", 2), ("b", 0)):
+        with pytest.raises(ValueError, match=f"{name} must be in one of MUON and ADAMW, not {count}"):
+            is_declared_matrix(name, Declared())
+
+
+def shipped_models() -> list[tuple[torch.nn.Module, int]]:
+    """A model of each configuration that ships, and of several levels; how many matrices Muon moves."""
+    speech = load_config("default").model
+    levels = replace(speech.codebook, levels=3, frames_per_step=2)
+    image = load_image_config("image-cifar10").model
+    return [
+        (WaveformModel(speech, 2), 70),
+        (WaveformModel(replace(speech, codebook=levels), 2), 70),
+        (WaveformModel(load_config("paper-vctk").model, 2), 54),
+        (ImageModel(replace(image, decoder_condition=True), 2), 56),
+    ]
+
+
+def test_shipped_models_declare_their_parameters() -> None:
+    for model, matrices in shipped_models():
+        named = dict(model.named_parameters())
+        found = [name for name in named if is_declared_matrix(name, model)]
+        assert len(found) == matrices
+        assert all(named[name].ndim == 2 for name in found)
+
+
 def test_rates_rise_hold_and_fall() -> None:
-    stage = StageConfig(steps=100, warmup=10, decay=0.5)
-    optimiser = Optimiser([("a", torch.nn.Parameter(torch.zeros(3)))], stage)
-    factors = [optimiser.factor(step) for step in range(101)]
+    stage = StageConfig(steps=100, warmup=10, lr_decay=0.5)
+    optimizer = Optimizer([("a", torch.nn.Parameter(torch.zeros(3)))], stage, Declared())
+    factors = [optimizer.factor(step) for step in range(101)]
     assert factors[0] == pytest.approx(0.1) and factors[9:50] == [1.0] * 41
     assert all(a > b for a, b in itertools.pairwise(factors[50:]))
     assert factors[100] == pytest.approx(0.05)
@@ -65,14 +104,14 @@ def test_rates_rise_hold_and_fall() -> None:
 
 def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
-    optimiser = Optimiser([("a", weight)], StageConfig())
-    optimiser.begin()
+    optimizer = Optimizer([("a", weight)], StageConfig(), Declared())
+    optimizer.begin()
     (weight * float("nan")).sum().backward()
-    assert not np.isfinite(optimiser.step(0))
+    assert not np.isfinite(optimizer.step(0))
     assert torch.equal(weight.detach(), torch.ones(2))
-    optimiser.begin()
+    optimizer.begin()
     weight.sum().backward()
-    optimiser.step(1)
+    optimizer.step(1)
     assert bool((weight < 1).all())
 
 

@@ -22,11 +22,11 @@ def tiny_net(dilations: tuple[int, ...] = (1, 2, 3, 1)) -> WaveNet:
 
 def tiny_decoder(group: int, order: int) -> WaveNetDecoder:
     torch.manual_seed(1)
-    decoder = WaveNetDecoder(5, 33, HOP, group, 8, 12, (1, 2, 4, 1), 6, order, 0.85, adapt=16)
+    decoder = WaveNetDecoder(5, 33, HOP, group, 8, 12, (1, 2, 4, 1), 6, order, 0.85, cond_channels=16)
     with torch.no_grad():  # the small start values would hide a wrong code or prediction
-        for name in ("enter_codes", "head_codes", "head_prediction"):
+        for name in ("code_embedding", "head_code_embedding", "head_prediction_embedding"):
             getattr(decoder, name).mul_(5)
-        decoder.head_out.bias.normal_(0, 0.3)
+        decoder.head_out_proj.bias.normal_(0, 0.3)
     return decoder.eval()
 
 
@@ -48,7 +48,7 @@ def taught(decoder: WaveNetDecoder, frames: Frames) -> Teacher:
 def step_logits(decoder: WaveNetDecoder, teacher: Teacher, frames: Frames) -> Tensor:
     """Teacher-forced logits `(B, N, 256)` by the step form."""
     batch, length = teacher.fed.shape
-    group = decoder.group
+    group = decoder.samples_per_step
     state = decoder.reset(batch)
     fed = torch.nn.functional.pad(teacher.fed, (group, 0), value=CLASSES // 2)
     history = torch.nn.functional.pad(teacher.history, (HISTORY, 0))

@@ -97,6 +97,7 @@ def _decode_folder(
     from audiovq.audio import SAMPLE_RATE
     from audiovq.cli.batch import FolderRun, default_out, find_jobs, speech_bar
     from audiovq.files import Job
+    from audiovq.folders import decode_files
     from audiovq.tokenizer import load
 
     out = out or default_out(folder, "_decoded")
@@ -113,5 +114,5 @@ def _decode_folder(
     # Two bytes a code: near enough for a bar, without opening every file first.
     seconds = sum(job.source.stat().st_size for job in run.todo) / 2 * tokenizer.hop / SAMPLE_RATE
     with speech_bar(seconds) as run.bar:
-        tokenizer.decode_files(run.todo, done=run.done, heard=run.bar.update, **options)
+        decode_files(tokenizer, run.todo, done=run.done, heard=run.bar.update, **options)
     run.end()

@@ -74,6 +74,7 @@ def _encode_folder(
     from audiovq.audio_io import EXTENSIONS
     from audiovq.cli.batch import FolderRun, default_out, find_jobs, progress_bar
     from audiovq.files import Job
+    from audiovq.folders import encode_files
     from audiovq.tokenizer import load
 
     out = out or default_out(folder, "_codes")
@@ -94,7 +95,7 @@ def _encode_folder(
             run.done(job, error)
             bar.update()
 
-        tokenizer.encode_files(run.todo, done=done, force=force)
+        encode_files(tokenizer, run.todo, done=done, force=force)
     run.end()
 
 

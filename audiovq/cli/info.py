@@ -60,22 +60,28 @@ def speakers(model: Path | None, as_json: bool) -> None:
 
 def _about_codes(path: Path, model: dict[str, object]) -> dict[str, object]:
     """Facts of a code file; `model` are those of the model that may have made it."""
-    from audiovq.audio import SAMPLE_RATE
     from audiovq.codes import CodeSequence
 
     codes = CodeSequence.load(path)
     same = codes.fingerprint is not None and codes.fingerprint == model.get("fingerprint")
+    size = codes.codebook_size
     return {
-        "codes": len(codes),
+        "steps": len(codes),
+        "levels": codes.levels,
+        "codes": len(codes.codes),
         "distinct_codes": len(set(codes.codes.tolist())),
+        "codebook_size": size,
         "hop_samples": codes.hop,
-        "codes_per_second": SAMPLE_RATE / codes.hop,
-        "bits_per_second": model.get("bits_per_second") if same else None,
+        "steps_per_second": codes.frame_rate,
+        "codes_per_second": codes.frame_rate * codes.levels,
+        "bits_per_second": codes.frame_rate * codes.levels * math.log2(size) if size else None,
         "voice_bits": model.get("voice_bits") if same and codes.voice is not None else None,
         "seconds": codes.seconds,
         "sample_rate_hz": codes.sample_rate,
         "samples": codes.num_samples,
-        "gain_db": 20 * math.log10(codes.gain),
+        "gain_db": 20 * math.log10(codes.gain) if codes.gain else None,
+        "digital_silence": True if codes.gain == 0 else None,
+        "part_of_a_damaged_recording": True if codes.partial else None,
         "voice": None if codes.voice is None else list(codes.voice),
         "speaker": codes.speaker,
         "fingerprint": codes.fingerprint,

@@ -25,6 +25,7 @@ from audiovq.audio import SAMPLE_RATE, LoudnessMeter, StreamResampler
 from audiovq.audio_io import EXTENSIONS
 from audiovq.data.index import NOBODY, Index, IndexBuilder, Utterance, Utterances
 from audiovq.errors import AudiovqError
+from audiovq.highpass import HighPass
 
 __all__ = ["MANIFEST", "Corpus", "Measures", "Utterance", "measure", "open_corpus", "speaker_details"]
 
@@ -126,6 +127,7 @@ def open_corpus(
     cache: Path | None = None,
     report: Callable[[str], None] | None = None,
     splits: Sequence[str] = (),
+    high_pass_hz: float = 0.0,
 ) -> Corpus:
     """Index a folder; every file is read once for its length and loudness, then remembered in `cache`.
 
@@ -135,16 +137,18 @@ def open_corpus(
             loud the recordings are, and otherwise while the list of files, their sizes and times are.
         report: called with a line for each file that is skipped.
         splits: names of those to index; none: everything.
+        high_pass_hz: cut-off of the high-pass before the loudness meter; a manifest's gains are taken as they
+            are.
 
     Raises: AudiovqError if the folder is missing, or holds no readable recording of those splits.
     """
     root = Path(folder)
     if not root.is_dir():
         raise AudiovqError(f"{folder}: no such folder; give the folder that holds the recordings")
-    stamp = _stamp(root, splits)
+    stamp = _stamp(root, splits, high_pass_hz)
     index = Index.load(cache, stamp) if cache is not None else None
     if index is None:
-        index = _build(root, splits, stamp, report)
+        index = _build(root, splits, stamp, report, high_pass_hz)
         if cache is not None:
             index.save(cache)
     elif report is not None:
@@ -166,9 +170,11 @@ def speaker_details(root: Path) -> dict[str, str]:
     return found
 
 
-def measure(path: Path) -> Measures:
+def measure(path: Path, high_pass_hz: float = 0.0) -> Measures:
     """Length and loudness of one file, read in blocks. Raises AudiovqError, OSError or RuntimeError."""
-    meter, samples = LoudnessMeter(), 0
+    meter = LoudnessMeter()
+    filtered = HighPass(high_pass_hz)
+    samples = 0
     with soundfile.SoundFile(path) as file:
         rate = file.samplerate
         # Loudness is measured at 16 kHz, as for encoding: frames of 20 ms, and nothing over 8 kHz.
@@ -177,15 +183,23 @@ def measure(path: Path) -> Measures:
             mono = block.mean(axis=1)
             if not np.isfinite(mono).all():
                 raise AudiovqError("it holds NaN or infinite samples")
-            meter.update(resampler.push(mono))
+            meter.update(filtered.push(resampler.push(mono)))
             samples += len(mono)
     if samples == 0:
         raise AudiovqError("it holds no samples")
-    meter.update(resampler.finish())
-    return Measures(samples, rate, float(meter.gain()))
+    meter.update(filtered.push(resampler.finish()))
+    meter.update(filtered.finish())
+    # Digital silence needs no gain, and a gain of nothing is none.
+    return Measures(samples, rate, meter.gain() or 1.0)
 
 
-def _build(root: Path, splits: Sequence[str], stamp: str, report: Callable[[str], None] | None) -> Index:
+def _build(
+    root: Path,
+    splits: Sequence[str],
+    stamp: str,
+    report: Callable[[str], None] | None,
+    high_pass_hz: float,
+) -> Index:
     """Index what is listed, in as much memory as the index takes."""
     builder, skipped, listed, known = IndexBuilder(), [], 0, set()
     for row in _list(root):
@@ -194,7 +208,7 @@ def _build(root: Path, splits: Sequence[str], stamp: str, report: Callable[[str]
             continue
         listed += 1
         try:
-            measures = _believe(row.measures) if row.measures else measure(root / row.path)
+            measures = _believe(row.measures) if row.measures else measure(root / row.path, high_pass_hz)
             builder.add(row.path, row.speaker, row.split, *measures)
         except (AudiovqError, OSError, RuntimeError) as error:
             skipped.append(f"{row.path}: skipped ({error})")
@@ -268,9 +282,9 @@ def _believe(texts: Sequence[str]) -> Measures:
     return measures
 
 
-def _stamp(root: Path, splits: Sequence[str]) -> str:
+def _stamp(root: Path, splits: Sequence[str], high_pass_hz: float) -> str:
     """What an index depends on: of a manifest with measures its content, else every file's size and time."""
-    digest = hashlib.sha256(f"loudness 1 {sorted(splits)}\n".encode())
+    digest = hashlib.sha256(f"loudness 1 {sorted(splits)} {high_pass_hz}\n".encode())
     for row in _list(root):
         if row.measures:
             # All of it rather than its time, which copying changes: 100 MB take a tenth of a second.

@@ -21,7 +21,14 @@ from audiovq.data.corpus import Corpus
 from audiovq.data.index import NOBODY, Utterance
 from audiovq.data.shares import ALL, Part, Share
 from audiovq.errors import AudiovqError
+from audiovq.highpass import high_pass
 
+PAST_SECONDS = 0.2
+"""Real signal that is read before a crop where there is a high-pass, which it settles on."""
+OFFSET = 0.03
+"""Largest offset that a disturbed crop gets, in full scale."""
+HUM_DB, NOISE_DB = (-60.0, -35.0), (-70.0, -50.0)
+"""RMS of the hum and of the white noise of a disturbed crop, dB relative to full scale (speech: -23)."""
 _MOST_UNREADABLE = 100
 """Draws in a row of recordings that cannot be read, after which something else is wrong: a disk is gone."""
 
@@ -30,12 +37,14 @@ class Batch(NamedTuple):
     """Crops for one step.
 
     signal: `(B, N)` float32 at 16 kHz, loudness normalised.
+    heard: `(B, N)`, what the encoder hears of it: the same, for some crops with offset, hum and noise.
     voice: `(B, M)` another crop of the same speaker.
     rows: `(B,)` int64, speaker number + 1 (0: unknown).
     part: which items of the step's batch these are.
     """
 
     signal: Tensor
+    heard: Tensor
     voice: Tensor
     rows: Tensor
     part: Part
@@ -53,6 +62,8 @@ class CropReader(ReadAhead[Batch]):
         speed: largest relative change of speed (pitch and formants move too: more voices).
         level_db: standard deviation of a random level in dB.
         share: what of a batch is read here.
+        high_pass_hz: of the model.
+        disturb_prob: share of crops that are heard with offset, hum and noise.
         report: called with a line for each recording that cannot be read, another crop takes its place, and
             `close` tells how many there were; without it, reading such a one raises AudiovqError.
     """
@@ -69,10 +80,18 @@ class CropReader(ReadAhead[Batch]):
         level_db: float = 0.0,
         share: Share = ALL,
         report: Callable[[str], None] | None = None,
+        high_pass_hz: float = 0.0,
+        disturb_prob: float = 0.0,
     ) -> None:
         super().__init__(batch, share)
-        self.corpus, self.samples, self.voice_samples = corpus, samples, voice_samples
-        self.seed, self.speed, self.level_db = seed, speed, level_db
+        self.corpus = corpus
+        self.samples = samples
+        self.voice_samples = voice_samples
+        self.seed = seed
+        self.speed = speed
+        self.level_db = level_db
+        self.high_pass_hz = high_pass_hz
+        self.disturb_prob = disturb_prob
         self._rows = {name: i + 1 for i, name in enumerate(speakers)}
         lengths = corpus.table.seconds
         self._shares = np.cumsum(lengths / lengths.sum())
@@ -95,14 +114,33 @@ class CropReader(ReadAhead[Batch]):
 
     def read_part(self, step: int, part: Part) -> Batch:
         """Some crops of a step's batch."""
-        signals, voices, rows = [], [], []
+        signals, heard, voices, rows = [], [], [], []
         for item in part.numbers:
-            signal, voice, row = self._pair(np.random.default_rng([self.seed, step, item]))
+            rng = np.random.default_rng([self.seed, step, item])
+            signal, voice, row = self._pair(rng)
             signals.append(signal)
+            heard.append(self._disturbed(signal, rng))
             voices.append(voice)
             rows.append(row)
-        stack = [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (signals, voices)]
-        return Batch(stack[0], stack[1], torch.tensor(rows), part)
+        stack = [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (signals, heard, voices)]
+        return Batch(stack[0], stack[1], stack[2], torch.tensor(rows), part)
+
+    def _disturbed(self, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A crop as a poor recorder would give it; most as they are."""
+        if rng.random() >= self.disturb_prob:
+            return signal
+        past = round(PAST_SECONDS * SAMPLE_RATE)
+        time = np.arange(past + len(signal)) / SAMPLE_RATE
+        mains = rng.choice([50.0, 60.0])
+        hum = sum(
+            rng.random() / k * np.sin(2 * np.pi * (k * mains * time + rng.random())) for k in (1, 2, 3, 5)
+        )
+        hum *= 10 ** (rng.uniform(*HUM_DB) / 20) / (np.sqrt(np.mean(hum**2)) + 1e-9)
+        noise = rng.standard_normal(len(time)) * 10 ** (rng.uniform(*NOISE_DB) / 20)
+        offset = rng.uniform(-OFFSET, OFFSET)
+        # The high-pass is linear: what it makes of the sum is the sum of what it makes of the parts.
+        added = high_pass((offset + hum + noise).astype(np.float32), self.high_pass_hz)
+        return signal + added[past:]
 
     def _pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         """A crop, another of the same speaker, and that speaker's row."""
@@ -152,10 +190,11 @@ class CropReader(ReadAhead[Batch]):
         # Reach a little beyond the end: recordings end in silence, and so must some crops.
         start = int(rng.integers(0, max(1, spare + wanted // 8)))
         start = max(0, min(start, max(spare, 0) + wanted // 8, u.samples - 1))
+        past = min(start, round(PAST_SECONDS * u.rate)) if self.high_pass_hz else 0
         try:
             with soundfile.SoundFile(self.corpus.root / u.path) as file:
-                file.seek(start)
-                x = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+                file.seek(start - past)
+                x = file.read(past + wanted, dtype="float32", always_2d=True).mean(axis=1)
         except (OSError, RuntimeError) as error:
             raise AudiovqError(
                 f"{self.corpus.root / u.path}: cannot be read ({error}); mend it or take it out"
@@ -163,6 +202,8 @@ class CropReader(ReadAhead[Batch]):
         x = x * np.float32(u.gain)
         if u.rate != SAMPLE_RATE:
             x = soxr.resample(x, u.rate, SAMPLE_RATE)
+        if self.high_pass_hz:
+            x = high_pass(x, self.high_pass_hz)[round(past / ratio) :]
         need = int(np.ceil(samples * speed)) + 2
         x = np.pad(x[:need], (0, max(0, need - len(x))))
         if speed != 1.0:

@@ -149,6 +149,7 @@ def _run(todo: list[tuple[int, Source]], out: Path, workers: int) -> Iterator[_R
             yield _prepare_one(job, out)
         return
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, max(1, len(chunks))), context, signal.signal, _IGNORE_INTERRUPTS)
     try:
         waiting: set[Future[list[_Result]]] = set()
@@ -163,6 +164,9 @@ def _run(todo: list[tuple[int, Source]], out: Path, workers: int) -> Iterator[_R
             for future in done:
                 yield from future.result()
     except BrokenProcessPool:
+        # One that was starting when another died is left waiting, and shutting down would wait for it.
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
         raise AudiovqError(
             f"{out}: a process that prepared recordings was killed; run again to go on, with fewer processes "
             "if memory was short"

@@ -58,7 +58,7 @@ class System:
         absent = [p for p in self.programs if shutil.which(p) is None]
         if absent:
             return f"{' and '.join(absent)} not found; install {self.package}"
-        if self.name == "fast" and tokenizer is not None and tokenizer.model.spectral is None:
+        if self.name == "fast" and tokenizer is not None and tokenizer.model.spectral_head is None:
             return "this model has no spectral head"
         return None
 

@@ -4,7 +4,9 @@ A WaveNet's samples have the right fine structure and, over a few milliseconds, 
 of drawing is an error of several dB in every bin. The conditioner has predicted the magnitude of each bin. So
 each short-time spectrum of the drawn signal keeps its phase and takes a magnitude moved towards the predicted
 one, once or a few times over (one pass is one step of Griffin and Lim, 1984, that starts from the WaveNet's
-phase and not from a random one). What it gave is measured in docs/training.md.
+phase and not from a random one). With momentum each pass goes on in the direction of the one before, as in
+the fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard, 2013). What it gave is measured in
+docs/training.md.
 """
 
 from __future__ import annotations
@@ -44,10 +46,14 @@ class SpectralCorrection:
     Args:
         window, hop: samples, those of the predicted spectra.
         passes: how often to repeat; 0 passes everything through.
+        momentum: of the passes, 0 to below 1.
     """
 
-    def __init__(self, window: int, hop: int, passes: int) -> None:
-        self.window, self.hop, self.passes = window, hop, passes
+    def __init__(self, window: int, hop: int, passes: int, momentum: float = 0.0) -> None:
+        self.window = window
+        self.hop = hop
+        self.passes = passes
+        self.momentum = momentum
         # A sample depends on frames that reach it, which depend on samples that reach them.
         self.reach = passes * (window // hop + 1)
         self._signal = torch.zeros(0)
@@ -69,22 +75,38 @@ class SpectralCorrection:
         if self._target is None or end <= self._before:
             return np.zeros(0, dtype=np.float32)
         stop = min(len(self._target), end + self.reach)
-        corrected = self._signal[: stop * self.hop].unsqueeze(0)
+        drawn = self._signal[: stop * self.hop].unsqueeze(0)
+        target = self._target[None, :stop]
         with one_thread():
-            for _ in range(self.passes):
-                corrected = self._once(corrected, self._target[:stop])
+            corrected = correct(drawn, target, self.window, self.hop, self.passes, self.momentum)
         out = corrected[0, self._before * self.hop : end * self.hop].numpy().copy()
         drop = max(0, end - self.reach)
         self._signal, self._target = self._signal[drop * self.hop :], self._target[drop:]
         self._before = end - drop
         return out
 
-    def _once(self, signal: Tensor, target: Tensor) -> Tensor:
-        spectrum = stft(signal, self.window, self.hop)
+
+def correct(
+    signal: Tensor, log_magnitude: Tensor, window: int, hop: int, passes: int, momentum: float = 0.0
+) -> Tensor:
+    """A whole signal moved towards predicted spectra, some passes over.
+
+    Args:
+        signal: `(B, F * hop)`; log_magnitude: `(B, F, window // 2 + 1)`.
+        window, hop: samples.
+        momentum: `u_n = x_n + momentum (x_n - x_(n-1))` goes into pass n + 1, x_n being what pass n gave.
+    """
+    wanted = torch.exp(2 * log_magnitude) + FLOOR**2
+    before = None
+    given = signal
+    for _ in range(passes):
+        spectrum = stft(given, window, hop)
         power = spectrum.real.square() + spectrum.imag.square()
-        wanted = torch.exp(2 * target)
-        change = 0.5 * torch.log((wanted + FLOOR**2) / (power + FLOOR**2))
-        return istft(spectrum * torch.exp(change.clamp(-LIMIT, LIMIT)), self.window, self.hop)
+        change = 0.5 * torch.log(wanted / (power + FLOOR**2))
+        signal = istft(spectrum * torch.exp(change.clamp(-LIMIT, LIMIT)), window, hop)
+        given = signal if before is None or not momentum else signal + momentum * (signal - before)
+        before = signal
+    return signal
 
 
 def corrected(

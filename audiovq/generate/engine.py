@@ -27,7 +27,11 @@ class WaveNetEngine:
     """
 
     def __init__(self, decoder: WaveNetDecoder, precision: Precision = "float32") -> None:
-        self.hop, self.group, self.layers = decoder.hop, decoder.group, decoder.net.layers
+        self.hop, self.samples_per_step, self.layers = (
+            decoder.hop,
+            decoder.samples_per_step,
+            decoder.net.layers,
+        )
         self.residual, self.lpc_order = decoder.net.residual, decoder.lpc_order
         self.precision = precision
         self.weights = in_one_block(pack_decoder(decoder, precision))
@@ -51,8 +55,8 @@ class Lanes:
 
     def __init__(self, engine: WaveNetEngine, count: int) -> None:
         self.engine, self.count = engine, count
-        self._state = decoder_state(engine.weights, engine.group, engine.lpc_order, count)
-        self._scratch = decoder_scratch(engine.weights, engine.group, count)
+        self._state = decoder_state(engine.weights, engine.samples_per_step, engine.lpc_order, count)
+        self._scratch = decoder_scratch(engine.weights, engine.samples_per_step, count)
 
     def start(self, lane: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> None:
         """Begin a new stream on a lane, from silence.

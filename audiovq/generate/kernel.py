@@ -82,9 +82,9 @@ def _enter(w: DecoderWeights, s: DecoderState, t: DecoderScratch, lane: int, a: 
     for i in range(seen.shape[0]):
         seen[i] = compand(past[i] * rescale)
     copy(x, w.enter_bias)
-    multiply(x, w.enter_history, seen)
+    multiply(x, w.history_proj, seen)
     for k in range(s.past_codes.shape[1]):
-        row = w.enter_codes[k, s.past_codes[lane, k]]
+        row = w.code_embedding[k, s.past_codes[lane, k]]
         for i in range(row.shape[0]):
             x[i] += row[i]
 
@@ -95,18 +95,18 @@ def _head(w: DecoderWeights, z: np.ndarray, past_codes: np.ndarray, sample: int,
     one, the prediction of its sample."""
     wide = z.shape[0]
     for k in range(sample):
-        row = w.head_codes[k, past_codes[sample - 1 - k]]
+        row = w.head_code_embedding[k, past_codes[sample - 1 - k]]
         for i in range(wide):
             z[i] += row[i]
     predicted, value = ratio
     if predicted:
-        rows = w.head_prediction.shape[0]
+        rows = w.head_prediction_embedding.shape[0]
         place = (min(max(compand(value), np.float32(-1)), np.float32(1)) + np.float32(1)) * (
             np.float32(0.5) * np.float32(rows - 1)
         )
         low = min(max(int(place), 0), rows - 2)
         share = np.float32(place - np.float32(low))
-        lower, upper = w.head_prediction[low], w.head_prediction[low + 1]
+        lower, upper = w.head_prediction_embedding[low], w.head_prediction_embedding[low + 1]
         for i in range(wide):
             z[i] += multiply_add(upper[i] - lower[i], share, lower[i])
 
@@ -153,7 +153,7 @@ def run(
             for i in range(skip.shape[0]):
                 skip[i] = max(skip[i], np.float32(0))
             copy(t.heads[a], w.head_bias)
-        multiply_all(t.heads, w.head_in, t.skip, count)
+        multiply_all(t.heads, w.head_in_proj, t.skip, count)
         for j in range(group):
             now = reach + start + j
             for a in range(count):
@@ -168,7 +168,7 @@ def run(
                 _head(w, z, s.past_codes[lanes[a]], j, (order > 0, ratio))
                 gate(z, t.hidden[a])
                 copy(t.logits[a], w.head_out_bias)
-            multiply_all(t.logits, w.head_out, t.hidden, count)
+            multiply_all(t.logits, w.head_out_proj, t.hidden, count)
             for a in range(count):
                 lane = lanes[a]
                 if logits.shape[0] > 0:

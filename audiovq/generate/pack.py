@@ -39,14 +39,14 @@ class DecoderWeights(NamedTuple):
 
     stack: Stack
     enter_bias: np.ndarray  # (Rp,)
-    enter_history: np.ndarray  # panels of (Rp, 16)
-    enter_codes: np.ndarray  # (G, 256, Rp)
+    history_proj: np.ndarray  # panels of (Rp, 16)
+    code_embedding: np.ndarray  # (G, 256, Rp)
     head_bias: np.ndarray  # (G 2 Hp,)
-    head_in: np.ndarray  # panels of (G 2 Hp, Sp)
-    head_codes: np.ndarray  # (max(G - 1, 1), 256, 2 Hp)
-    head_prediction: np.ndarray  # (32, 2 Hp)
+    head_in_proj: np.ndarray  # panels of (G 2 Hp, Sp)
+    head_code_embedding: np.ndarray  # (max(G - 1, 1), 256, 2 Hp)
+    head_prediction_embedding: np.ndarray  # (32, 2 Hp)
     head_out_bias: np.ndarray  # (256,)
-    head_out: np.ndarray  # panels of (256, Hp)
+    head_out_proj: np.ndarray  # panels of (256, Hp)
     table: np.ndarray  # (256,) value of each code
     scale: np.float32  # of samples in the input
     de_emphasis: np.float32
@@ -189,7 +189,7 @@ def pack_stack(net: WaveNet, precision: Precision) -> Stack:
     values = parameters(net)
     residual, layers = net.residual, net.layers
     taps = [values[f"taps.{i}"] for i in range(layers)]
-    out = [values[f"out.{i}"] for i in range(layers - 1)]
+    out = [values[f"residual_proj.{i}"] for i in range(layers - 1)]
     dilations = np.array(net.dilations, dtype=np.int64)
     laid = in_pairs if precision == "bfloat16" else _as_it_is
     return Stack(
@@ -198,26 +198,26 @@ def pack_stack(net: WaveNet, precision: Precision) -> Stack:
         now=laid(stacked([panels(t[: 2 * residual], row_parts=2) for t in taps])),
         past=laid(stacked([panels(t[2 * residual :], row_parts=2) for t in taps])),
         out=laid(stacked([panels(w) for w in [*out, np.zeros((residual, residual), dtype=np.float32)]])),
-        skip_bias=widen(values["to_skip.bias"]),
-        skip=laid(panels(values["to_skip.weight"], column_parts=layers)),
+        skip_bias=widen(values["skip_proj.bias"]),
+        skip=laid(panels(values["skip_proj.weight"], column_parts=layers)),
     )
 
 
 def pack_decoder(decoder: WaveNetDecoder, precision: Precision) -> DecoderWeights:
     """Copy of a decoder's parameters."""
-    values, group = parameters(decoder), decoder.group
+    values, group = parameters(decoder), decoder.samples_per_step
     laid = in_pairs if precision == "bfloat16" else _as_it_is
     return DecoderWeights(
         stack=pack_stack(decoder.net, precision),
-        enter_bias=widen(values["enter_history.bias"]),
-        enter_history=laid(panels(values["enter_history.weight"], pad_columns=False)),
-        enter_codes=widen(values["enter_codes"]),
-        head_bias=widen(values["head_in.bias"], 2 * group),
-        head_in=laid(panels(values["head_in.weight"], row_parts=2 * group)),
-        head_codes=widen(values["head_codes"], 2),
-        head_prediction=widen(values["head_prediction"], 2),
-        head_out_bias=widen(values["head_out.bias"]),
-        head_out=laid(panels(values["head_out.weight"])),
+        enter_bias=widen(values["history_proj.bias"]),
+        history_proj=laid(panels(values["history_proj.weight"], pad_columns=False)),
+        code_embedding=widen(values["code_embedding"]),
+        head_bias=widen(values["head_in_proj.bias"], 2 * group),
+        head_in_proj=laid(panels(values["head_in_proj.weight"], row_parts=2 * group)),
+        head_code_embedding=widen(values["head_code_embedding"], 2),
+        head_prediction_embedding=widen(values["head_prediction_embedding"], 2),
+        head_out_bias=widen(values["head_out_proj.bias"]),
+        head_out_proj=laid(panels(values["head_out_proj.weight"])),
         table=np.ascontiguousarray(decoder.excitation_table(), dtype=np.float32),
         scale=np.float32(HISTORY_SCALE),
         de_emphasis=np.float32(decoder.pre_emphasis),

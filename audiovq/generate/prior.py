@@ -37,7 +37,7 @@ class PriorWeights(NamedTuple):
     """A `CodePrior` as the loop reads it; Kp is K rounded up to whole panels."""
 
     stack: Stack
-    enter_codes: np.ndarray  # (K + 1, Rp)
+    code_embedding: np.ndarray  # (K + 1, Rp)
     voice_bias: np.ndarray  # (L 2 Rp,)
     voice: np.ndarray  # panels of (L 2 Rp, V + 1, made even)
     head_bias: np.ndarray  # (Kp,), impossible beyond K
@@ -74,18 +74,18 @@ class PriorEngine:
         values = parameters(prior)
         layers, self.classes = prior.net.layers, prior.classes
         self.receptive_field = prior.receptive_field
-        voice = values["voice_in.weight"]
+        voice = values["voice_proj.weight"]
         self._voice_columns = voice.shape[1] + voice.shape[1] % 2
         voice = np.pad(voice, ((0, 0), (0, self._voice_columns - voice.shape[1])))
         bias = np.full(padded(self.classes), _IMPOSSIBLE, dtype=np.float32)
-        bias[: self.classes] = values["head_out.bias"]
+        bias[: self.classes] = values["head_out_proj.bias"]
         weights = PriorWeights(
             stack=pack_stack(prior.net, "float32"),
-            enter_codes=widen(values["enter_codes"]),
-            voice_bias=widen(values["voice_in.bias"], 2 * layers),
+            code_embedding=widen(values["code_embedding"]),
+            voice_bias=widen(values["voice_proj.bias"], 2 * layers),
             voice=panels(voice, row_parts=2 * layers, pad_columns=False),
             head_bias=bias,
-            head=panels(values["head_out.weight"]),
+            head=panels(values["head_out_proj.weight"]),
         )
         self.weights: PriorWeights = in_one_block(weights)
 
@@ -100,7 +100,7 @@ class PriorLanes:
     def __init__(self, engine: PriorEngine, count: int) -> None:
         self.engine, self.count = engine, count
         w = engine.weights
-        width, layers = w.enter_codes.shape[1], len(w.stack.dilations)
+        width, layers = w.code_embedding.shape[1], len(w.stack.dilations)
         self._state = PriorState(
             stack=stack_state(w.stack, count),
             last=np.full(count, engine.classes, dtype=np.int64),

@@ -19,7 +19,7 @@ from audiovq.generate.matrix import borrowed, multiply, multiply_add, multiply_a
 if TYPE_CHECKING:
     from audiovq.generate.prior import PriorScratch, PriorState, PriorWeights
 
-SOURCES = "3a626c6afbcba510"
+SOURCES = "df7d4048ed5b6a68"
 """As `functions.SOURCES`, over `functions.py`, `matrix.py`, `vectors.py` and `kernel.py`."""
 COUNT_BITS = 24
 """Counts of all classes sum to 2^24: as fine as a float32 can tell, and what range coders take."""
@@ -62,7 +62,7 @@ def run_codes(
     count, classes = lanes.shape[0], w.head_bias.shape[0]
     for n in range(codes.shape[1]):
         for a in range(count):
-            copy(t.x[a], w.enter_codes[s.last[lanes[a]]])
+            copy(t.x[a], w.code_embedding[s.last[lanes[a]]])
         network(w.stack, s.stack, t.x, t.z, t.gated, t.skip, (conditions, 0, lanes))
         for a in range(count):
             skip = t.skip[a]

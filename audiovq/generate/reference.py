@@ -42,14 +42,14 @@ class TorchStream:
         self, decoder: WaveNetDecoder, seeds: Sequence[int], temperature: float = 1.0, top_k: int = 0
     ) -> None:
         check_sampling(temperature, top_k)
-        device, batch = decoder.enter_codes.device, len(seeds)
+        device, batch = decoder.code_embedding.device, len(seeds)
         self.decoder, self.seeds, self.position = decoder, seeds, 0
         self.temperature, self.top_k = temperature, top_k
         self._table = torch.from_numpy(decoder.excitation_table()).to(device)
         self._state = decoder.reset(batch)
         self._reach = max(HISTORY, decoder.lpc_order)
         self._history = torch.zeros(batch, self._reach, device=device)
-        self._codes = torch.full((batch, decoder.group), CLASSES // 2, device=device)
+        self._codes = torch.full((batch, decoder.samples_per_step), CLASSES // 2, device=device)
         self._carry = torch.zeros(batch, device=device)
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class TorchStream:
             frames: of batch B.
             fed: `(B, N)` codes to feed back in place of the drawn ones.
         """
-        decoder, reach, group = self.decoder, self._reach, self.decoder.group
+        decoder, reach, group = self.decoder, self._reach, self.decoder.samples_per_step
         batch, count = frames.gains.shape
         if batch != len(self.seeds):
             raise ValueError(f"{len(self.seeds)} seeds for a batch of {batch}")

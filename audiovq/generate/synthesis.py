@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from audiovq.generate.reference import TorchEngine
 
 BLOCK_FRAMES = 500
-"""Codes decoded at a time: memory does not grow with the recording."""
+"""Frames decoded at a time: memory does not grow with the recording."""
 FIRST_FRAMES = 64
-"""Codes of the first block; the next ones double up to `BLOCK_FRAMES`. First sound comes early."""
+"""Frames of the first block; the next ones double up to `BLOCK_FRAMES`. First sound comes early."""
 GUIDANCE = 5.0
 """How far a conversion goes beyond the voice asked for, away from the recording's own: docs/training.md."""
 MAGNITUDE_LIMIT, FEATURE_LIMIT = 1.5, 0.22
@@ -46,8 +46,10 @@ class Voices(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One sequence to draw: codes `(F,)` int64, whose voice, and how. `corrections`: passes of the spectral
-    correction; None: as the model is configured."""
+    """One sequence to draw: codes `(T, N)` int64 of N levels, whose voice, and how.
+
+    corrections: passes of the spectral correction; None: as the model is configured.
+    """
 
     codes: Tensor
     voices: Voices
@@ -91,7 +93,7 @@ class Synthesiser:
 
         Raises: ValueError if the model has no spectral head.
         """
-        model, head = self.model, self.model.spectral
+        model, head = self.model, self.model.spectral_head
         if head is None:
             raise ValueError("this model has no spectral head")
 
@@ -99,7 +101,10 @@ class Synthesiser:
             for features, log_magnitude, own in self._conditions(request, head.reach_frames):
                 with torch.inference_mode(), one_thread():
                     audio = head(features, log_magnitude)[0].cpu().numpy()
-                yield audio[own.start * model.hop : own.stop * model.hop], log_magnitude[0, own].cpu()
+                yield (
+                    audio[own.start * model.frame_hop : own.stop * model.frame_hop],
+                    log_magnitude[0, own].cpu(),
+                )
 
         return corrected(pairs(), self._correction(request))
 
@@ -154,29 +159,35 @@ class Synthesiser:
     def _correction(self, request: Request) -> SpectralCorrection:
         config = self.model.config
         passes = config.corrections if request.corrections is None else request.corrections
-        return SpectralCorrection(config.conditioner.window, self.model.hop, passes)
+        return SpectralCorrection(
+            config.conditioner.window, self.model.frame_hop, passes, config.correction_momentum
+        )
 
     def _conditions(self, request: Request, reach: int) -> Iterator[tuple[Tensor, Tensor, slice]]:
         """Features and log magnitudes of each block with `reach` frames around it, and where its own lie.
 
         At the recording's ends there is no context: there the networks pad by themselves, as in training.
         """
-        model, codes, count = self.model, request.codes, len(request.codes)
+        model, codes = self.model, request.codes
+        each = model.codebook.frames_per_step
+        count = len(codes) * each
         wide = model.conditioner.reach_frames
         start, size = 0, min(FIRST_FRAMES, BLOCK_FRAMES)
         while start < count:
             end = min(start + size, count)
             low, high = max(0, start - reach), min(count, end + reach)
-            low_wide, high_wide = max(0, low - wide), min(count, high + wide)
+            # Whole code steps around them.
+            first = max(0, low - wide) // each
+            last = -(-min(count, high + wide) // each)
             with torch.inference_mode(), one_thread():
-                features, log_magnitude = self._condition(codes[None, low_wide:high_wide], request.voices)
-            inside = slice(low - low_wide, high - low_wide)
+                features, log_magnitude = self._condition(codes[None, first:last], request.voices)
+            inside = slice(low - first * each, high - first * each)
             own = slice(start - low, end - low)
             yield features[:, inside], log_magnitude[:, inside], own
             start, size = end, min(2 * size, BLOCK_FRAMES)
 
     def _condition(self, codes: Tensor, voices: Voices) -> tuple[Tensor, Tensor]:
-        """Features and log magnitudes of codes `(1, F)`, guided away from a voice if there is one."""
+        """Features and log magnitudes of codes `(1, T, N)`, guided away from a voice if there is one."""
         to = self.model.condition(codes, voices.to)
         if voices.away is None:
             return to.features, to.log_magnitude

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class PlaneConv(nn.Linear):
     """Convolution over a plane whose weight is stored as a matrix `(C', kh * kw * C)`.
 
-    Stored so, it is a matrix to the optimiser (`training.optimiser`), and its taps can be applied one by
+    Stored so, it is a matrix to the optimizer (`training.optimizer`), and its taps can be applied one by
     one as a matrix product (`image.sampling`).
 
     Args:

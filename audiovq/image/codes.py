@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from audiovq.codefile import Kind, checked_codes, read_codes, write_codes
 from audiovq.errors import AudiovqError
 
-KIND = Kind("audiovq-image-codes", 1, "picture", 2, ("shape",))
+KIND = Kind("audiovq-image-codes", 2, "picture", 2, ("shape",))
 
 
 @dataclass(frozen=True, eq=False)

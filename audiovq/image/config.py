@@ -66,15 +66,15 @@ class ImageModelConfig:
     """The whole image model.
 
     `channels`: 1 (grey) or 3 (colour). `size`: side of a training picture in pixels, and of a generated one.
-    `condition`: channels of the class embedding; 0 knows no classes. `drop`: share of training pictures shown
-    without their class. `decoder_condition`: the decoder is told the class as well, not the prior alone.
+    `condition`: channels of the class embedding; 0 knows no classes. `drop_prob`: share of training pictures
+    shown without their class. `decoder_condition`: the decoder sees the class as well, not the prior alone.
     """
 
     name: str = "image"
     channels: int = 3
     size: int = 32
     condition: int = 64
-    drop: float = 0.1
+    drop_prob: float = 0.1
     decoder_condition: bool = False
     network: NetworkConfig = field(default_factory=NetworkConfig)
     codebook: CodebookConfig = field(default_factory=lambda: CodebookConfig(dim=8))
@@ -83,7 +83,7 @@ class ImageModelConfig:
     def __post_init__(self) -> None:
         _require(self.channels in (1, 3), f"channels is 1 (grey) or 3 (colour), not {self.channels}")
         _require(self.condition >= 0, f"condition must not be negative, not {self.condition}")
-        _require(0 <= self.drop <= 1, f"drop must lie in 0..1, not {self.drop}")
+        _require(0 <= self.drop_prob <= 1, f"drop_prob must lie in 0..1, not {self.drop_prob}")
         _require(not self.decoder_condition or self.condition > 0, "decoder_condition needs condition > 0")
         _require(
             self.size >= 1 and self.size % self.network.factor == 0,

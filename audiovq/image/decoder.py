@@ -32,45 +32,45 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.config = channels, config
-        self.class_points: nn.Parameter | None = None
+        self.class_embedding: nn.Parameter | None = None
         if condition_channels:
-            self.class_points = nn.Parameter(torch.randn(classes + 1, condition_channels) * 0.3)
+            self.class_embedding = nn.Parameter(torch.randn(classes + 1, condition_channels) * 0.3)
         widest, *others = reversed(config.widths)
-        self.enter_codes = square_conv(widest, widest)
+        self.in_proj = square_conv(widest, widest)
         self.units = nn.ModuleList(
             ResidualUnit(widest, condition_channels) for _ in range(config.decoder_units)
         )
-        self.doubles, self.fine = nn.ModuleList(), nn.ModuleList()
+        self.upsamples, self.fine = nn.ModuleList(), nn.ModuleList()
         width = widest
         for narrower in others:
-            self.doubles.append(Upsample(width, narrower))
+            self.upsamples.append(Upsample(width, narrower))
             self.fine.append(
                 nn.ModuleList(ResidualUnit(narrower, condition_channels) for _ in range(config.fine_units))
             )
             width = narrower
         self.norm = nn.LayerNorm(width)
-        self.head_pixels = square_conv(width, 4 * PixelDistribution.parameters(channels))
+        self.out_proj = square_conv(width, 4 * PixelDistribution.parameters(channels))
         with torch.no_grad():  # starts grey and broad
-            self.head_pixels.weight.mul_(0.3)
+            self.out_proj.weight.mul_(0.3)
 
     @property
     def reach(self) -> int:
         """Codes of context on each side, rounded up: codes further away do not act on a pixel."""
         pixels, step = 0, self.config.factor
         pixels += step * (1 + self.config.decoder_units)
-        for _ in self.doubles:
+        for _ in self.upsamples:
             step //= 2
             pixels += step * self.config.fine_units
         return -(-(pixels + 2) // self.config.factor)
 
     def forward(self, vectors: Tensor, rows: Tensor) -> PixelDistribution:
-        condition = None if self.class_points is None else F.embedding(rows, self.class_points)
-        x = self.enter_codes(vectors)
+        condition = None if self.class_embedding is None else F.embedding(rows, self.class_embedding)
+        x = self.in_proj(vectors)
         for unit in self.units:
             x = unit(x, condition)
-        for double, units in zip(self.doubles, self.fine, strict=True):
+        for double, units in zip(self.upsamples, self.fine, strict=True):
             x = double(x)
             for unit in units:  # type: ignore[attr-defined]
                 x = unit(x, condition)
-        parameters = unfold_positions(self.head_pixels(self.norm(x)), 2)
+        parameters = unfold_positions(self.out_proj(self.norm(x)), 2)
         return PixelDistribution.of(parameters, self.channels)

@@ -10,7 +10,7 @@ from audiovq.image.config import NetworkConfig
 
 
 class Encoder(nn.Module):
-    """Strided 4x4 convolutions, each of which halves the sides, and residual units.
+    """Strided 4x4 convolutions, each of which downsamples the sides, and residual units.
 
     Args:
         channels: of a picture, 1 or 3.
@@ -22,12 +22,12 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        self.enter_pixels = PlaneConv(channels, config.widths[0], (4, 4), 2, (1, 1, 1, 1))
+        self.in_proj = PlaneConv(channels, config.widths[0], (4, 4), 2, (1, 1, 1, 1))
         self.fine = nn.ModuleList()
-        self.halves = nn.ModuleList()
+        self.downsamples = nn.ModuleList()
         for width, wider in zip(config.widths, config.widths[1:], strict=False):
             self.fine.append(nn.Sequential(*(ResidualUnit(width) for _ in range(config.fine_units))))
-            self.halves.append(PlaneConv(width, wider, (4, 4), 2, (1, 1, 1, 1)))
+            self.downsamples.append(PlaneConv(width, wider, (4, 4), 2, (1, 1, 1, 1)))
         self.units = nn.Sequential(*(ResidualUnit(config.widths[-1]) for _ in range(config.units)))
         self.norm = nn.LayerNorm(config.widths[-1])
         self.out_channels, self.config = config.widths[-1], config
@@ -36,13 +36,13 @@ class Encoder(nn.Module):
     def reach(self) -> int:
         """Codes of context on each side, rounded up: pixels further away do not act on a code."""
         pixels, step = 1, 2
-        for _ in self.halves:
+        for _ in self.downsamples:
             pixels += step * (self.config.fine_units + 1)
             step *= 2
         return -(-(pixels + step * self.config.units) // step)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        x = F.leaky_relu(self.enter_pixels(pictures), 0.1)
-        for units, half in zip(self.fine, self.halves, strict=True):
+        x = F.leaky_relu(self.in_proj(pictures), 0.1)
+        for units, half in zip(self.fine, self.downsamples, strict=True):
             x = half(units(x))
         return self.norm(self.units(x))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from audiovq.errors import AudiovqError
 from audiovq.image.config import ImageModelConfig
 from audiovq.image.decoder import Decoder
 from audiovq.image.encoder import Encoder
@@ -28,7 +29,25 @@ class ImageModel(nn.Module):
     Args:
         config: dimensions.
         classes: number of classes it is trained on (rows of the class table besides 'no class').
+
+    Raises: AudiovqError for a codebook of several levels or frames a step, which are for speech.
     """
+
+    MUON = (
+        r"encoder\.(in_proj|downsamples\.\d+)\.weight",
+        r"decoder\.(in_proj|out_proj|upsamples\.\d+)\.weight",
+        r"(encoder|decoder)\.(units\.\d+|fine\.\d+\.\d+)\.(wide|pointwise|film)\.weight",
+        r"prior\.layers\.\d+\.(vertical|horizontal|link|vertical_proj|horizontal_proj)\.weight",
+    )
+    """Hidden matrices: names of the parameters that Muon moves (`training.optimizer`)."""
+    ADAMW = (
+        r".*bias",
+        r".*norm\.weight",
+        r"codebook\.(vectors|(in|out)_proj\.weight)",
+        r"(decoder|prior)\.class_embedding",
+        r"prior\.(code_embedding|(class_proj|head_in_proj|head_out_proj)\.weight)",
+    )
+    """Everything else: biases, norms, tables, inputs and outputs."""
 
     def __init__(self, config: ImageModelConfig, classes: int) -> None:
         super().__init__()
@@ -36,7 +55,14 @@ class ImageModel(nn.Module):
         self.factor = config.network.factor
         self.encoder = Encoder(config.channels, config.network)
         k, width = config.codebook, self.encoder.out_channels
-        self.codebook = Codebook(k.size, k.dim, width, k.update, k.decay, k.normalise, k.revive_below)
+        if k.levels > 1 or k.frames_per_step > 1:
+            raise AudiovqError(
+                "configuration: images have one level and one frame a step; "
+                "set codebook.levels and codebook.frames_per_step to 1"
+            )
+        self.codebook = Codebook(
+            k.size, k.dim, width, k.update, k.ema_decay, k.normalize, k.dead_code_threshold
+        )
         told = config.condition if config.decoder_condition else 0
         self.decoder = Decoder(config.channels, config.network, classes, told)
         self.prior = PixelCNN(k.size, config.prior, classes, config.condition)
@@ -54,9 +80,9 @@ class ImageModel(nn.Module):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Codes `(B, H / factor, W / factor)` int64 of pictures `(B, H, W, channels)` uint8."""
-        return self.codebook.encode(self.encoder(to_unit(pixels)))
+        return self.codebook.encode(self.encoder(to_unit(pixels))).squeeze(-1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, rows: Tensor) -> PixelDistribution:
         """Distributions over pictures `(B, H, W, channels)` for codes `(B, h, w)` and classes `(B,)`."""
-        return self.decoder(self.codebook.lookup(codes), rows)
+        return self.decoder(self.codebook.lookup(codes.unsqueeze(-1)), rows)

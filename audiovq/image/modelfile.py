@@ -6,7 +6,6 @@ file; a model whose prior was not trained is stored without one.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +14,15 @@ from audiovq.configfile import from_dict, to_dict
 from audiovq.errors import AudiovqError
 from audiovq.files import PartialFile
 from audiovq.image.config import ImageModelConfig
-from audiovq.tensorfile import fingerprint, not_one, read_metadata, read_tensors, stored_tensors
+from audiovq.tensorfile import FileKind, not_one, pack, read_metadata, read_tensors, stored_tensors
 
 if TYPE_CHECKING:
     from audiovq.image.model import ImageModel
 
-VERSION = 1
-KEY, WHAT = "audiovq-image-model", "an audiovq image model"
-NOT_STORED = ("codebook.counts", "codebook.sums", "codebook.revivals")
-"""State that only training needs."""
 PRIOR = "prior."
+KIND = FileKind("audiovq-image-model", 2, "an audiovq image model", (PRIOR, "name", "prior", "condition"))
+NOT_STORED = ("codebook.ema_counts", "codebook.ema_sums", "codebook.num_restarts")
+"""State that only training needs."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +54,15 @@ def save_model(
 
     Returns: the fingerprint. Raises: AudiovqError if the file exists (without `force`) or cannot be written.
     """
-    import safetensors.torch
-
     prior = any(stage["stage"] == "pixelcnn" for stage in training.get("stages", []))
     tensors = stored_tensors(model, NOT_STORED if prior else (*NOT_STORED, PRIOR))
-    coding = {k: v for k, v in to_dict(model.config).items() if k not in ("name", "prior", "condition")}
-    made = fingerprint(coding, {n: v for n, v in tensors.items() if not n.startswith(PRIOR)})
     header = {
-        "version": VERSION,
         "config": to_dict(model.config),
         "classes": list(classes),
         "training": training,
         "prior": prior,
-        "fingerprint": made,
     }
-    content = safetensors.torch.save(tensors, metadata={KEY: json.dumps(header)})
+    content, made = pack(tensors, header, KIND)
     with PartialFile(path, force=force) as file:
         file.write(content)
     return made
@@ -81,14 +73,14 @@ def read_header(path: str | Path) -> ImageHeader:
 
     Raises: AudiovqError if the file is missing, no image model, damaged, or of a newer version.
     """
-    tree = read_metadata(path, KEY, VERSION, WHAT)
+    tree = read_metadata(path, KIND)
     try:
         config = from_dict(ImageModelConfig, tree["config"])
         return ImageHeader(
             config, tuple(tree["classes"]), tree["training"], bool(tree["prior"]), tree["fingerprint"]
         )
     except (KeyError, TypeError):
-        raise not_one(path, WHAT) from None
+        raise not_one(path, KIND) from None
     except AudiovqError as error:
         raise AudiovqError(f"{path}: {error}") from None
 
@@ -117,7 +109,7 @@ def load_weights(model: ImageModel, path: str | Path, exactly: bool = False, pri
         but unless `exactly`, a prior of other dimensions and tables of other classes are left out.
     """
     read_header(path)
-    stored = read_tensors(path, WHAT)
+    stored = read_tensors(path, KIND)
     state = model.state_dict()
     taken = set()
     for name, value in stored.items():
@@ -126,7 +118,7 @@ def load_weights(model: ImageModel, path: str | Path, exactly: bool = False, pri
         if name in state and state[name].shape == value.shape:
             state[name].copy_(value)
             taken.add(name)
-        elif exactly or not (name.startswith(PRIOR) or name.endswith("class_points")):
+        elif exactly or not (name.startswith(PRIOR) or name.endswith("class_embedding")):
             raise AudiovqError(
                 f"{path}: its {name} does not fit this configuration; use the one it was made with"
             )

@@ -39,13 +39,13 @@ class GatedLayer(nn.Module):
         self.vertical = PlaneConv(
             channels, 2 * channels, (reach + 1, 2 * reach + 1), 1, (reach, reach, reach, 0)
         )
-        self.vertical_out = nn.Linear(channels, channels)
+        self.vertical_proj = nn.Linear(channels, channels)
         self.link = nn.Linear(2 * channels, 2 * channels)
         taps = reach if first else reach + 1
         self.horizontal = PlaneConv(channels, 2 * channels, (1, taps), 1, (reach, 0, 0, 0))
-        self.horizontal_out = nn.Linear(channels, channels)
+        self.horizontal_proj = nn.Linear(channels, channels)
         with torch.no_grad():
-            for part in (self.vertical_out, self.horizontal_out):
+            for part in (self.vertical_proj, self.horizontal_proj):
                 part.weight.mul_(0.5)
 
     def forward(self, v: Tensor, h: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,12 +60,12 @@ class GatedLayer(nn.Module):
     def join_vertical(self, v: Tensor, rows: Tensor, told: Tensor) -> Tensor:
         """The vertical stack's next input from its convolution."""
         half = told.shape[-1] // 2
-        return v + self.vertical_out(self._drop(gate(rows + told[..., :half])))
+        return v + self.vertical_proj(self._drop(gate(rows + told[..., :half])))
 
     def join_horizontal(self, h: Tensor, row: Tensor, linked: Tensor, told: Tensor) -> Tensor:
         """The horizontal stack's next input from its convolution and what the vertical one tells."""
         half = told.shape[-1] // 2
-        out = self.horizontal_out(self._drop(gate(row + linked + told[..., half:])))
+        out = self.horizontal_proj(self._drop(gate(row + linked + told[..., half:])))
         # The first layer's input is the code that is to be predicted.
         return out if self.first else h + out
 
@@ -89,16 +89,16 @@ class PixelCNN(nn.Module):
         super().__init__()
         channels = config.channels
         self.size, self.channels, self.config = size, channels, config
-        self.enter_codes = nn.Parameter(torch.randn(size, channels) * 0.5)
+        self.code_embedding = nn.Parameter(torch.randn(size, channels) * 0.5)
         self.layers = nn.ModuleList(
             GatedLayer(channels, config.reach, number == 0, config.dropout) for number in range(config.layers)
         )
-        self.class_points: nn.Parameter | None = None
+        self.class_embedding: nn.Parameter | None = None
         if condition:
-            self.class_points = nn.Parameter(torch.randn(classes + 1, condition) * 0.3)
-            self.enter_class = nn.Linear(condition, config.layers * 4 * channels)
-        self.head_hidden = nn.Linear(channels, config.hidden)
-        self.head_out = nn.Linear(config.hidden, size)
+            self.class_embedding = nn.Parameter(torch.randn(classes + 1, condition) * 0.3)
+            self.class_proj = nn.Linear(condition, config.layers * 4 * channels)
+        self.head_in_proj = nn.Linear(channels, config.hidden)
+        self.head_out_proj = nn.Linear(config.hidden, size)
 
     @property
     def reach(self) -> int:
@@ -107,19 +107,19 @@ class PixelCNN(nn.Module):
 
     def embed(self, codes: Tensor) -> Tensor:
         """Codes `(...)` to the stacks' input `(..., C)`."""
-        return F.embedding(codes, self.enter_codes)
+        return F.embedding(codes, self.code_embedding)
 
     def told(self, rows: Tensor) -> list[Tensor]:
         """What each layer adds to its gates: `(B, 1, 1, 4C)` a layer, for classes `(B,)`."""
         count = len(self.layers)
-        if self.class_points is None:
-            return [self.enter_codes.new_zeros(len(rows), 1, 1, 4 * self.channels)] * count
-        told = self.enter_class(F.embedding(rows, self.class_points))
+        if self.class_embedding is None:
+            return [self.code_embedding.new_zeros(len(rows), 1, 1, 4 * self.channels)] * count
+        told = self.class_proj(F.embedding(rows, self.class_embedding))
         return list(told.view(len(rows), count, 1, 1, -1).unbind(1))
 
     def head(self, h: Tensor) -> Tensor:
         """Logits `(..., K)` from the horizontal stack's last output `(..., C)`."""
-        return self.head_out(F.leaky_relu(self.head_hidden(F.leaky_relu(h, 0.1)), 0.1))
+        return self.head_out_proj(F.leaky_relu(self.head_in_proj(F.leaky_relu(h, 0.1)), 0.1))
 
     def from_embedded(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits from embedded codes `(B, H, W, C)`."""

@@ -1,7 +1,10 @@
-"""The codebook: vector quantisation with a straight-through gradient (arXiv 1711.00937, section 3).
+"""The codebook: residual vector quantisation with a straight-through gradient (arXiv 1711.00937, section 3).
 
-One class serves both backends: vectors stand in the last axis, whatever comes before it is batch,
-time or picture. Distances are computed in fp32 even under autocast: in bf16 half the codes are lost.
+One class serves both backends: vectors stand in the last axis, frames in the one before it, whatever comes
+before that is batch or picture. With one level and one frame a step it is the paper's codebook. Otherwise
+`frames_per_step` frames are quantised together, and each level quantises what the levels before it left over
+(residual quantisation, arXiv 2107.03312, section III-C). Distances are computed in fp32 even under autocast:
+in bf16 half the codes are lost.
 """
 
 from __future__ import annotations
@@ -13,15 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiovq import processes
+from audiovq.nn.kmeans import nearest, residual_kmeans
+from audiovq.nn.usage import Usage, usage_of
+
+START_FRAMES = 24_000
+"""Latest frames kept before quantisation begins, on which k-means finds the first residual tables."""
 
 
 class Quantised(NamedTuple):
     """What `Codebook.forward` returns.
 
-    vectors: `(..., D)`, the chosen codebook vectors with the straight-through gradient.
-    codes: `(...)` int64.
-    codebook_loss: scalar, `||sg[z_e] - e||^2` (mean over elements; 0 when the codebook moves by averages).
-    commitment_loss: scalar, `||z_e - sg[e]||^2` (mean over elements), before multiplication by beta.
+    vectors: `(..., T, s * dim)`, the sums of the chosen vectors with the straight-through gradient.
+    codes: `(..., T, L)` int64, rows of the table, coarse level first.
+    codebook_loss: scalar, `||sg[r_l] - e_l||^2` over levels (mean over elements; 0 for the EMA update).
+    commitment_loss: scalar, `||r_l - sg[e_l]||^2` over levels (mean over elements), before beta. r_1 is the
+        encoder's output, r_l what the levels before l left over.
     """
 
     vectors: Tensor
@@ -30,19 +39,10 @@ class Quantised(NamedTuple):
     commitment_loss: Tensor
 
 
-class Usage(NamedTuple):
-    """How evenly codes were chosen.
-
-    perplexity: exp of the entropy of their shares: 1 (always the same) to K (all alike).
-    used: how many different ones.
-    """
-
-    perplexity: float
-    used: int
-
-
 class Codebook(nn.Module):
-    """K vectors of `dim` channels; nearest neighbour; straight-through gradient.
+    """L levels of K vectors; nearest neighbour; straight-through gradient.
+
+    Still one table: level l owns its rows `(l - 1) K` to `l K - 1`, and a code is the number of a row.
 
     The posterior q(z|x) is one-hot and the prior over codes uniform during training, so the KL term of
     the evidence bound is the constant log K nats a code (paper, section 3.1) and has no gradient: it is
@@ -50,28 +50,37 @@ class Codebook(nn.Module):
 
     Args:
         size: K.
-        dim: channels of a codebook vector.
+        dim: channels of a frame's projection.
         in_channels: channels of the encoder's output; when they differ from `dim`, a linear projection
             leads in and another out (low-dimensional codes are used evenly where high-dimensional ones
             collapse).
-        update: "gradient" (the paper's codebook term) or "average" (its appendix A.1: moving averages).
-        decay: gamma of the moving average.
-        normalise: put encoder output and codebook vectors on the unit sphere.
-        revive_below: a code whose moving count falls below this share of the mean count is replaced by a
-            vector of the current batch (0 switches revival off). It starts over with the mean count, so
-            it has some hundred steps to prove itself.
+        update: "gradient" (the paper's codebook term) or "ema" (its appendix A.1: moving averages).
+        ema_decay: gamma of the moving average.
+        normalize: put the projection of each frame on the unit sphere; with one level and one frame a
+            step the codebook's vectors too.
+        dead_code_threshold: a code whose moving count falls below this share of its level's mean is
+            restarted at a vector of the current batch (0 switches restarts off). It starts over with the
+            mean count, so it has some hundred steps to prove itself.
+        levels: L.
+        frames_per_step: s.
 
-    In training a step is one or several forward passes, then `follow`, which is what moves and revives.
+    In training a step is one or several forward passes, then `update_ema`, which is what moves and restarts.
+    Residual tables begin where k-means puts them, level by level, at the first step that is to be quantised.
 
-    State (buffers): `vectors (K, dim)` is a parameter for "gradient", a buffer for "average";
-    `counts (K)` and `sums (K, dim)` are the moving count and moving sum of the vectors assigned to each
-    code, in vectors a step; `revivals` counts codes revived so far and seeds the next draw.
+    State (buffers): `vectors (L K, s dim)` is a parameter for "gradient", a buffer for "ema"; `ema_counts
+    (L K)` and `ema_sums (L K, s dim)` are the moving count and moving sum of the vectors assigned to each
+    code, in vectors a step; `num_restarts` counts restarted codes so far and seeds the next draw; `started`
+    says whether residual tables were found yet; `start_vectors` and `start_count` hold what they will be
+    found on.
     """
 
     vectors: Tensor
-    counts: Tensor
-    sums: Tensor
-    revivals: Tensor
+    ema_counts: Tensor
+    ema_sums: Tensor
+    num_restarts: Tensor
+    started: Tensor
+    start_vectors: Tensor
+    start_count: Tensor
     _tally: Tensor
     _gathered: Tensor
 
@@ -80,108 +89,174 @@ class Codebook(nn.Module):
         size: int,
         dim: int,
         in_channels: int | None = None,
-        update: str = "average",
-        decay: float = 0.99,
-        normalise: bool = True,
-        revive_below: float = 0.1,
+        update: str = "ema",
+        ema_decay: float = 0.99,
+        normalize: bool = True,
+        dead_code_threshold: float = 0.1,
+        levels: int = 1,
+        frames_per_step: int = 1,
     ) -> None:
         super().__init__()
-        if update not in ("gradient", "average"):
-            raise ValueError(f"update is 'gradient' or 'average', got {update!r}")
+        if update not in ("gradient", "ema"):
+            raise ValueError(f"update is 'gradient' or 'ema', got {update!r}")
         in_channels = dim if in_channels is None else in_channels
-        self.size, self.dim, self.update, self.decay = size, dim, update, decay
-        self.normalise, self.revive_below = normalise, revive_below
-        projected = in_channels != dim
-        self.project_in = nn.Linear(in_channels, dim) if projected else nn.Identity()
-        self.project_out = nn.Linear(dim, in_channels) if projected else nn.Identity()
-        vectors = torch.randn(size, dim)
-        vectors = F.normalize(vectors, dim=-1) if normalise else vectors / size
+        self.size, self.levels, self.frames_per_step = size, levels, frames_per_step
+        self.dim = dim * frames_per_step
+        self.update, self.ema_decay = update, ema_decay
+        self.normalize, self.dead_code_threshold = normalize, dead_code_threshold
+        self.residual = levels > 1 or frames_per_step > 1
+        self.in_proj = nn.Linear(in_channels, dim) if in_channels != dim else nn.Identity()
+        self.out_proj = nn.Linear(dim, in_channels) if in_channels != dim else nn.Identity()
+        self.step_in_proj = _identity(self.dim) if self.residual else nn.Identity()
+        self.step_out_proj = _identity(self.dim) if self.residual else nn.Identity()
+        vectors = torch.randn(levels * size, self.dim)
+        vectors = F.normalize(vectors, dim=-1) if normalize else vectors / size
         if update == "gradient":
             self.vectors = nn.Parameter(vectors)
         else:
             self.register_buffer("vectors", vectors)
         # Sums start as vector x count: started as the bare vector, the ratio would shrink by the count.
-        self.register_buffer("counts", torch.ones(size))
-        self.register_buffer("sums", vectors.detach().clone())
-        self.register_buffer("revivals", torch.zeros((), dtype=torch.long))
+        self.register_buffer("ema_counts", torch.ones(levels * size))
+        self.register_buffer("ema_sums", vectors.detach().clone())
+        self.register_buffer("num_restarts", torch.zeros((), dtype=torch.long))
+        if self.residual:
+            kept = START_FRAMES // frames_per_step
+            self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+            self.register_buffer("start_vectors", torch.zeros(kept, self.dim))
+            self.register_buffer("start_count", torch.zeros((), dtype=torch.long))
         # Of the forward passes since the last step, and no state: a step is begun and ended, or not at all.
-        self.register_buffer("_tally", torch.zeros(size), persistent=False)
-        self.register_buffer("_gathered", torch.zeros(size, dim), persistent=False)
+        self.register_buffer("_tally", torch.zeros(levels * size), persistent=False)
+        self.register_buffer("_gathered", torch.zeros(levels * size, self.dim), persistent=False)
         self._candidates: list[Tensor] = []
+        self._asked = False
 
     def table(self) -> Tensor:
-        """The codebook as used for distances, `(K, dim)`; on the unit sphere if `normalise`."""
-        return F.normalize(self.vectors.float(), dim=-1) if self.normalise else self.vectors.float()
+        """The codebook as used for distances, `(L K, s dim)`; on the unit sphere if it is no residual one."""
+        vectors = self.vectors.float()
+        return F.normalize(vectors, dim=-1) if self.normalize and not self.residual else vectors
 
     def to_codebook_space(self, z: Tensor) -> Tensor:
-        """Encoder output `(..., C)` to the space the codes live in, `(..., dim)`, fp32."""
-        with torch.autocast(z.device.type, enabled=False):
-            e = self.project_in(z.float())
-            return F.normalize(e, dim=-1) if self.normalise else e
+        """Encoder output `(..., T s, C)` to the space the codes live in, `(..., T, s dim)`, fp32.
 
-    def nearest(self, e: Tensor) -> Tensor:
-        """Index of the nearest codebook vector: `(..., dim) -> (...)` int64; in fp32 under autocast too."""
+        Raises: ValueError if the frames are no whole steps.
+        """
+        if z.shape[-2] % self.frames_per_step:
+            raise ValueError(f"{z.shape[-2]} frames are no whole steps of {self.frames_per_step}")
+        with torch.autocast(z.device.type, enabled=False):
+            e = self.in_proj(z.float())
+            e = F.normalize(e, dim=-1) if self.normalize else e
+            return self.step_in_proj(e.reshape(*e.shape[:-2], -1, self.dim))
+
+    def from_codebook_space(self, vectors: Tensor) -> Tensor:
+        """Vectors of steps `(..., T, s dim)` to the decoder's input `(..., T s, C)`."""
+        frames = self.step_out_proj(vectors)
+        frames = frames.reshape(*frames.shape[:-2], -1, self.dim // self.frames_per_step)
+        return self.out_proj(frames)
+
+    def nearest(self, e: Tensor, level: int = 0) -> Tensor:
+        """Row of the nearest vector of a level: `(..., s dim) -> (...)` int64; in fp32 under autocast too."""
+        first = level * self.size
         with torch.autocast(e.device.type, enabled=False):
-            table = self.table()
-            # Distances from the mean: a mean that is large beside the spread would cost digits.
-            mean = table.mean(0)
-            table, flat = table - mean, e.reshape(-1, self.dim).float() - mean
-            # |e - v|^2 = |e|^2 - 2 e.v + |v|^2; the first term is the same for every code.
-            scores = flat @ table.T - 0.5 * table.pow(2).sum(-1)
-            return scores.argmax(-1).view(e.shape[:-1])
+            return first + nearest(e.float(), self.table()[first : first + self.size])
 
     @torch.no_grad()
     def restart_averages(self) -> None:
         """Make the moving sums agree with the vectors, after these were loaded without the sums."""
-        self.sums.copy_(self.vectors.detach() * self.counts.unsqueeze(-1))
+        self.ema_sums.copy_(self.vectors.detach() * self.ema_counts.unsqueeze(-1))
+        if self.residual:
+            self.started.fill_(True)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes `(...)` to decoder input `(..., C)`. Raises IndexError for a code outside 0..K-1."""
-        return self.project_out(F.embedding(codes, self.table()))
+        """Codes `(..., T, N)` of the first N levels to decoder input `(..., T s, C)`.
+
+        Raises: IndexError for a code outside 0..L K - 1.
+        """
+        return self.from_codebook_space(F.embedding(codes, self.table()).sum(-2))
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
-        """Encoder output `(..., C)` to codes `(...)` int64."""
-        return self.nearest(self.to_codebook_space(z))
+        """Encoder output `(..., T s, C)` to codes `(..., T, L)` int64."""
+        rest = self.to_codebook_space(z)
+        codes = []
+        for level in range(self.levels):
+            rows = self.nearest(rest, level)
+            rest = rest - F.embedding(rows, self.table())
+            codes.append(rows)
+        return torch.stack(codes, dim=-1)
 
-    def forward(self, z: Tensor, quantise: bool = True) -> tuple[Tensor, Quantised]:
-        """Quantise `z (..., C)`; in training also gather what `follow` moves the codebook by.
+    def forward(
+        self, z: Tensor, quantise: bool = True, levels: Tensor | None = None
+    ) -> tuple[Tensor, Quantised]:
+        """Quantise `z (B, ..., T s, C)`; in training also gather what `update_ema` moves the codebook by.
 
-        With `quantise=False` the vectors pass unquantised (for the first steps of training: an encoder
-        that is still random sends everything to a few codes), while the averages already follow.
+        Args:
+            quantise: False lets the vectors pass as they are (for the first steps of training: an encoder
+                that is still random sends everything to a few codes), while the averages already follow.
+            levels: `(B,)`, how many levels the decoder sees of each item; None: all.
 
-        Returns the decoder's input `(..., C)` and a `Quantised`.
+        Returns the decoder's input `(B, ..., T s, C)` and a `Quantised`.
         """
         e = self.to_codebook_space(z)
-        codes = self.nearest(e.detach())
+        self._asked = self._asked or quantise
+        if self.training and self.residual and not self.started:
+            self._candidates.append(e.detach().reshape(-1, 1, self.dim))
+            codes = torch.zeros((*e.shape[:-1], self.levels), dtype=torch.long, device=e.device)
+            nothing = e.new_zeros(())
+            return self.from_codebook_space(e), Quantised(e, codes, nothing, nothing)
         with torch.autocast(z.device.type, enabled=False):
-            chosen = F.embedding(codes, self.table())
+            quantised = self._quantise(e, quantise, levels)
+        return self.from_codebook_space(quantised.vectors), quantised
+
+    def _quantise(self, e: Tensor, quantise: bool, levels: Tensor | None) -> Quantised:
+        table = self.table()
+        total = torch.zeros_like(e)
+        rest = e
+        commitment_loss = e.new_zeros(())
+        codebook_loss = e.new_zeros(())
+        codes, rests = [], []
+        for level in range(self.levels):
+            rows = self.nearest(rest.detach(), level)
+            chosen = F.embedding(rows, table)
             # Both terms are taken before the straight-through step: after it they would be zero.
-            commitment_loss = F.mse_loss(e, chosen.detach())
-            codebook_loss = e.new_zeros(())
+            commitment_loss = commitment_loss + F.mse_loss(rest, chosen.detach()) / self.levels
             if self.update == "gradient":
-                codebook_loss = F.mse_loss(chosen, e.detach())
-            passed = e + (chosen - e).detach() if quantise else e
-            self._tally = self._tally + torch.bincount(codes.reshape(-1), minlength=self.size)
-            if self.training:
-                flat = e.detach().reshape(-1, self.dim)
-                # Summed pass by pass: processes and pieces of one add up in the same order, to the bit.
-                own = torch.zeros_like(self.sums).index_add(0, codes.reshape(-1), flat)
-                self._gathered = self._gathered + own
-                self._candidates.append(flat)
-        out = self.project_out(passed)
-        return out, Quantised(passed, codes, codebook_loss, commitment_loss)
+                codebook_loss = codebook_loss + F.mse_loss(chosen, rest.detach()) / self.levels
+            codes.append(rows)
+            rests.append(rest.detach().reshape(-1, self.dim))
+            rest = rest - chosen.detach()
+            if levels is None:
+                total = total + chosen
+            else:
+                seen = (levels > level).view(-1, *[1] * (e.dim() - 1))
+                total = total + chosen * seen
+        rows = torch.stack(codes, dim=-1)
+        self._count(rows, rests)
+        passed = e + (total - e).detach() if quantise else e
+        return Quantised(passed, rows, codebook_loss, commitment_loss)
+
+    def _count(self, rows: Tensor, rests: list[Tensor]) -> None:
+        """Note which rows `(..., L)` were chosen for which vectors, a list of `(N, s dim)` by level."""
+        self._tally = self._tally + torch.bincount(rows.reshape(-1), minlength=len(self.ema_counts))
+        if not self.training:
+            return
+        # Summed pass by pass: processes and pieces of one add up in the same order, to the bit.
+        own = torch.zeros_like(self.ema_sums)
+        for level, rest in enumerate(rests):
+            own.index_add_(0, rows[..., level].reshape(-1), rest)
+        self._gathered = self._gathered + own
+        self._candidates.append(torch.stack(rests, dim=1))
 
     @torch.no_grad()
     def usage(self) -> Usage:
         """How the codes were chosen in all forward passes since the last call, over all joined processes."""
-        counts, self._tally = self._tally, torch.zeros_like(self.counts)
+        counts = self._tally
+        self._tally = torch.zeros_like(self.ema_counts)
         processes.sum_up(counts)
-        return _usage(counts)
+        return usage_of(counts, self.levels)
 
     @torch.no_grad()
-    def follow(self) -> Usage:
-        """End a step of training: move by what was chosen since the last call, then revive.
+    def update_ema(self) -> Usage:
+        """End a step of training: move by what was chosen since the last call, then restart dead codes.
 
         To be called once the weights have moved, after one forward pass in training mode or several (the
         pieces of a batch). Joined processes together do what one would with all their vectors, and hold
@@ -189,48 +264,87 @@ class Codebook(nn.Module):
 
         Returns: how the codes were chosen.
         """
-        counts, self._tally = self._tally, torch.zeros_like(self.counts)
-        sums, self._gathered = self._gathered, torch.zeros_like(self.sums)
-        candidates, self._candidates = torch.cat(self._candidates), []
+        counts = self._tally
+        self._tally = torch.zeros_like(self.ema_counts)
+        sums = self._gathered
+        self._gathered = torch.zeros_like(self.ema_sums)
+        candidates = torch.cat(self._candidates)
+        self._candidates = []
+        asked, self._asked = self._asked, False
+        if self.residual and not self.started:
+            self._prepare_start(candidates[:, 0], asked)
+            return usage_of(counts, self.levels)
         processes.sum_up(counts, sums)
         # Moving averages: paper, equations 6 to 8.
-        self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
-        self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-        if self.update == "average":
-            total = self.counts.sum()
+        self.ema_counts.mul_(self.ema_decay).add_(counts, alpha=1 - self.ema_decay)
+        self.ema_sums.mul_(self.ema_decay).add_(sums, alpha=1 - self.ema_decay)
+        if self.update == "ema":
+            by_level = self.ema_counts.view(self.levels, self.size)
+            total = by_level.sum(1, keepdim=True)
             # Laplace smoothing keeps rarely used codes from dividing by zero (appendix A.1).
-            smoothed = (self.counts + 1e-5) / (total + self.size * 1e-5) * total
-            self.vectors.copy_(self.sums / smoothed.unsqueeze(-1))
-        if self.revive_below:
-            self._revive(candidates)
-        return _usage(counts)
+            smoothed = (by_level + 1e-5) / (total + self.size * 1e-5) * total
+            self.vectors.copy_(self.ema_sums / smoothed.view(-1, 1))
+        if self.dead_code_threshold:
+            self._restart_dead_codes(candidates)
+        return usage_of(counts, self.levels)
 
-    def _revive(self, candidates: Tensor) -> None:
-        """Put codes that are hardly chosen onto vectors of the step.
+    def _restart_dead_codes(self, candidates: Tensor) -> None:
+        """Put codes that are hardly chosen onto vectors of the step, `(N, L, s dim)` here.
 
         The moving sums and counts are replaced too: they are the state, and a vector that is only
         written to the table is overwritten from them in the next step.
         """
-        dead = (self.counts < self.revive_below * self.counts.mean()).nonzero().squeeze(-1)
+        by_level = self.ema_counts.view(self.levels, self.size)
+        means = by_level.mean(1, keepdim=True)
+        dead = (by_level < self.dead_code_threshold * means).view(-1).nonzero().squeeze(-1)
         if dead.numel() == 0:
             return
-        generator = torch.Generator().manual_seed(int(self.revivals))
-        self.revivals.add_(dead.numel())
-        here, own = processes.here(), len(candidates)
+        generator = torch.Generator().manual_seed(int(self.num_restarts))
+        self.num_restarts.add_(dead.numel())
+        here = processes.here()
+        own = len(candidates)
         # Every process draws the same numbers among the vectors of all, and gives those that are its own.
         # No vector twice, as long as there are enough: of two codes in one place one is never chosen.
         order = torch.randperm(own * here.size, generator=generator)
         picks = order[torch.arange(dead.numel()) % len(order)] - own * here.rank
         mine = ((picks >= 0) & (picks < own)).to(candidates.device)
-        fresh = candidates[picks.clamp(0, own - 1).to(candidates.device)] * mine.unsqueeze(-1)
+        levels = dead // self.size
+        fresh = candidates[picks.clamp(0, own - 1).to(candidates.device), levels] * mine.unsqueeze(-1)
         processes.sum_up(fresh)
-        count = self.counts.mean()
+        counts = means.squeeze(1)[levels]
         self.vectors.data[dead] = fresh
-        self.counts[dead] = count
-        self.sums[dead] = fresh * count
+        self.ema_counts[dead] = counts
+        self.ema_sums[dead] = fresh * counts.unsqueeze(-1)
+
+    def _prepare_start(self, own: Tensor, begin: bool) -> None:
+        """Keep the step's vectors `(N, s dim)` of all processes; with `begin` find the tables on them."""
+        here = processes.here()
+        fresh = own.new_zeros(here.size, *own.shape)
+        fresh[here.rank] = own
+        processes.sum_up(fresh)
+        fresh = fresh.flatten(0, 1)[-len(self.start_vectors) :]
+        kept = torch.cat([self.start_vectors[: int(self.start_count)], fresh])[-len(self.start_vectors) :]
+        self.start_vectors[: len(kept)] = kept
+        self.start_count.fill_(len(kept))
+        if begin:
+            self._start(kept, len(own) * here.size)
+
+    def _start(self, data: Tensor, a_step: int) -> None:
+        """Tables from vectors `(N, s dim)`; counts as of a step with `a_step` vectors."""
+        tables, counts = residual_kmeans(data, self.levels, self.size)
+        # The first process's tables count: another machine may round in another way.
+        self.vectors.data.copy_(tables * float(processes.here().first))
+        self.ema_counts.copy_(counts * float(processes.here().first) * a_step / len(data))
+        processes.sum_up(self.vectors.data, self.ema_counts)
+        self.restart_averages()
+        self.start_vectors.zero_()
+        self.start_count.zero_()
 
 
-def _usage(counts: Tensor) -> Usage:
-    shares = counts.double() / counts.sum().clamp_min(1)
-    entropy = -(shares * torch.log(shares + 1e-30)).sum()
-    return Usage(float(torch.exp(entropy)), int((counts > 0).sum()))
+def _identity(size: int) -> nn.Linear:
+    """A linear map that starts as the identity."""
+    layer = nn.Linear(size, size)
+    with torch.no_grad():
+        nn.init.eye_(layer.weight)
+        layer.bias.zero_()
+    return layer

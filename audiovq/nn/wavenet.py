@@ -48,10 +48,10 @@ class WaveNet(nn.Module):
         layers = len(self.dilations)
         # taps[l] = [V_l | U_l] as (4R, R): rows 0..2R-1 see x[t], rows 2R..4R-1 see x[t - d].
         self.taps = nn.ParameterList(nn.Parameter(_init(4 * residual, residual, 2)) for _ in range(layers))
-        self.out = nn.ParameterList(
+        self.residual_proj = nn.ParameterList(
             nn.Parameter(_init(residual, residual, 1) * 0.5) for _ in range(layers - 1)
         )
-        self.to_skip = nn.Linear(layers * residual, skip)
+        self.skip_proj = nn.Linear(layers * residual, skip)
 
     @property
     def layers(self) -> int:
@@ -82,8 +82,8 @@ class WaveNet(nn.Module):
                 y = F.dropout(y, self.dropout)
             gated.append(y)
             if layer < self.layers - 1:
-                x = x + F.linear(y, self.out[layer])
-        return self.to_skip(torch.cat(gated, dim=-1))
+                x = x + F.linear(y, self.residual_proj[layer])
+        return self.skip_proj(torch.cat(gated, dim=-1))
 
     @staticmethod
     def _gate(both: Tensor, condition: Tensor, dilation: int) -> Tensor:
@@ -127,9 +127,9 @@ class WaveNet(nn.Module):
             y = torch.tanh(a) * torch.sigmoid(b)
             gated.append(y)
             if layer < self.layers - 1:
-                x = x + F.linear(y, self.out[layer])
+                x = x + F.linear(y, self.residual_proj[layer])
         state.position.add_(1)
-        return self.to_skip(torch.cat(gated, dim=-1))
+        return self.skip_proj(torch.cat(gated, dim=-1))
 
 
 def _init(rows: int, columns: int, taps: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Checkpoints: one safetensors file with everything that training needs to go on as if never stopped.
 
-Tensors are named `model.*` (weights), `average.*` (their running average) and `optimiser.*`; the header
-holds the configuration, the stage, the step and the speaker table. Batches depend on the step number
-alone, so no reader state is stored. Written to a temporary name, then renamed.
+Tensors are named `model.*` (weights), `ema.*` (their running average), `optimizer.*` and `stage.*` (a
+discriminator); the header holds the configuration, the stage, the step and the speaker table. Batches depend
+on the step number alone, so no reader state is stored. Written to a temporary name, then renamed.
 """
 
 from __future__ import annotations

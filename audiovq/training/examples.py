@@ -18,6 +18,7 @@ from audiovq.data.corpus import Corpus
 from audiovq.errors import AudiovqError
 from audiovq.generate.correction import SpectralCorrection
 from audiovq.generate.synthesis import Request, Synthesiser, Voices
+from audiovq.highpass import high_pass
 from audiovq.nn.spectral import stft
 from audiovq.training.progress import Example
 from audiovq.waveform.model import WaveformModel
@@ -64,15 +65,15 @@ class SpeechExamples:
 
         In stage `codes` there is no part that makes a waveform: the predicted spectra get a phase by Griffin
         and Lim's iteration; where its windows do not overlap evenly nothing is made. Nothing that training
-        draws or counts is touched. Levels are the model's own, without `makeup_db`.
+        draws or counts is touched. Levels are the model's own, without `output_gain_db`.
 
         Args:
             model: in evaluation mode.
         """
-        if stage.stage == "codes" and model.config.conditioner.window % model.hop:
+        if stage.stage == "codes" and model.config.conditioner.window % model.frame_hop:
             return []
         if self._chosen is None:
-            self._chosen = self._choose(model.hop)
+            self._chosen = self._choose(model.code_hop, model.config.high_pass_hz)
         examples = []
         synthesiser = Synthesiser(model)  # packs the weights as they are by now
         for name, signal, row in self._chosen:
@@ -96,15 +97,16 @@ class SpeechExamples:
             return np.concatenate(list(synthesiser.fast(request)))
         log_magnitude = model.condition(codes[None], point).log_magnitude[0].float().cpu()
         noise = np.random.default_rng(0).normal(0, 0.01, signal.shape[1]).astype(np.float32)
-        correction = SpectralCorrection(model.config.conditioner.window, model.hop, PHASE_PASSES)
+        correction = SpectralCorrection(model.config.conditioner.window, model.frame_hop, PHASE_PASSES)
         return np.concatenate([correction.push(noise, log_magnitude), correction.finish()])
 
-    def _choose(self, hop: int) -> list[_Chosen]:
+    def _choose(self, hop: int, high_pass_hz: float) -> list[_Chosen]:
         chosen: list[_Chosen] = []
         for number in self._by_turns():
             u = self._corpus.utterances[number]
             try:
-                samples = _beginning(self._corpus.root / u.path) * np.float32(u.gain)
+                samples = _beginning(self._corpus.root / u.path)
+                samples = high_pass(samples, high_pass_hz) * np.float32(u.gain)
             except AudiovqError as error:
                 if self._report is not None:
                     self._report(str(error))
@@ -126,7 +128,7 @@ class SpeechExamples:
 
 def spectrogram(signal: NDArray[np.float32], model: WaveformModel) -> NDArray[np.uint8]:
     """Grey levels `(bins, F)` uint8 of a signal in the conditioner's window, high frequencies on top."""
-    spectrum = stft(torch.from_numpy(signal)[None], model.config.conditioner.window, model.hop)[0]
+    spectrum = stft(torch.from_numpy(signal)[None], model.config.conditioner.window, model.frame_hop)[0]
     level = 20 * torch.log10(spectrum.abs() + 1e-5)
     shade = 1 + (level - level.max()) / RANGE_DB
     return (255 * shade.clamp(0, 1)).to(torch.uint8).T.flip(0).numpy()

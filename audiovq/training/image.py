@@ -146,7 +146,7 @@ class ImageTask:
             header = read_header(init)
             done = header.training.get("stages", [])
             self.history = [stage for stage in done if not (anew and stage["stage"] == "pixelcnn")]
-            told = self.model.decoder.class_points is not None and header.classes != pictures.classes
+            told = self.model.decoder.class_embedding is not None and header.classes != pictures.classes
             if told and all(stage.stage == "pixelcnn" for stage in self.stages):
                 raise AudiovqError(
                     f"{init}: its decoder is told classes, these pictures have others; train it on them first"
@@ -204,7 +204,7 @@ class ImageStage(Stage):
             return batch.rows
         generator = torch.Generator().manual_seed(step)
         drawn = batch.part.of(torch.rand(batch.part.total, generator=generator))
-        return batch.rows.masked_fill((drawn < self.model.config.drop).to(batch.rows.device), 0)
+        return batch.rows.masked_fill((drawn < self.model.config.drop_prob).to(batch.rows.device), 0)
 
 
 class AutoencoderStage(ImageStage):
@@ -214,7 +214,7 @@ class AutoencoderStage(ImageStage):
         return [self.model.encoder, self.model.codebook, self.model.decoder]
 
     def loss(self, batch: PictureBatch, step: int) -> tuple[Tensor, Metrics]:
-        quantise = step >= self.config.unquantised or not self.model.codebook.training
+        quantise = step >= self.config.quantize_after or not self.model.codebook.training
         distribution, quantised = self.model.reconstruct(batch.pixels, self._rows(batch, step), quantise)
         nats = distribution.nats(batch.pixels).mean()
         # While nothing is quantised, commitment would only pull all latents onto one code.

@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from audiovq.config import StageConfig, TrainConfig
 from audiovq.data.shares import Share
 from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.optimiser import Average, Optimiser
+from audiovq.training.optimizer import Average, Declared, Optimizer
 from audiovq.training.precision import bf16_is_faster
 from audiovq.training.progress import Example, MetricsLog, Progress, say
 from audiovq.training.stage import Stage
@@ -173,12 +173,13 @@ class Loop:
         stage = task.stage(config)
         names = {n for m in stage.modules() for n in _names_in(task.model, m)}
         self._best = Best()
-        optimiser = Optimiser(stage.named_parameters(), config)
-        average = Average(task.model, names, config.average)
+        optimizer = Optimizer(stage.named_parameters(), config, cast(Declared, task.model))
+        average = Average(task.model, names, config.ema_decay)
         if self._pending is not None:
-            optimiser.load_state(self._pending.groups.get("optimiser", {}))
             groups = self._pending.groups
-            average.values.update(self._to_device(groups.get("average", {})))
+            optimizer.load_state(groups.get("optimizer", {}))
+            stage.load_state(self._to_device(groups.get("stage", {})))
+            average.values.update(self._to_device(groups.get("ema", {})))
             score, misses, at = self._pending.header["best"]
             self._best = Best(score, misses, at, self._to_device(groups.get("best", {})))
             self._pending = None
@@ -191,10 +192,10 @@ class Loop:
         try:
             while self.step < config.steps:
                 stage.train()
-                optimiser.begin()
-                metrics, stop = self._backward(stage, config, reader.get(self.step), optimiser)
-                metrics["norm"] = optimiser.step(self.step)
-                metrics |= stage.follow()
+                optimizer.begin()
+                metrics, stop = self._backward(stage, config, reader.get(self.step), optimizer)
+                metrics["norm"] = optimizer.step(self.step)
+                metrics |= stage.update_ema()
                 average.update(task.model, self.step)
                 progress.update(self.step, metrics)
                 self.step += 1
@@ -215,7 +216,7 @@ class Loop:
                         values = "  ".join(f"{name} {value:.4f}" for name, value in held.items())
                         say(f"{config.stage}  {self.step}  held out:  {values}")
                 if now - saved > task.train.checkpoint_seconds or stop:
-                    groups = {"optimiser": optimiser.state(), "average": average.values}
+                    groups = {"optimizer": optimizer.state(), "ema": average.values, "stage": stage.state()}
                     self._save({**groups, "best": self._best.values})
                     saved = now
                 if config.patience and self._best.misses >= config.patience:
@@ -233,7 +234,7 @@ class Loop:
         self._save({}, finished=True)
 
     def _backward(
-        self, stage: Stage, config: StageConfig, pieces: list[Any], optimiser: Optimiser
+        self, stage: Stage, config: StageConfig, pieces: list[Any], optimizer: Optimizer
     ) -> tuple[dict[str, float], int]:
         """Mean gradients of a step over pieces and processes; mean metrics, and a signal to stop by or 0."""
         sums: dict[str, float] = {}
@@ -249,14 +250,14 @@ class Loop:
         # A signal that one process got stops all of them, after the same step.
         asked = float(stop == signal.SIGINT), float(stop == signal.SIGTERM)
         *means, interrupt, terminate = processes.average_gradients(
-            optimiser.parameters, [*sums.values(), *asked]
+            optimizer.parameters, [*sums.values(), *asked]
         )
         stop = int(signal.SIGINT) if interrupt else int(signal.SIGTERM) if terminate else 0
         return dict(zip(sums, means, strict=True)), stop
 
     def _precision(self, config: StageConfig) -> torch.autocast:
         """In what a stage's products are computed."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed and self._bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed_precision and self._bf16)
 
     @torch.no_grad()
     def _evaluate(self, stage: Stage, config: StageConfig) -> dict[str, float]:

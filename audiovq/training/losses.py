@@ -57,6 +57,11 @@ class SpectrumLoss(nn.Module):
             "loud": (torch.exp(0.5 * bands) - torch.exp(0.5 * target_mel)).abs().mean(),
         }
 
+    @torch.no_grad()
+    def log_magnitude(self, signal: Tensor) -> Tensor:
+        """Log magnitudes `(B, F, window // 2 + 1)` of a signal, with the floor of the losses."""
+        return log_magnitude(stft(signal, self.window, self.hop), FLOOR)
+
     def _bands(self, power: Tensor) -> Tensor:
         return 0.5 * torch.log(power @ self.mel + 4 * FLOOR**2)
 

@@ -96,7 +96,7 @@ class PriorStage(Stage):
             # Noise stands for voices nobody has; some crops have none.
             generator, part = torch.Generator().manual_seed(step), batch.part
             noise = torch.randn(part.total, voices.shape[1] - 1, generator=generator)
-            told = torch.rand(part.total, 1, generator=generator) >= self.settings.drop_voice
+            told = torch.rand(part.total, 1, generator=generator) >= self.settings.voice_drop_prob
             voices[:, :-1] += self.settings.voice_noise * part.of(noise).to(voices.device)
             voices = voices * part.of(told).to(voices.device)
         logits = self.model(batch.codes, voices, batch.before)
@@ -134,7 +134,7 @@ class PriorTask:
         self.model = CodePrior(self.classes, dims, c.residual, c.skip, c.dilations, c.dropout)
 
     def _length(self, config: StageConfig) -> int:
-        rate = self.tokenizer.header.config.codes_per_second
+        rate = self.tokenizer.header.config.steps_per_second
         return max(CONTEXT + 1, round(config.seconds * rate))
 
     def amount(self, config: StageConfig) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def main_train(
 
     def task(folder: Path) -> SpeechTask:
         with first_before_others():
-            corpus = open_corpus(data, folder / "corpus.safetensors", report=say)
+            corpus = open_corpus(
+                data, folder / "corpus.safetensors", report=say, high_pass_hz=config.model.high_pass_hz
+            )
         return SpeechTask(config, corpus, init)
 
     return Run(Path(out), resume, threads, device, pieces).train(task)
@@ -87,7 +90,8 @@ class SpeechTask:
                 f"{corpus.root}: no recordings in splits {', '.join(config.train.train_splits)}; "
                 "set train.train_splits"
             )
-        self.speakers = self.corpus.speakers
+        patterns = config.train.listed_speakers
+        self.speakers = tuple(s for s in self.corpus.speakers if any(fnmatchcase(s, p) for p in patterns))
         self.identity = {"config": to_dict(config), "speakers": list(self.speakers)}
         torch.manual_seed(config.train.seed)
         self.model = WaveformModel(config.model, len(self.speakers))
@@ -97,8 +101,9 @@ class SpeechTask:
         if init is not None:
             from audiovq.modelfile import load_weights, read_header
 
-            load_weights(self.model, init)
-            self.model.codebook.restart_averages()
+            taken = load_weights(self.model, init)
+            if "codebook.vectors" in taken:
+                self.model.codebook.restart_averages()
             self.history = read_header(init).training.get("stages", [])
 
     def amount(self, config: StageConfig) -> float:
@@ -114,7 +119,8 @@ class SpeechTask:
         corpus = self.corpus if train else self.held_out
         if not corpus.utterances:
             return None
-        config, hop = self.stages[number], self.config.model.encoder.hop
+        config = self.stages[number]
+        hop = self.config.model.code_hop
         samples = max(1, round(config.seconds * SAMPLE_RATE / hop)) * hop
         voice = round(VOICE_SECONDS * SAMPLE_RATE / hop) * hop if self.config.model.voice.encoder else hop
         return CropReader(
@@ -128,6 +134,8 @@ class SpeechTask:
             self.train.level_db if train else 0.0,
             share,
             report=say,
+            high_pass_hz=self.config.model.high_pass_hz,
+            disturb_prob=self.train.disturb_prob if train else 0.0,
         )
 
     def examples(self, config: StageConfig) -> list[Example]:
@@ -161,10 +169,11 @@ class SpeechTask:
         self.model.eval()
         for number, name in enumerate(self.speakers):
             own = self.corpus.of_speaker(name).utterances[:per_speaker]
-            hop = self.model.hop
+            hop = self.model.frame_hop
             length = round(VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
             corpus = Corpus(self.corpus.root, own)
-            reader = CropReader(corpus, (name,), length, hop, len(own), seed=0)
+            high_pass_hz = self.config.model.high_pass_hz
+            reader = CropReader(corpus, (name,), length, hop, len(own), seed=0, high_pass_hz=high_pass_hz)
             signal = reader.read(0).signal.to(self.model.voice_table.points.device)
             sums = encoder.pool(self.model.log_powers(signal))
             reader.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,14 +61,17 @@ class Stage:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def follow(self) -> Metrics:
-        """Once the weights have moved: move what no gradient moves, the codebook. Returns how it is used."""
-        return {k: v for m in self._codebooks() if m.training for k, v in m.follow()._asdict().items()}
+    def update_ema(self) -> Metrics:
+        """After the optimizer step: update what no gradient moves, the codebook. Returns how it is used."""
+        return {k: v for m in self._codebooks() if m.training for k, v in m.update_ema().metrics().items()}
 
     def usage(self) -> Metrics:
-        """How the codebook was used since `follow` or the last call; bits a code if they are only counted."""
-        found: Metrics = {k: v for m in self._codebooks() for k, v in m.usage()._asdict().items()}
-        return found | ({"bits_per_code": math.log2(found["perplexity"])} if found else {})
+        """How the codebook was used since `update_ema` or the last call; the entropy of a code in bits."""
+        found: Metrics = {}
+        for codebook in self._codebooks():
+            usage = codebook.usage()
+            found |= usage.metrics() | {"bits_per_code": usage.bits_per_code}
+        return found
 
     def _codebooks(self) -> list[Codebook]:
         """Those that train, one at most."""
@@ -78,6 +80,13 @@ class Stage:
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters that train, with their names in the model."""
         return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of a stage besides the model."""
+        return {}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `state`."""
 
     def train(self) -> None:
         """Training mode for what trains, evaluation mode for the rest."""

@@ -9,6 +9,7 @@ end-to-end  everything but the spectral head, by the WaveNet's likelihood (arXiv
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +18,20 @@ from torch import Tensor, nn
 from audiovq.config import SAMPLE_RATE, StageConfig
 from audiovq.data.crops import Batch
 from audiovq.errors import AudiovqError
+from audiovq.generate.correction import correct
 from audiovq.nn import fused
 from audiovq.nn.blocks import fusable
 from audiovq.nn.codebook import Quantised
+from audiovq.training.discriminator import Adversary
 from audiovq.training.losses import MultiResolutionLoss, SpectrumLoss, vq_loss
+from audiovq.training.optimizer import DISCRIMINATOR
 from audiovq.training.stage import Metrics, Stage
 from audiovq.waveform.conditioner import Condition
 from audiovq.waveform.decoder import Frames
 from audiovq.waveform.model import WaveformModel
+
+TARGET_MOMENTUM = 0.99
+"""Of the passes that make the WaveNet's target."""
 
 
 class SpeechStage(Stage):
@@ -37,17 +44,36 @@ class SpeechStage(Stage):
         if self.model.training or any(m.training for m in self.modules()):
             generator = torch.Generator().manual_seed(step)
             drawn = batch.part.of(torch.rand(batch.part.total, generator=generator))
-            drop = (drawn < self.model.config.voice.drop).to(batch.rows.device)
+            drop = (drawn < self.model.config.voice.drop_prob).to(batch.rows.device)
         return self.model.voice_points(batch.voice, batch.rows, drop)
 
     def _quantises(self, step: int) -> bool:
         """Whether the codebook quantises by now; outside training it always does."""
-        return step >= self.config.unquantised or not self.model.codebook.training
+        return step >= self.config.quantize_after or not self.model.codebook.training
 
     @torch.no_grad()
     def _frozen_condition(self, batch: Batch, step: int) -> Condition:
         """Conditioner output for the batch's codes, without gradient."""
-        return self.model.condition(self.model.encode(batch.signal), self._voices(batch, step))
+        codes = self.model.encode(batch.heard)
+        voice = self._voices(batch, step)
+        levels = self._levels(batch, step)
+        if levels is None:
+            return self.model.condition(codes, voice)
+        # Crop by crop: a sum over fewer levels is another lookup.
+        vectors = [self.model.codebook.lookup(c[:, :n]) for c, n in zip(codes, levels.tolist(), strict=True)]
+        return self.model.conditioner(torch.stack(vectors), voice)
+
+    def _levels(self, batch: Batch, step: int) -> Tensor | None:
+        """How many levels each crop is decoded from, `(B,)`; None: all of them."""
+        count = self.model.config.codebook.levels
+        if count == 1 or not self.config.coarse_prob or not any(m.training for m in self.modules()):
+            return None
+        generator = torch.Generator().manual_seed(step + 1_000_000_007)
+        crops = batch.part.total
+        coarse = torch.rand(crops, generator=generator) < self.config.coarse_prob
+        fewer = torch.randint(1, count, (crops,), generator=generator)
+        levels = torch.where(coarse, fewer, torch.full_like(fewer, count))
+        return batch.part.of(levels).to(batch.signal.device)
 
 
 class CodesStage(SpeechStage):
@@ -56,10 +82,29 @@ class CodesStage(SpeechStage):
     def __init__(self, model: WaveformModel, config: StageConfig) -> None:
         super().__init__(model, config)
         c = model.config.conditioner
-        self.spectra = SpectrumLoss(c.window, model.hop, c.harmonic_bins).to(self.device)
+        self.spectra = SpectrumLoss(c.window, model.frame_hop, c.harmonic_bins).to(self.device)
+        self.adversary: Adversary | None = None
+        if self.weights["adversarial"]:
+            self.adversary = Adversary(config.discriminator_lead).to(self.device)
 
     def default_weights(self) -> dict[str, float]:
-        return {"magnitude": 1.0, "harmonics": 0.5, "mel": 1.0, "loud": 1.0}
+        return {"magnitude": 1.0, "harmonics": 0.5, "mel": 1.0, "loud": 1.0, "adversarial": 0.0}
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters that train: those of the model, and the discriminator's."""
+        yield from super().named_parameters()
+        if self.adversary is not None:
+            for name, parameter in self.adversary.named_parameters():
+                yield f"{DISCRIMINATOR}{name}", parameter
+
+    def state(self) -> dict[str, Tensor]:
+        """The discriminator's weights."""
+        return {} if self.adversary is None else dict(self.adversary.state_dict())
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `state`."""
+        if self.adversary is not None:
+            self.adversary.load_state_dict(tensors)
 
     def modules(self) -> list[nn.Module]:
         return _up_to_conditioner(self.model)
@@ -68,11 +113,18 @@ class CodesStage(SpeechStage):
         voice = self._voices(batch, step)
         quantise = self._quantises(step)
         warp = self._warp(batch, step) if self.model.codebook.training else None
-        condition, quantised = self.model.encode_decode(batch.signal, voice, quantise, warp)
+        levels = self._levels(batch, step)
+        condition, quantised = self.model.encode_decode(batch.heard, voice, quantise, warp, levels)
         terms = self.spectra(condition, batch.signal)
         reconstruction = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
         loss = vq_loss(reconstruction, quantised, self.model.config.codebook.beta)
-        return loss, {k: float(v.detach()) for k, v in terms.items()} | _commitment(quantised)
+        metrics = {k: float(v.detach()) for k, v in terms.items()} | _commitment(quantised)
+        if self.adversary is not None and self.model.codebook.training:
+            target = self.spectra.log_magnitude(batch.signal)
+            adversarial, seen = self.adversary(condition.log_magnitude, target, step)
+            loss = loss + adversarial.discriminator + self.weights["adversarial"] * adversarial.generator
+            metrics |= seen
+        return loss, metrics
 
     def _warp(self, batch: Batch, step: int) -> Tensor:
         """Frequency ratios of each crop; 1 for most.
@@ -81,7 +133,7 @@ class CodesStage(SpeechStage):
         decoder learns whom to believe when codes of one speaker meet the voice of another.
         """
         generator, crops = torch.Generator().manual_seed(step), batch.part.total
-        chosen = torch.rand(crops, generator=generator) < self.config.warped
+        chosen = torch.rand(crops, generator=generator) < self.config.warp_prob
         octaves = (2 * torch.rand(crops, generator=generator) - 1) * self.config.warp_octaves
         ratios = torch.where(chosen, torch.exp2(octaves), torch.ones(()))
         return batch.part.of(ratios).to(batch.signal.device)
@@ -98,15 +150,15 @@ class SpectralStage(SpeechStage):
         return {"stft": 1.0, "mel": 1.0}
 
     def modules(self) -> list[nn.Module]:
-        if self.model.spectral is None:
-            raise AudiovqError("configuration: stage spectral needs model.spectral.enabled = true")
-        return [self.model.spectral]
+        if self.model.spectral_head is None:
+            raise AudiovqError("configuration: stage spectral needs model.spectral_head.enabled = true")
+        return [self.model.spectral_head]
 
     def output(self, batch: Batch, step: int) -> Tensor:
         """Waveform of the head, `(B, N)`."""
-        assert self.model.spectral is not None
+        assert self.model.spectral_head is not None
         condition = self._frozen_condition(batch, step)
-        return self.model.spectral(condition.features, condition.log_magnitude)
+        return self.model.spectral_head(condition.features, condition.log_magnitude)
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         terms = self.distance(self.output(batch, step), batch.signal)
@@ -133,7 +185,14 @@ class WaveNetStage(SpeechStage):
         features, log_magnitude, extra, metrics = self.condition(batch, step)
         reach = decoder.reach_frames
         frames = decoder.frames(features, log_magnitude)
-        signal = F.pad(batch.signal, (1, 0))
+        if self.config.target_passes:
+            # What the codes do not say would be drawn as noise: the target has the spectrum they predict.
+            window = self.model.config.conditioner.window
+            moved = (window, decoder.hop, self.config.target_passes, TARGET_MOMENTUM)
+            with torch.no_grad():
+                signal = F.pad(correct(batch.signal, log_magnitude.detach(), *moved), (1, 0))
+        else:
+            signal = F.pad(batch.signal, (1, 0))
         signal = signal[:, 1:] - decoder.pre_emphasis * signal[:, :-1]
         jitter = self._jitter(batch, step)
         context = math.ceil(decoder.receptive_field / decoder.hop)
@@ -179,7 +238,8 @@ class EndToEndStage(WaveNetStage):
     def condition(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
         voice = self._voices(batch, step)
         quantise = self._quantises(step)
-        condition, quantised = self.model.encode_decode(batch.signal, voice, quantise)
+        levels = self._levels(batch, step)
+        condition, quantised = self.model.encode_decode(batch.heard, voice, quantise, levels=levels)
         # While nothing is quantised, commitment would only pull all latents onto one code.
         extra = vq_loss(batch.signal.new_zeros(()), quantised, self.model.config.codebook.beta) * float(
             quantise

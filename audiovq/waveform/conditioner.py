@@ -48,22 +48,22 @@ class Conditioner(nn.Module):
     ) -> None:
         super().__init__()
         voice_channels = 4 * voice_dims
-        self.voice = nn.Sequential(nn.Linear(voice_dims, voice_channels), nn.SiLU())
-        self.enter = TimeConv(in_channels, channels, 3)
+        self.voice_proj = nn.Sequential(nn.Linear(voice_dims, voice_channels), nn.SiLU())
+        self.in_proj = TimeConv(in_channels, channels, 3)
         self.trunk = ResidualStack(channels, dilations, condition_channels=voice_channels)
-        self.magnitude = nn.Linear(channels, window // 2 + 1)
-        self.harmonics = nn.Linear(channels, harmonic_bins)
+        self.magnitude_head = nn.Linear(channels, window // 2 + 1)
+        self.harmonics_head = nn.Linear(channels, harmonic_bins)
         self.window = window
 
     @property
     def reach_frames(self) -> int:
         """Frames of context on each side."""
-        return self.enter.reach + self.trunk.reach
+        return self.in_proj.reach + self.trunk.reach
 
     def forward(self, vectors: Tensor, voice: Tensor) -> Condition:
         """Args: codebook output `(B, F, D)`, voice points `(B, V)`."""
-        x = self.trunk(self.enter(vectors), self.voice(voice))
-        return Condition(x, self.magnitude(x).float() - 3.0, self.harmonics(x).float() - 3.0)
+        x = self.trunk(self.in_proj(vectors), self.voice_proj(voice))
+        return Condition(x, self.magnitude_head(x).float() - 3.0, self.harmonics_head(x).float() - 3.0)
 
 
 class SpectralHead(nn.Module):
@@ -79,9 +79,9 @@ class SpectralHead(nn.Module):
         super().__init__()
         bins = window // 2 + 1
         self.window, self.hop = window, hop
-        self.enter = nn.Linear(channels + bins, channels)
+        self.in_proj = nn.Linear(channels + bins, channels)
         self.trunk = ResidualStack(channels, dilations)
-        self.leave = nn.Linear(channels, 3 * bins)
+        self.out_proj = nn.Linear(channels, 3 * bins)
 
     @property
     def reach_frames(self) -> int:
@@ -89,8 +89,8 @@ class SpectralHead(nn.Module):
         return self.trunk.reach + (self.window // self.hop) // 2 + 1
 
     def forward(self, features: Tensor, log_magnitude: Tensor) -> Tensor:
-        x = self.enter(torch.cat([features, log_magnitude * 0.25 + 1.0], dim=-1))
-        correction, cosine, sine = self.leave(self.trunk(x)).float().chunk(3, dim=-1)
+        x = self.in_proj(torch.cat([features, log_magnitude * 0.25 + 1.0], dim=-1))
+        correction, cosine, sine = self.out_proj(self.trunk(x)).float().chunk(3, dim=-1)
         magnitude = torch.exp((log_magnitude + correction).clamp_max(5.0))
         length = torch.sqrt(cosine.square() + sine.square() + 1e-8)
         return istft(

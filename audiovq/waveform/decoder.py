@@ -62,13 +62,13 @@ class WaveNetDecoder(nn.Module):
     Args:
         features: channels of the conditioner's features.
         bins: bins of its log-magnitude spectrum.
-        hop: samples a frame; a multiple of `group`.
-        group: G, samples a step.
+        hop: samples a frame; a multiple of `samples_per_step`.
+        samples_per_step: G.
         residual, skip, dilations: of the `WaveNet`.
         hidden: H, gated channels of an output head.
         lpc_order: P (0: no prediction).
         pre_emphasis: coefficient of the pre-emphasis before and the de-emphasis after.
-        adapt: channels of the small stack between features and conditions.
+        cond_channels: of the small stack between features and conditions.
     """
 
     def __init__(
@@ -76,49 +76,57 @@ class WaveNetDecoder(nn.Module):
         features: int,
         bins: int,
         hop: int,
-        group: int,
+        samples_per_step: int,
         residual: int,
         skip: int,
         dilations: Sequence[int],
         hidden: int,
         lpc_order: int,
         pre_emphasis: float,
-        adapt: int = 128,
+        cond_channels: int = 128,
     ) -> None:
         super().__init__()
-        if hop % group:
-            raise ValueError(f"the hop ({hop} samples) must be a multiple of the group ({group})")
-        self.hop, self.group, self.hidden = hop, group, hidden
+        if hop % samples_per_step:
+            raise ValueError(
+                f"the hop ({hop} samples) must be a multiple of samples_per_step ({samples_per_step})"
+            )
+        self.hop, self.hidden = hop, hidden
+        self.samples_per_step = group = samples_per_step
         self.lpc_order, self.pre_emphasis = lpc_order, pre_emphasis
         self.net = WaveNet(residual, skip, dilations)
-        self.adapt_in = nn.Linear(features + bins, adapt)
-        self.adapt = ResidualStack(adapt, (1, 2))
-        self.condition = nn.Linear(adapt, len(self.net.dilations) * 2 * residual)
-        self.enter_codes = nn.Parameter(torch.randn(group, CLASSES, residual) * 0.1)
-        self.enter_history = nn.Linear(HISTORY, residual)
-        self.head_in = nn.Linear(skip, group * 2 * hidden)
-        self.head_codes = nn.Parameter(torch.randn(max(group - 1, 1), CLASSES, 2 * hidden) * 0.1)
-        self.head_prediction = nn.Parameter(torch.randn(PREDICTION_ROWS, 2 * hidden) * 0.1)
-        self.head_out = nn.Linear(hidden, CLASSES)
+        self.cond_in_proj = nn.Linear(features + bins, cond_channels)
+        self.cond_stack = ResidualStack(cond_channels, (1, 2))
+        self.cond_out_proj = nn.Linear(cond_channels, len(self.net.dilations) * 2 * residual)
+        self.code_embedding = nn.Parameter(torch.randn(group, CLASSES, residual) * 0.1)
+        self.history_proj = nn.Linear(HISTORY, residual)
+        self.head_in_proj = nn.Linear(skip, group * 2 * hidden)
+        self.head_code_embedding = nn.Parameter(torch.randn(max(group - 1, 1), CLASSES, 2 * hidden) * 0.1)
+        self.head_prediction_embedding = nn.Parameter(torch.randn(PREDICTION_ROWS, 2 * hidden) * 0.1)
+        self.head_out_proj = nn.Linear(hidden, CLASSES)
         # Start from the density of a standard Laplace excitation: the first thing learned otherwise.
         values = torch.from_numpy(self.excitation_table()).double()
         edges = (values[1:] - values[:-1]).abs()
         width = torch.cat([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
         with torch.no_grad():
             if lpc_order:
-                self.head_out.bias.copy_(
+                self.head_out_proj.bias.copy_(
                     (torch.log(width + 1e-6) - 1.4 * values.abs()).float().clamp_min(-12)
                 )
 
     @property
     def receptive_field(self) -> int:
         """Past samples that a sample's distribution depends on through the network: the last of its group."""
-        return self.net.receptive_field * self.group + max(HISTORY - self.group, 0) + self.group - 1
+        return (
+            self.net.receptive_field * self.samples_per_step
+            + max(HISTORY - self.samples_per_step, 0)
+            + self.samples_per_step
+            - 1
+        )
 
     @property
     def reach_frames(self) -> int:
         """Frames of features on each side that a frame's conditions depend on."""
-        return self.adapt.reach
+        return self.cond_stack.reach
 
     def excitation_table(self) -> np.ndarray:
         """Value of each code `(256,)` float32, in standard deviations (order 0: in full scale)."""
@@ -128,8 +136,8 @@ class WaveNetDecoder(nn.Module):
     def frames(self, features: Tensor, log_magnitude: Tensor) -> Frames:
         """Per-frame quantities from conditioner features `(B, F, C)` and spectrum `(B, F, bins)`."""
         batch, count, _ = features.shape
-        x = self.adapt_in(torch.cat([features, log_magnitude * 0.25 + 1.0], dim=-1))
-        conditions = self.condition(self.adapt(x)).view(batch, count, self.net.layers, -1)
+        x = self.cond_in_proj(torch.cat([features, log_magnitude * 0.25 + 1.0], dim=-1))
+        conditions = self.cond_out_proj(self.cond_stack(x)).view(batch, count, self.net.layers, -1)
         if self.lpc_order:
             with torch.no_grad():
                 a, gains = lpc.predictor(log_magnitude, self.lpc_order, self.pre_emphasis)
@@ -162,14 +170,14 @@ class WaveNetDecoder(nn.Module):
     def forward(self, teacher: Teacher, frames: Frames) -> Tensor:
         """Logits `(B, N, 256)` of every sample given all before it."""
         batch, length = teacher.codes.shape
-        group = self.group
+        group = self.samples_per_step
         steps = length // group
         gains = frames.gains.repeat_interleave(self.hop // group, dim=1)
         past_codes = F.pad(teacher.fed, (group, 0), value=CLASSES // 2)[:, :length].view(batch, steps, group)
         past = F.pad(teacher.history, (HISTORY, 0))[:, : length - group + HISTORY]
         past = past.unfold(-1, HISTORY, group)
         out = self.net(self._enter(past_codes, past, gains), frames.conditions)
-        z = self.head_in(F.relu(out)).view(batch, steps, group, 2 * self.hidden)
+        z = self.head_in_proj(F.relu(out)).view(batch, steps, group, 2 * self.hidden)
         seen = teacher.fed.view(batch, steps, group)
         ratio = teacher.predictions.view(batch, steps, group) / gains.unsqueeze(-1)
         if fusable(z):
@@ -178,14 +186,14 @@ class WaveNetDecoder(nn.Module):
             place = self._place(ratio) if self.lpc_order else ratio[:0]
             y = fused.Head.apply(
                 z.flatten(0, 1),
-                self.head_codes,
-                self.head_prediction,
+                self.head_code_embedding,
+                self.head_prediction_embedding,
                 seen.flatten(0, 1),
                 place.flatten(0, 1),
             )
         else:
             y = self._heads(z, seen, ratio)
-        return self.head_out(y).view(batch, length, CLASSES)
+        return self.head_out_proj(y).view(batch, length, CLASSES)
 
     def _heads(self, z: Tensor, seen: Tensor, ratio: Tensor) -> Tensor:
         """Gated head activations `(B, T, G, H)`; `fused.Head` spelt out.
@@ -193,10 +201,10 @@ class WaveNetDecoder(nn.Module):
         Args: what the network gives each head `(B, T, G, 2H)`, codes and prediction ratios `(B, T, G)`.
         """
         rows = [z[:, :, 0]]
-        for j in range(1, self.group):
+        for j in range(1, self.samples_per_step):
             row = z[:, :, j]
             for k in range(j):
-                row = row + F.embedding(seen[:, :, j - 1 - k], self.head_codes[k])
+                row = row + F.embedding(seen[:, :, j - 1 - k], self.head_code_embedding[k])
             rows.append(row)
         z = torch.stack(rows, dim=2)
         if self.lpc_order:
@@ -220,7 +228,7 @@ class WaveNetDecoder(nn.Module):
         """
         x = self._enter(past_codes.unsqueeze(1), past.unsqueeze(1), gain.unsqueeze(1)).squeeze(1)
         out = self.net.step(x, conditions, state)
-        return self.head_in(F.relu(out)).view(-1, self.group, 2 * self.hidden)
+        return self.head_in_proj(F.relu(out)).view(-1, self.samples_per_step, 2 * self.hidden)
 
     def step_head(self, start: Tensor, drawn: list[Tensor], prediction: Tensor, gain: Tensor) -> Tensor:
         """Step form, once a sample: logits `(B, 256)`.
@@ -232,17 +240,17 @@ class WaveNetDecoder(nn.Module):
         """
         z = start
         for k in range(len(drawn)):
-            z = z + F.embedding(drawn[len(drawn) - 1 - k], self.head_codes[k])
+            z = z + F.embedding(drawn[len(drawn) - 1 - k], self.head_code_embedding[k])
         if self.lpc_order:
             z = z + self._prediction(prediction / gain)
         a, b = z.chunk(2, dim=-1)
-        return self.head_out(torch.tanh(a) * torch.sigmoid(b))
+        return self.head_out_proj(torch.tanh(a) * torch.sigmoid(b))
 
     def _enter(self, past_codes: Tensor, past: Tensor, gains: Tensor) -> Tensor:
         """Input of the network: embedded codes of the last group plus companded samples, `(B, T, R)`."""
-        x = self.enter_history(lpc.compand(past / (gains.unsqueeze(-1) * HISTORY_SCALE)))
-        for k in range(self.group):
-            x = x + F.embedding(past_codes[..., k], self.enter_codes[k])
+        x = self.history_proj(lpc.compand(past / (gains.unsqueeze(-1) * HISTORY_SCALE)))
+        for k in range(self.samples_per_step):
+            x = x + F.embedding(past_codes[..., k], self.code_embedding[k])
         return x
 
     @staticmethod
@@ -256,5 +264,5 @@ class WaveNetDecoder(nn.Module):
         low = place.detach().floor().clamp(0, PREDICTION_ROWS - 2)
         weight = (place - low).unsqueeze(-1)
         row = low.long()
-        lower, upper = (F.embedding(row + i, self.head_prediction) for i in (0, 1))
+        lower, upper = (F.embedding(row + i, self.head_prediction_embedding) for i in (0, 1))
         return lower + (upper - lower) * weight

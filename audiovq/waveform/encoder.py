@@ -67,7 +67,7 @@ class FilterbankFront(nn.Module):
         self.long_filters = nn.Parameter(_fourier_filters(long, long, pitch_bins))
         self.short = short
         self.pitch_bins, self.short_bins = len(pitch_bins), used
-        self.project = nn.Linear(bands + self.pitch_bins, out_channels)
+        self.out_proj = nn.Linear(bands + self.pitch_bins, out_channels)
 
     @property
     def reach_samples(self) -> tuple[int, int]:
@@ -78,7 +78,7 @@ class FilterbankFront(nn.Module):
     @property
     def features(self) -> int:
         """Number of log powers a frame."""
-        return self.project.in_features
+        return self.out_proj.in_features
 
     def log_powers(self, signal: Tensor) -> Tensor:
         """Log band powers before the projection, `(B, F, features)`, roughly in -1..1."""
@@ -112,7 +112,7 @@ class FilterbankFront(nn.Module):
         return torch.cat([_at(mel, place), _at(pitch, harmonic)], dim=-1)
 
     def forward(self, signal: Tensor) -> Tensor:
-        return self.project(self.log_powers(signal))
+        return self.out_proj(self.log_powers(signal))
 
 
 class StridedFront(nn.Module):
@@ -158,19 +158,19 @@ class Encoder(nn.Module):
     """Front, trunk of dilated residual units, linear output: `(B, N) -> (B, F, C)`.
 
     Args:
-        front: `FilterbankFront` or `StridedFront` with `channels` outputs.
+        frontend: `FilterbankFront` or `StridedFront` with `channels` outputs.
         channels: C.
         dilations: one a residual unit, in frames.
     """
 
     def __init__(
-        self, front: FilterbankFront | StridedFront, channels: int, dilations: Sequence[int]
+        self, frontend: FilterbankFront | StridedFront, channels: int, dilations: Sequence[int]
     ) -> None:
         super().__init__()
-        self.front = front
+        self.frontend = frontend
         self.smooth = TimeConv(channels, channels, 3)
         self.trunk = ResidualStack(channels, dilations)
-        self.hop = front.hop
+        self.hop = frontend.hop
 
     @property
     def reach_frames(self) -> int:
@@ -180,7 +180,7 @@ class Encoder(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Samples that one latent depends on."""
-        left, right = self.front.reach_samples
+        left, right = self.frontend.reach_samples
         return left + right + (2 * self.reach_frames + 1) * self.hop
 
     def forward(self, signal: Tensor) -> Tensor:
@@ -193,10 +193,10 @@ class Encoder(nn.Module):
         """
         if signal.shape[-1] % self.hop:
             raise ValueError(f"signal length {signal.shape[-1]} is not a multiple of the hop {self.hop}")
-        return self.from_frames(self.front(F.pad(signal, self.front.reach_samples)))
+        return self.from_frames(self.frontend(F.pad(signal, self.frontend.reach_samples)))
 
     def from_frames(self, frames: Tensor) -> Tensor:
-        """Trunk over the front's output `(B, F, C)`. The outer `reach_frames` see zeros as neighbours."""
+        """Trunk over the frontend's output `(B, F, C)`. The outer `reach_frames` see zeros as neighbours."""
         return self.trunk(self.smooth(frames))
 
 

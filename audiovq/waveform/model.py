@@ -32,30 +32,68 @@ class WaveformModel(nn.Module):
         speakers: number of trained speakers (rows of the voice table besides 'no speaker').
     """
 
+    MUON = (
+        r"encoder\.frontend\.out_proj\.weight",
+        r"encoder\.smooth\.weight",
+        r"(encoder|conditioner|spectral_head|wavenet)\.\w+\.units\.\d+\.(dilated|pointwise|film)\.weight",
+        r"conditioner\.in_proj\.weight",
+        r"spectral_head\.(in|out)_proj\.weight",
+        r"wavenet\.cond_(in|out)_proj\.weight",
+        r"wavenet\.net\.(taps|residual_proj)\.\d+",
+        r"wavenet\.net\.skip_proj\.weight",
+    )
+    """Hidden matrices: names of the parameters that Muon moves (`training.optimizer`)."""
+    ADAMW = (
+        r"(encoder|conditioner|spectral_head|wavenet)\..*bias",
+        r".*\.norm\.weight",
+        r"encoder\.frontend\.(short_filters|long_filters|bands)",
+        r"encoder\.frontend\.layers\..*weight",
+        r"codebook\..*",
+        r"voice_encoder\.(?!.*norm\.weight).*",
+        r"voice_table\..*",
+        r"conditioner\.(voice_proj\.0|magnitude_head|harmonics_head)\.weight",
+        r"wavenet\.(code|head_code|head_prediction)_embedding",
+        r"wavenet\.(history_proj|head_in_proj|head_out_proj)\.weight",
+    )
+    """Everything else: biases, norms, tables, filters, inputs and outputs."""
+
     def __init__(self, config: ModelConfig, speakers: int) -> None:
         super().__init__()
         self.config = config
         e, c, v = config.encoder, config.conditioner, config.voice
-        self.hop = e.hop
-        front: FilterbankFront | StridedFront
-        if e.front == "filterbank":
-            front = FilterbankFront(e.hop, e.channels)
+        self.frame_hop = e.hop
+        self.code_hop = config.code_hop
+        frontend: FilterbankFront | StridedFront
+        if e.frontend == "filterbank":
+            frontend = FilterbankFront(e.hop, e.channels)
         else:
-            front = StridedFront(e.strides, e.channels, e.kernel)
-        self.encoder = Encoder(front, e.channels, e.dilations)
+            frontend = StridedFront(e.strides, e.channels, e.kernel)
+        self.encoder = Encoder(frontend, e.channels, e.dilations)
         k = config.codebook
-        self.codebook = Codebook(k.size, k.dim, e.channels, k.update, k.decay, k.normalise, k.revive_below)
+        self.codebook = Codebook(
+            k.size,
+            k.dim,
+            e.channels,
+            k.update,
+            k.ema_decay,
+            k.normalize,
+            k.dead_code_threshold,
+            k.levels,
+            k.frames_per_step,
+        )
         self.voice_table = VoiceTable(speakers, v.dims)
         self.voice_encoder: VoiceEncoder | None = None
         if v.encoder:
-            if not isinstance(front, FilterbankFront):
-                raise AudiovqError("configuration: voice.encoder = true needs encoder.front = 'filterbank'")
-            self.voice_encoder = VoiceEncoder(front.features, v.channels, v.dims, v.bits)
+            if not isinstance(frontend, FilterbankFront):
+                raise AudiovqError(
+                    "configuration: voice.encoder = true needs encoder.frontend = 'filterbank'"
+                )
+            self.voice_encoder = VoiceEncoder(frontend.features, v.channels, v.dims, v.bits)
         self.conditioner = Conditioner(e.channels, c.channels, c.dilations, v.dims, c.window, c.harmonic_bins)
         bins = c.window // 2 + 1
-        self.spectral = (
-            SpectralHead(c.channels, config.spectral.dilations, c.window, e.hop)
-            if config.spectral.enabled
+        self.spectral_head = (
+            SpectralHead(c.channels, config.spectral_head.dilations, c.window, e.hop)
+            if config.spectral_head.enabled
             else None
         )
         w = config.wavenet
@@ -63,48 +101,54 @@ class WaveformModel(nn.Module):
             c.channels,
             bins,
             e.hop,
-            w.group,
+            w.samples_per_step,
             w.residual,
             w.skip,
             w.dilations,
             w.hidden,
             w.lpc_order,
             w.pre_emphasis,
-            w.adapt,
+            w.cond_channels,
         )
 
     def encode_decode(
-        self, signal: Tensor, voice: Tensor, quantise: bool = True, warp: Tensor | None = None
+        self,
+        signal: Tensor,
+        voice: Tensor,
+        quantise: bool = True,
+        warp: Tensor | None = None,
+        levels: Tensor | None = None,
     ) -> Encoded:
         """Training pass.
 
         Args:
-            signal: `(B, N)`; voice: points `(B, V)`.
+            signal: `(B, N)`, N whole code steps; voice: points `(B, V)`.
             warp: `(B,)` ratios by which the encoder sees frequencies moved (`FilterbankFront.warp`).
+            levels: `(B,)`, how many levels of codes the conditioner sees; None: all.
         """
-        front = self.encoder.front
-        if warp is None or not isinstance(front, FilterbankFront):
+        frontend = self.encoder.frontend
+        if warp is None or not isinstance(frontend, FilterbankFront):
             latents = self.encoder(signal)
         else:
-            frames = front.project(front.warp(self.log_powers(signal), warp))
+            frames = frontend.out_proj(frontend.warp(self.log_powers(signal), warp))
             latents = self.encoder.from_frames(frames)
-        vectors, quantised = self.codebook(latents, quantise)
+        vectors, quantised = self.codebook(latents, quantise, levels)
         return Encoded(self.conditioner(vectors, voice), quantised)
 
     @torch.no_grad()
     def encode(self, signal: Tensor) -> Tensor:
-        """Codes `(B, N // hop)` int64 of `(B, N)` samples with zeros around them."""
+        """Codes `(B, T, L)` int64 of `(B, T * code_hop)` samples with zeros around them."""
         return self.codebook.encode(self.encoder(signal))
 
     def condition(self, codes: Tensor, voice: Tensor) -> Condition:
-        """Conditioner output for codes `(B, F)` and voice points `(B, V)`."""
+        """Conditioner output at frame rate for codes `(B, T, N)` of N levels and voice points `(B, V)`."""
         return self.conditioner(self.codebook.lookup(codes), voice)
 
     def log_powers(self, signal: Tensor) -> Tensor:
         """The filterbank's log powers `(B, F, features)` of `(B, N)` samples, zeros around them."""
-        front = self.encoder.front
-        assert isinstance(front, FilterbankFront)
-        return front.log_powers(F.pad(signal, front.reach_samples))
+        frontend = self.encoder.frontend
+        assert isinstance(frontend, FilterbankFront)
+        return frontend.log_powers(F.pad(signal, frontend.reach_samples))
 
     def voice_points(self, voice_signal: Tensor | None, rows: Tensor, drop: Tensor | None = None) -> Tensor:
         """Voice points `(B, V)`: from recordings if there is a voice encoder, else from the table.

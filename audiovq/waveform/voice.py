@@ -31,9 +31,9 @@ class VoiceEncoder(nn.Module):
     def __init__(self, features: int, channels: int, dims: int, bits: int) -> None:
         super().__init__()
         self.dims, self.levels = dims, 1 << bits
-        self.enter = nn.Linear(features, channels)
+        self.in_proj = nn.Linear(features, channels)
         self.trunk = ResidualStack(channels, (1, 2, 4))
-        self.head = nn.Linear(2 * channels, dims)
+        self.out_proj = nn.Linear(2 * channels, dims)
 
     @property
     def bits(self) -> int:
@@ -54,7 +54,7 @@ class VoiceEncoder(nn.Module):
         Returns: weight `(B, F, 1)`, weighted activations and weighted squares `(B, F, C)`, to be summed
             over F.
         """
-        x = self.trunk(self.enter(log_powers)).float()
+        x = self.trunk(self.in_proj(log_powers)).float()
         # Frames count by their loudness: silence says nothing of a voice.
         loudness = log_powers.float().mean(-1, keepdim=True)
         weight = torch.sigmoid(8 * (loudness + 0.2))
@@ -65,7 +65,7 @@ class VoiceEncoder(nn.Module):
         weight = weight.clamp_min(1e-3)
         mean = total / weight
         deviation = (squares / weight - mean.square()).clamp_min(1e-6).sqrt()
-        place = self.head(torch.cat([mean, deviation], dim=-1)).float()
+        place = self.out_proj(torch.cat([mean, deviation], dim=-1)).float()
         # Normalised over the values, so that none can run into the flat ends of tanh and stay there.
         return torch.tanh(F.layer_norm(place, (self.dims,)))
 

@@ -18,7 +18,8 @@ from audiovq.waveform.encoder import FilterbankFront
 from audiovq.waveform.model import WaveformModel
 
 WINDOW_FRAMES = 500
-"""Codes computed at a time; the same number for every window, short recordings included."""
+"""Frames computed at a time; the same number for every window, short recordings included. A multiple of the
+frames in a code step."""
 
 
 class WindowEncoder:
@@ -29,25 +30,30 @@ class WindowEncoder:
     """
 
     def __init__(self, model: WaveformModel) -> None:
-        self.model, self.hop = model, model.hop
+        self.model = model
+        self.hop = model.frame_hop
 
     def encode(
         self, blocks: Iterator[NDArray[np.float32]], length: int, gain: float
     ) -> tuple[NDArray[np.uint16], tuple[int, ...] | None]:
-        """Codes `(ceil(length / hop),)` and, if the model has a voice encoder, the voice's levels.
+        """Codes `(ceil(length / code hop), L)` and, if the model has a voice encoder, the voice's levels.
 
         Args:
             blocks: 16 kHz signal in blocks of any size; how it is cut makes no difference.
             length: samples in all of them.
             gain: factor on the signal.
 
-        Every pass sees `WINDOW_FRAMES` codes' worth of samples plus the reach on both sides, zeros outside
+        Every pass sees `WINDOW_FRAMES` frames' worth of samples plus the reach on both sides, zeros outside
         the recording.
         """
-        count = -(-length // self.hop)
+        codebook = self.model.codebook
+        each = codebook.frames_per_step
+        steps = -(-length // self.model.code_hop)
+        frames = -(-length // self.hop)
+        count = steps * each
         span, (left, right) = WINDOW_FRAMES * self.hop, self.reach_samples
         signal = np.zeros(left, dtype=np.float32)
-        codes = np.empty(count, dtype=np.uint16)
+        codes = np.empty((steps, codebook.levels), dtype=np.uint16)
         sums: list[Tensor] | None = None
         # One buffer for all windows: new ones between small things that stay would grow the heap.
         window = torch.zeros(1, left + span + right)
@@ -61,8 +67,11 @@ class WindowEncoder:
                     window[0] = torch.from_numpy(signal[: left + span + right])
                     window *= gain
                     valid = min(WINDOW_FRAMES, count - frames_done)
-                    block_codes, pooled = self._window(window.to(device), valid)
-                    codes[frames_done : frames_done + valid] = block_codes.cpu().numpy()
+                    # The last step is filled with zeros, in which nobody speaks.
+                    spoken = min(valid, frames - frames_done)
+                    block_codes, pooled = self._window(window.to(device), valid, spoken)
+                    step = frames_done // each
+                    codes[step : step + valid // each] = block_codes.cpu().numpy()
                     sums = pooled if sums is None else [a + b for a, b in zip(sums, pooled, strict=True)]
                     frames_done += valid
                     signal = signal[span:]
@@ -74,8 +83,8 @@ class WindowEncoder:
 
     @property
     def reach_samples(self) -> tuple[int, int]:
-        """Samples of context that a window carries on each side: whole hops of trunk, plus the front."""
-        left, right = self.model.encoder.front.reach_samples
+        """Samples of context that a window carries on each side: whole hops of trunk, plus the frontend."""
+        left, right = self.model.encoder.frontend.reach_samples
         frames = self._context_frames
         return frames * self.hop + left, frames * self.hop + right
 
@@ -84,19 +93,21 @@ class WindowEncoder:
         voice = self.model.voice_encoder
         return max(self.model.encoder.reach_frames, voice.reach_frames if voice is not None else 0)
 
-    def _window(self, window: Tensor, valid: int) -> tuple[Tensor, list[Tensor]]:
-        """Codes `(valid,)` of `(1, left + span + right)` samples, and the voice encoder's sums over them."""
+    def _window(self, window: Tensor, valid: int, spoken: int) -> tuple[Tensor, list[Tensor]]:
+        """Codes `(valid / s, L)` of `(1, left + span + right)` samples, and the voice encoder's sums over the
+        first `spoken` frames."""
         encoder, context = self.model.encoder, self._context_frames
         part = slice(context, context + valid)
-        front, voice = encoder.front, self.model.voice_encoder
+        frontend, voice = encoder.frontend, self.model.voice_encoder
         pooled: list[Tensor] = []
         if voice is None:
-            frames = front(window)
+            frames = frontend(window)
         else:
-            assert isinstance(front, FilterbankFront), "a voice encoder reads a filterbank"
-            log_powers = front.log_powers(window)
-            frames = front.project(log_powers)
+            assert isinstance(frontend, FilterbankFront), "a voice encoder reads a filterbank"
+            log_powers = frontend.log_powers(window)
+            frames = frontend.out_proj(log_powers)
             # Summed on the CPU: not every device has double precision.
-            pooled = [v[:, part].cpu().double().sum(1) for v in voice.pool(log_powers)]
-        codes = self.model.codebook.encode(encoder.from_frames(frames))[0, part]
-        return codes, pooled
+            heard = slice(context, context + spoken)
+            pooled = [v[:, heard].cpu().double().sum(1) for v in voice.pool(log_powers)]
+        latents = encoder.from_frames(frames)[:, part]
+        return self.model.codebook.encode(latents)[0], pooled

@@ -1,0 +1,209 @@
+"""Training of several levels: k-means, coarse crops, the discriminator, the WaveNet's moved target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+from conftest import speech
+
+from audiovq.config import load_config
+from audiovq.data.corpus import open_corpus
+from audiovq.data.crops import CropReader
+from audiovq.generate.correction import correct
+from audiovq.modelfile import load_model
+from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.discriminator import Adversary
+from audiovq.training.loop import Loop
+from audiovq.training.run import SpeechTask, main_train
+from audiovq.training.stages import WaveNetStage, make_stage
+
+CONFIG = """
+[model]
+name = "levels"
+high_pass_hz = 20
+correction_momentum = 0.99
+corrections = 2
+[model.encoder]
+channels = 16
+dilations = [1]
+[model.codebook]
+size = 8
+levels = 2
+frames_per_step = 2
+dim = 4
+[model.voice]
+dims = 4
+channels = 8
+[model.conditioner]
+channels = 16
+dilations = [1]
+harmonic_bins = 16
+[model.spectral_head]
+dilations = [1]
+[model.wavenet]
+residual = 16
+skip = 16
+hidden = 16
+dilations = [1, 2, 4, 8]
+cond_channels = 16
+[train]
+checkpoint_seconds = 0
+disturb_prob = 0.5
+[[train.stages]]
+stage = "codes"
+steps = 12
+batch = 4
+seconds = 0.256
+quantize_after = 4
+coarse_prob = 0.5
+discriminator_lead = 6
+warmup = 3
+lr = 5e-3
+muon_lr = 0.02
+weights = { adversarial = 0.03 }
+[[train.stages]]
+stage = "wavenet"
+steps = 4
+batch = 2
+seconds = 0.256
+target_passes = 3
+"""
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("levels")
+    (folder / "levels.toml").write_text(CONFIG)
+    for number in range(6):
+        speaker = folder / "corpus" / ("ann", "vcc1")[number % 2]
+        speaker.mkdir(parents=True, exist_ok=True)
+        soundfile.write(speaker / f"{number}.wav", speech(20_000, seed=number), 16_000)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(folder: Path) -> Path:
+    main_train(folder / "levels.toml", folder / "corpus", folder / "run", threads=1)
+    return folder / "run"
+
+
+def test_the_finished_model_has_levels(whole: Path) -> None:
+    model, header = load_model(whole / "model.safetensors")
+    assert model.codebook.vectors.shape == (16, 8)
+    assert header.code_format[:4] == (256, 2, 8, 2)
+    codes = model.encode(torch.from_numpy(speech(25_600))[None])
+    assert codes.shape == (1, 100, 2)
+    assert len(codes[..., 0].unique()) > 1 and int(codes[..., 1].min()) >= 8
+    rows = (whole / "metrics.csv").read_text()
+    assert "held_perplexity_2" in rows
+
+
+@pytest.mark.parametrize("step", [3, 5, 8])
+def test_resumed_equals_uninterrupted(folder: Path, whole: Path, tmp_path: Path, step: int) -> None:
+    """Stopped before the tables were found, right after, and with the discriminator at work."""
+    save = Loop._save
+
+    def save_and_die(self: Loop, groups: Any, finished: bool = False) -> None:
+        save(self, groups, finished)
+        if (self.stage_number, self.step) == (0, step):
+            raise SystemExit("killed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_save", save_and_die)
+        with pytest.raises(SystemExit):
+            main_train(folder / "levels.toml", folder / "corpus", tmp_path / "run", threads=1)
+    assert Checkpoint.load(tmp_path / "run" / "checkpoint.safetensors").header["step"] == step
+    main_train(folder / "levels.toml", folder / "corpus", tmp_path / "run", threads=1, resume=True)
+    found, wanted = (
+        safetensors.torch.load_file(run / "checkpoint.safetensors") for run in (tmp_path / "run", whole)
+    )
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+def test_only_listed_speakers_are_listed(folder: Path, tmp_path: Path) -> None:
+    config = load_config(folder / "levels.toml", ['train.listed_speakers=["vcc*"]'])
+    task = SpeechTask(config, open_corpus(folder / "corpus"))
+    assert task.speakers == ("vcc1",)
+    task.write(tmp_path / "model.safetensors", [])
+    assert [s.name for s in load_model(tmp_path / "model.safetensors")[1].speakers] == ["vcc1"]
+
+
+def test_some_crops_are_heard_with_offset_hum_and_noise(folder: Path) -> None:
+    corpus = open_corpus(folder / "corpus", high_pass_hz=20)
+    common = {"samples": 4_096, "voice_samples": 256, "batch": 32, "seed": 1, "high_pass_hz": 20.0}
+    reader = CropReader(corpus, corpus.speakers, **common, disturb_prob=0.5)  # type: ignore[arg-type]
+    batch = reader.read(0)
+    plain = CropReader(corpus, corpus.speakers, **common).read(0)  # type: ignore[arg-type]
+    reader.close()
+    assert torch.equal(plain.heard, plain.signal)
+    added = (batch.heard - batch.signal).square().mean(1).sqrt()
+    changed = int((added > 0).sum())
+    assert 8 <= changed <= 24
+    assert float(added.max()) < 0.03, "well below the speech, the offset gone"
+
+
+def test_the_wavenet_learns_the_recording_moved_to_the_predicted_spectrum(folder: Path) -> None:
+    config = load_config(folder / "levels.toml")
+    task = SpeechTask(config, open_corpus(folder / "corpus", high_pass_hz=20))
+    plan = config.train.stages[1]
+    stage = make_stage(task.model, plan)
+    assert isinstance(stage, WaveNetStage)
+    reader = task.reader(1, False)
+    assert reader is not None
+    batch = reader.read(0)
+    task.model.eval()
+    seen: list[torch.Tensor] = []
+    teach = task.model.wavenet.teach
+
+    def watch(signal: torch.Tensor, *args: Any) -> Any:
+        seen.append(signal)
+        return teach(signal, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task.model.wavenet, "teach", watch)
+        stage.loss(batch, 0)
+    _, log_magnitude, _, _ = stage.condition(batch, 0)
+    moved = correct(batch.signal, log_magnitude, 512, 128, 3, 0.99)
+    emphasis = task.model.wavenet.pre_emphasis
+    wanted = moved[:, 1:] - emphasis * moved[:, :-1]
+    length = seen[0].shape[1]
+    places = [i for i in range(wanted.shape[1] - length + 1) if torch.allclose(wanted[0, i], seen[0][0, 0])]
+    assert any(torch.allclose(wanted[:, i : i + length], seen[0], atol=1e-6) for i in places)
+
+
+def test_each_side_of_the_adversary_learns_its_own() -> None:
+    adversary = Adversary(lead=2)
+    target = torch.randn(2, 24, 257) - 4.9
+    predicted = (torch.randn(2, 24, 257) - 4.9).requires_grad_()
+    losses, seen = adversary(predicted, target, step=1)
+    assert float(losses.generator) == 0 and set(seen) == {"discriminator"}
+    losses, seen = adversary(predicted, target, step=2)
+    assert set(seen) == {"discriminator", "matching", "fooled"}
+    losses.generator.backward(retain_graph=True)
+    assert predicted.grad is not None and bool(predicted.grad.any())
+    assert all(p.grad is None for p in adversary.parameters())
+    before = predicted.grad.clone()
+    losses.discriminator.backward()
+    assert torch.equal(predicted.grad, before)
+    assert all(p.grad is not None for p in adversary.parameters())
+
+
+def test_the_discriminator_tells_flat_spectra_from_rich_ones() -> None:
+    torch.manual_seed(0)
+    adversary = Adversary(lead=0)
+    optimizer = torch.optim.AdamW(adversary.parameters(), lr=1e-3, betas=(0.5, 0.9))
+    rows = []
+    for step in range(30):
+        rich = 0.8 * torch.randn(4, 24, 257) - 4.0
+        losses, _ = adversary(torch.full((4, 24, 257), -4.0), rich, step)
+        optimizer.zero_grad()
+        losses.discriminator.backward()
+        optimizer.step()
+        rows.append(float(losses.discriminator.detach()))
+    assert rows[-1] < 0.5 * rows[0]
