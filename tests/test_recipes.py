@@ -12,6 +12,7 @@ import runpy
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ import soundfile
 
 from audiovq.cli import recipe
 from audiovq.cli.recipe import load_stage, run_recipe
+from audiovq.config import load_config
 from audiovq.data import vctk
-from audiovq.data.corpus import open_corpus
+from audiovq.data.corpus import open_corpus, speaker_details
+from audiovq.errors import AudiovqError
 from tests.conftest import speech, torchrun
 from tests.test_download import Server, server  # noqa: F401 (a fixture)
 from tests.test_training import CONFIG, STAGE
@@ -305,20 +308,50 @@ def test_a_recipe_under_torchrun(tmp_path: Path) -> None:
 
 
 def test_the_list_of_recordings() -> None:
-    with gzip.open(RECIPES / "default" / "files.tsv.gz", "rt", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    counts = {split: sum(r["split"] == split for r in rows) for split in {r["split"] for r in rows}}
-    assert counts == {"train": 865, "train-singles": 223, "eval-utts": 272, "eval-speakers": 50}
-    assert len({r["path"] for r in rows}) == len({r["utterance"] for r in rows}) == len(rows)
-    assert {len(r["sha256"]) for r in rows} == {64} and {len(r["pcm"]) for r in rows} == {16}
+    packed = (RECIPES / "default" / "files.tsv.gz").read_bytes()
+    assert packed[4:8] == bytes(4), "the same list is the same file, whenever it is packed"
+    rows = list(csv.DictReader(io.StringIO(gzip.decompress(packed).decode(), newline=""), delimiter="\t"))
+    assert dict(Counter(row["split"] for row in rows)) == {
+        "train": 865,
+        "train-singles": 223,
+        "train-voices": 9169,
+        "eval-utts": 272,
+        "eval-speakers": 50,
+        "eval-voices": 40,
+    }
+    assert [r["path"] for r in rows] == sorted({r["path"] for r in rows})
+    assert len({r["utterance"] for r in rows}) == len(rows)
+    assert all(0 < float(r["seconds"]) < 40 for r in rows)
+    verified = [r for r in rows if r["sha256"]]
+    assert len(verified) == 1410
+    assert all(r["corpus"].startswith(("LibriSpeech ", "VCC2016")) for r in verified)
+    assert {len(r["sha256"]) for r in verified} == {64} and {len(r["pcm"]) for r in verified} == {16}
+    others = [r for r in rows if not r["sha256"]]
+    assert {r["corpus"] for r in others} == {"Common Voice", "speechocean762", "Kerstin"}
+    assert not any(r["pcm"] or r["sex"] for r in others)
+    assert all(bool(r["version"]) == (r["corpus"] == "Common Voice") for r in others)
+    trained = {r["speaker"] for r in rows if r["split"].startswith("train")} - {""}
+    assert not trained & {r["speaker"] for r in rows if r["split"] in ("eval-speakers", "eval-voices")}
+
+
+def listed(path: str, utterance: str, split: str = "train", **columns: str) -> dict[str, str]:
+    """A row of a made-up list."""
+    row = {"path": path, "utterance": utterance, "split": split, "speaker": "", "sex": "", "corpus": "c"}
+    row |= {"version": "", "seconds": "1.000", "origin": "o", "sha256": "", "pcm": ""}
+    return row | columns
+
+
+@pytest.fixture
+def layout(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The default recipe's layout.py; `layout.check` is its check.py."""
+    monkeypatch.syspath_prepend(RECIPES / "default")
+    monkeypatch.delitem(sys.modules, "check", raising=False)
+    return load_stage(RECIPES / "default", "layout")
 
 
 def test_laying_out_and_checking(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(RECIPES / "default")
-    layout = load_stage(RECIPES / "default", "layout")
-    check = sys.modules["check"]
     samples = (speech(4_000) * 32_768).astype(np.int16)
     flac, wav = tmp_path / "LibriSpeech/1/2/1-2-0000.flac", tmp_path / "vcc/SF1/100001.wav"
     for path in (flac, wav):
@@ -326,40 +359,119 @@ def test_laying_out_and_checking(
         soundfile.write(path, samples, 16_000)
     pcm = hashlib.sha256(samples.tobytes()).hexdigest()[:16]
     sha = hashlib.sha256(flac.read_bytes()).hexdigest()
-    common = {"sex": "F", "corpus": "c", "origin": "o", "pcm": pcm}
     rows = [
-        {
-            "path": "a/l.flac",
-            "split": "train",
-            "speaker": "ls1",
-            "utterance": "1-2-0000",
-            "sha256": sha,
-            **common,
-        },
-        {
-            "path": "a/v.flac",
-            "split": "eval",
-            "speaker": "vcc",
-            "utterance": "SF1/100001",
-            "sha256": "0",
-            **common,
-        },
+        listed("a/l.flac", "1-2-0000", speaker="ls1", sex="F", sha256=sha, pcm=pcm),
+        listed("a/v.flac", "SF1/100001", "eval", speaker="vcc", sex="F", sha256="0", pcm=pcm),
     ]
-    monkeypatch.setattr(check, "listed", lambda: iter(rows))
+    names = {row["utterance"] for row in rows}
+    monkeypatch.setattr(layout.check, "listed", lambda: iter(rows))
     out = tmp_path / "out"
-    assert layout.lay_out(out, layout.find([flac.parents[2]])) == ["c SF1/100001: not found"]
-    assert layout.lay_out(out, layout.find([tmp_path])) == []
+    assert layout.lay_out(out, layout.find([flac.parents[2]], names)) == ["c SF1/100001: not found"]
+    assert layout.lay_out(out, layout.find([tmp_path], names)) == []
     assert (out / "a/l.flac").read_bytes() == flac.read_bytes()
     corpus = open_corpus(out)
     assert corpus.speakers == ("ls1", "vcc") and corpus.splits == ("eval", "train")
-    check.main(recipe.Run(out, tmp_path / "run"))
-    assert "all 2 recordings are there" in capsys.readouterr().err
+    assert speaker_details(out)["ls1"] == "F"
+    capsys.readouterr()
+    layout.check.main(recipe.Run(out, tmp_path / "run"))
+    assert "all 2 recordings are there; 2 verified by checksum, 0 by length" in capsys.readouterr().err
     soundfile.write(out / "a/v.flac", samples[::-1], 16_000)
     (out / "a/l.flac").unlink()
-    with pytest.raises(Exception, match="2 of 2 recordings are missing or differ"):
-        check.main(recipe.Run(out, tmp_path / "run"))
+    with pytest.raises(AudiovqError, match="2 of 2 recordings are missing or differ"):
+        layout.check.main(recipe.Run(out, tmp_path / "run"))
     err = capsys.readouterr().err
     assert "l.flac: is missing" in err and "v.flac: is another recording" in err
+
+
+def test_voices_are_found_prepared_and_checked(
+    layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Common Voice in MP3 at 48 kHz, speechocean762 in WAV, Kerstin in stereo FLAC; silence around each."""
+    sources = {
+        "common_voice_de_17": ("cv-corpus-6.1/de/clips/common_voice_de_17.mp3", 48_000, 1),
+        "030230311": ("speechocean762/WAVE/SPEAKER3023/030230311.WAV", 16_000, 1),
+        "de_rhasspy-0844": ("kerstin/verified/de_rhasspy-0844.flac", 44_100, 2),
+    }
+    for number, (path, rate, channels) in enumerate(sources.values()):
+        signal = np.pad(0.3 * speech(rate, rate, seed=number), rate)
+        (tmp_path / "in" / path).parent.mkdir(parents=True)
+        soundfile.write(tmp_path / "in" / path, np.repeat(signal[:, None], channels, 1), rate)
+    (tmp_path / "in/cv-corpus-6.1/de/clips/common_voice_de_18.mp3").touch()
+    rows = [
+        listed(
+            f"voices16/train-voices/x/{name}.flac", name, "train-voices", speaker=f"x{name}", seconds="1.35"
+        )
+        for name in sources
+    ]
+    monkeypatch.setattr(layout.check, "listed", lambda: iter(rows))
+    found = layout.find([tmp_path / "in"], set(sources))
+    assert found == {name: tmp_path / "in" / path for name, (path, _, _) in sources.items()}
+    out = tmp_path / "out"
+    assert layout.lay_out(out, found) == []
+    for row in rows:
+        samples, rate = soundfile.read(out / row["path"])
+        assert rate == 16_000 and samples.ndim == 1
+        assert np.abs(samples).max() == pytest.approx(0.9, abs=1e-3)
+        assert len(samples) / rate == pytest.approx(1.35, abs=0.1)
+    corpus = open_corpus(out)
+    assert corpus.speakers == () and corpus.splits == ("train-voices",), "no model lists them"
+    with open(out / "manifest.tsv", encoding="utf-8", newline="") as file:
+        assert next(csv.DictReader(file, delimiter="\t"))["voice"] == rows[0]["speaker"]
+    capsys.readouterr()
+    layout.check.main(recipe.Run(out, tmp_path / "run"))
+    assert "0 verified by checksum, 3 by length" in capsys.readouterr().err
+    first, second, third = (out / row["path"] for row in rows)
+    soundfile.write(first, np.zeros(32_000), 16_000)
+    second.write_bytes(b"no sound file")
+    third.unlink()
+    with pytest.raises(AudiovqError, match="3 of 3 recordings are missing or differ"):
+        layout.check.main(recipe.Run(out, tmp_path / "run"))
+    err = capsys.readouterr().err
+    assert "lasts 2.0 s instead of about 1.4 s" in err
+    assert "cannot be read" in err and "is missing" in err
+    # Files that are there are kept, whatever they hold; layout names what is wrong with them.
+    faults = layout.lay_out(out, found)
+    assert len(faults) == 2 and all("; remove it and check " in fault for fault in faults)
+    assert third.exists()
+
+
+def test_silent_ends_are_cut_as_the_rule_says(layout: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sound = 0.5 * rng.standard_normal(16_000).clip(-2, 2).astype(np.float32)
+    quiet = np.zeros(32_000, np.float32)
+    noise = 0.5 * 10 ** (-50 / 20) * rng.standard_normal(32_000).astype(np.float32)
+    for silence in (quiet, noise):
+        cut = layout.trim(np.concatenate([silence, sound, silence]), 1.3)
+        # The median of five frames moves an end by up to two.
+        assert len(cut) == pytest.approx(16_000 + 0.35 * 16_000, abs=0.02 * 16_000)
+    # 30 dB below the sound: silence, or part of the recording, as the listed length has it.
+    murmur = 0.5 * 10 ** (-30 / 20) * rng.standard_normal(8_000).astype(np.float32)
+    both = np.concatenate([quiet, murmur, sound, quiet])
+    for seconds in (1.35, 1.85):
+        assert len(layout.trim(both, seconds)) / 16_000 == pytest.approx(seconds, abs=0.05)
+    assert len(layout.trim(sound, 0.5)) == len(sound), "there is nothing to cut"
+    assert len(layout.trim(sound[:100], 1.0)) == 0, "less than a frame"
+    soundfile.write(tmp_path / "silence.wav", quiet, 16_000)
+    with pytest.raises(AudiovqError, match=r"silence\.wav: holds no sound; "):
+        layout.prepare(tmp_path / "silence.wav", 1.0)
+
+
+def test_the_default_recipe_trains_and_scores_its_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(
+        "audiovq.training.run.main_train", lambda *args, **named: called.append((args, named)) or args[2]
+    )
+    monkeypatch.setattr("audiovq.cli.main.run", lambda args: called.append(args) or 0)
+    run = recipe.Run(tmp_path, tmp_path / "out", overrides=("train.seed=1",))
+    for stage in ("train", "evaluate"):
+        load_stage(RECIPES / "default", stage).main(run)
+    (_, named), *evaluations = called
+    config = load_config("default", list(named["overrides"]))
+    assert config.train.train_splits == ("train", "train-singles", "train-voices") and config.train.seed == 1
+    assert [args[3] for args in evaluations] == ["eval-speakers", "eval-voices"]
+    assert len({args[args.index("--json") + 1] for args in evaluations}) == 2
 
 
 def test_markers_say_what_was_done(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Lay out LibriSpeech and VCC2016 as the folder that the default model was trained on.
+"""Lay out public corpora as the folder that the default model is trained on.
 
     python recipes/default/layout.py OUT FOLDER [FOLDER ...]
 
-The FOLDERs hold LibriSpeech's train-clean-100 and test-other, and VCC2016, unpacked, each anywhere below.
-What is in OUT already is left as it is.
+The FOLDERs hold LibriSpeech's train-clean-100 and test-other, VCC2016, Common Voice, speechocean762 and
+Kerstin, unpacked, each anywhere below. Files that are already in OUT are kept.
 """
 
 from __future__ import annotations
@@ -15,13 +15,38 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import check
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MANIFEST_COLUMNS = ("path", "split", "speaker", "voice", "corpus", "version", "origin", "seconds", "sha256")
+
+SILENCE_RANGES_DB = range(25, 61)
+"""Frames this far below the loudest one, and further, are silence when they lie at an end.
+
+With which threshold the recordings were cut is not known, with what result is: for each recording the one
+that comes nearest to the listed length is taken.
+"""
+
+KEPT_BEFORE_SECONDS = 0.15
+KEPT_AFTER_SECONDS = 0.2
+"""Silence kept at each end: weak consonants lie below what counts as sound."""
+
+PEAK = 0.9
+"""Highest absolute sample of a prepared recording: -0.9 dBFS."""
+
+FRAMES_PER_SECOND = 100
+"""Frames of `levels_db`."""
+
 
 def main() -> int:
-    """Copy LibriSpeech's FLAC files, encode VCC2016's WAV files, write manifest.tsv and speaker-info.txt."""
+    """Fill the folder, write manifest.tsv and speaker-info.txt; returns the exit code."""
     from audiovq.cli.recipe import say
     from audiovq.errors import AudiovqError
 
@@ -32,69 +57,136 @@ def main() -> int:
     parser.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
     try:
-        missing = lay_out(arguments.out, find(arguments.folders))
+        names = {row["utterance"] for row in check.listed()}
+        faults = lay_out(arguments.out, find(arguments.folders, names))
     except (AudiovqError, OSError) as error:
         say(f"layout: error: {error}")
         return 1
-    for line in missing[:10]:
+    for line in faults[:10]:
         say(line)
-    if missing:
-        say(f"layout: error: {len(missing)} recordings were not found; run again with their folders too")
+    if faults:
+        say(
+            f"layout: error: {arguments.out}: {len(faults)} recordings are missing or differ; "
+            "run again with the folders that hold them"
+        )
         return 1
-    say(f"{arguments.out}: all is there; train with recipes/default/run {arguments.out}")
+    say(f"{arguments.out}: complete; train with recipes/default/run {arguments.out}")
     return 0
 
 
-def find(folders: list[Path]) -> dict[str, Path]:
-    """Recordings by what names them: 1088-134315-0000 in LibriSpeech, SF1/100001 in VCC2016."""
+def find(folders: Sequence[Path], names: Collection[str]) -> dict[str, Path]:
+    """Files of the listed recordings, by the name that the list has for them.
+
+    The name is the file's own without its ending (1088-134315-0000 in LibriSpeech, common_voice_de_17298952
+    in Common Voice), in VCC2016 with the speaker's folder: SF1/100001.
+
+    Args:
+        folders: where to look, all the way down.
+        names: what to look for. A release of Common Voice has millions of other files.
+    """
+    from audiovq.audio_io import EXTENSIONS
+
     found = {}
     for folder in folders:
-        for parent, _, names in os.walk(folder):
-            for name in names:
-                path = Path(parent, name)
-                if path.suffix == ".flac":
-                    found[path.stem] = path
-                elif path.suffix == ".wav":
-                    for part in path.parts[-4:-1]:
-                        found[f"{part}/{path.stem}"] = path
+        for parent, _, files in os.walk(folder):
+            above = Path(parent).parts[-3:]
+            for file in files:
+                stem, extension = os.path.splitext(file)
+                if extension.lower() not in EXTENSIONS:
+                    continue
+                for name in (stem, *(f"{part}/{stem}" for part in above)):
+                    if name in names:
+                        found[name] = Path(parent, file)
     return found
 
 
 def lay_out(out: Path, found: dict[str, Path]) -> list[str]:
-    """Fill `out`; returns a line for each recording that is not there, or is another."""
+    """Fill `out`; returns a line for each recording that is missing, unusable or another one.
+
+    Raises:
+        AudiovqError: a file cannot be written.
+        OSError: a file cannot be copied, or a folder made.
+    """
+    from audiovq.cli.recipe import Bar
+
+    rows = list(check.listed())
+    bar = Bar("recording")
+    faults = []
+    for count, row in enumerate(rows, 1):
+        if fault := place(out / row["path"], found.get(row["utterance"]), row):
+            faults.append(fault)
+        bar(count, len(rows))
+    write_tables(out, rows)
+    return faults
+
+
+def place(target: Path, source: Path | None, row: dict[str, str]) -> str:
+    """Put the recording of a row where it belongs, unless it is there; returns what is wrong, or "".
+
+    Raises:
+        AudiovqError, OSError: as `lay_out`.
+    """
+    from audiovq.audio_writer import write
+    from audiovq.errors import AudiovqError
+
+    if not target.exists():
+        if source is None:
+            return f"{row['corpus']} {row['utterance']}: not found"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if check.has_checksum(row):
+            copy(source, target)
+        else:
+            try:
+                samples = prepare(source, float(row["seconds"]))
+            except AudiovqError as error:
+                return str(error)
+            write(target, samples, 16_000)
+    if fault := check.find_fault(target, row):
+        return f"{target}: {fault}; remove it and check {source or 'its corpus'}"
+    return ""
+
+
+def write_tables(out: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write manifest.tsv and speaker-info.txt. Raises AudiovqError if one cannot be written."""
     from audiovq.files import PartialFile
 
-    rows, missing = list(check.listed()), []
-    for row in rows:
-        target, source = out / row["path"], found.get(row["utterance"])
-        if not target.exists():
-            if source is None:
-                missing.append(f"{row['corpus']} {row['utterance']}: not found")
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            copy(source, target)
-        if not check.is_same(target, row):
-            missing.append(f"{target}: is not the recording that was used; remove it, and look at {source}")
-    columns = ("path", "split", "speaker", "corpus", "origin", "sha256")
     table = io.StringIO()
-    writer = csv.DictWriter(table, columns, delimiter="\t", lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(
+        table, MANIFEST_COLUMNS, delimiter="\t", lineterminator="\n", extrasaction="ignore"
+    )
     writer.writeheader()
-    writer.writerows(rows)
-    people = "".join(f"{name}  -  {sex}\n" for name, sex in sorted({(r["speaker"], r["sex"]) for r in rows}))
+    writer.writerows(manifest_row(row) for row in rows)
+    sexes = {row["speaker"]: row["sex"] for row in rows if check.has_checksum(row)}
+    people = "".join(f"{name}  -  {sex}\n" for name, sex in sorted(sexes.items()))
     for name, content in (
         ("manifest.tsv", table.getvalue()),
         ("speaker-info.txt", f"ID  AGE  GENDER\n{people}"),
     ):
         with PartialFile(out / name, force=True) as file:
             file.write(content.encode())
-    return missing
+
+
+def manifest_row(row: dict[str, str]) -> dict[str, str]:
+    """A row of the list as manifest.tsv has it.
+
+    A model lists the speakers of its manifest. Common Voice asks that nobody tries to find out who its
+    speakers are, so the running names of train-voices and eval-voices go to the column voice alone.
+    """
+    if check.has_checksum(row):
+        return {**row, "voice": row["speaker"]}
+    return {**row, "voice": row["speaker"], "speaker": ""}
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a FLAC file byte for byte, encode a WAV file sample for sample."""
+    """Copy a FLAC file byte for byte, encode another one sample for sample.
+
+    Raises:
+        AudiovqError: the target cannot be written.
+        OSError: the source cannot be read.
+    """
     from audiovq.audio_writer import write
 
-    if source.suffix == ".flac":
+    if source.suffix.lower() == ".flac":
         part = target.with_suffix(".part")
         shutil.copyfile(source, part)
         os.replace(part, target)
@@ -103,6 +195,51 @@ def copy(source: Path, target: Path) -> None:
 
     samples, rate = soundfile.read(source, dtype="float32")
     write(target, samples, rate)
+
+
+def prepare(source: Path, seconds: float) -> NDArray[np.float32]:
+    """A recording as `(T,)` mono at 16 kHz, its silent ends cut off, its peak at `PEAK`.
+
+    Args:
+        source: in any format and at any rate.
+        seconds: length that it should have.
+
+    Raises:
+        AudiovqError: the file cannot be read, or holds no sound.
+    """
+    import numpy as np
+
+    from audiovq.audio_io import read
+    from audiovq.errors import AudiovqError
+
+    samples = trim(read(source).samples, seconds)
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak == 0.0:
+        raise AudiovqError(f"{source}: holds no sound; unpack its corpus again")
+    return samples * np.float32(PEAK / peak)
+
+
+def trim(samples: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
+    """16 kHz samples `(T,)` without the silence at their ends, as near to a length as a threshold brings it.
+
+    None are left of samples that are shorter than a frame.
+    """
+    import numpy as np
+
+    from audiovq.data.pauses import levels_db
+
+    levels = levels_db(samples)
+    best = samples[:0]
+    for range_db in SILENCE_RANGES_DB:
+        sound = np.flatnonzero(levels > levels.max(initial=-np.inf) - range_db)
+        if len(sound) == 0:
+            break
+        first = sound[0] / FRAMES_PER_SECOND - KEPT_BEFORE_SECONDS
+        last = (sound[-1] + 1) / FRAMES_PER_SECOND + KEPT_AFTER_SECONDS
+        cut = samples[max(0, round(first * 16_000)) : round(last * 16_000)]
+        if len(best) == 0 or abs(len(cut) - seconds * 16_000) < abs(len(best) - seconds * 16_000):
+            best = cut
+    return best
 
 
 if __name__ == "__main__":
