@@ -86,6 +86,19 @@ def find_recordings(folder: str | Path, microphone: str = MICROPHONE) -> list[So
     return [source for _, source in chosen.values()]
 
 
+def find_transcript(recording: Path) -> str:
+    """What is said in a recording of the corpus's layout: `txt/SPK/SPK_NNN.txt` beside its folder of sound.
+
+    Returns: the text; "" if the recording lies in another layout or has no transcript.
+    """
+    match = _NAME.fullmatch(recording.name)
+    sound = recording.absolute().parent.parent
+    if match is None or sound.name not in FOLDERS:
+        return ""
+    speaker = recording.absolute().parent.name
+    return _transcript(sound.parent / "txt" / speaker / f"{match[1]}_{match[2]}.txt")
+
+
 def _transcript(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()

@@ -1,83 +1,74 @@
-"""What the tokenizer is compared with, and the tokenizer itself, all as one kind of function.
+"""Codecs that the tokenizer is compared with, all as one kind of function.
 
-A system takes mono float32 `(T,)` at 16 kHz and returns what came back, at 16 kHz, and the bits it took: the
+A `Codec` takes mono float32 `(T,)` at 16 kHz and returns what came back, at 16 kHz, and the bits it took: the
 payload alone, without containers.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
+import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from audiovq.audio import SAMPLE_RATE, mu_law_decode, mu_law_encode, resample
+from audiovq.audio_io import read
 from audiovq.errors import AudiovqError
 
-if TYPE_CHECKING:
-    from audiovq.tokenizer import Tokenizer
-
-SEED = 0
-"""Of the WaveNet's draws, so that scores can be repeated."""
-
-Codec = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], float]]
+UNKNOWN = float("nan")
+"""Bits of a codec that does not tell."""
 
 
-@dataclass(frozen=True)
-class System:
-    """A row of the table.
+class Coded(NamedTuple):
+    """What a system makes of a recording.
 
     Attributes:
-        name: what the command calls it.
-        label: what the table calls it.
-        programs: that must be on PATH, and the Debian package that brings them.
-        make: the function, from the tokenizer, which is None for systems that take none.
+        samples: mono float32 `(T,)` at 16 kHz, as they came back.
+        stored_bits: that were stored or sent; NaN if unknown.
+        nominal_bits: that the system's name promises: log2 K for each code and the voice, or the rate that a
+            codec was asked for; NaN if unknown.
     """
 
-    name: str
-    label: str
-    make: Callable[[Tokenizer | None], Codec]
-    programs: tuple[str, ...] = ()
-    package: str = ""
-
-    @property
-    def needs_tokenizer(self) -> bool:
-        """Whether it is the tokenizer that is measured."""
-        return self.name in ("wavenet", "fast")
-
-    def missing(self, tokenizer: Tokenizer | None) -> str | None:
-        """Why the system cannot be measured here, in words; None if it can."""
-        absent = [p for p in self.programs if shutil.which(p) is None]
-        if absent:
-            return f"{' and '.join(absent)} not found; install {self.package}"
-        if self.name == "fast" and tokenizer is not None and tokenizer.model.spectral_head is None:
-            return "this model has no spectral head"
-        return None
+    samples: NDArray[np.float32]
+    stored_bits: float
+    nominal_bits: float
 
 
-def original(samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+Codec = Callable[[NDArray[np.float32]], Coded]
+
+
+def original(samples: NDArray[np.float32]) -> Coded:
     """Nothing done: 16 bits a sample."""
-    return samples, 16.0 * len(samples)
+    bits = 16.0 * len(samples)
+    return Coded(samples, bits, bits)
 
 
-def mu_law(samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+def mu_law(samples: NDArray[np.float32]) -> Coded:
     """8-bit mu-law: 8 bits a sample."""
-    return mu_law_decode(mu_law_encode(samples)), 8.0 * len(samples)
+    bits = 8.0 * len(samples)
+    return Coded(mu_law_decode(mu_law_encode(samples)), bits, bits)
+
+
+CODEC2_FRAME_BITS = {"700C": 28, "1200": 48, "2400": 48, "3200": 64}
+"""By mode; a frame is 20 or 40 ms."""
 
 
 def codec2(mode: str) -> Codec:
-    """Codec2 at 8 kHz in one of its modes ("1200", "2400"), by `c2enc` and `c2dec`."""
+    """Codec2 at 8 kHz in one of the modes of `CODEC2_FRAME_BITS`, by `c2enc` and `c2dec`."""
     rate, frame, tail = 8_000, 320, 800
+    frame_bits = CODEC2_FRAME_BITS[mode]
+    # c2enc fills up each frame to whole bytes, which a channel would not: 28 bits of 700C are 4 bytes.
+    payload_share = frame_bits / (8 * math.ceil(frame_bits / 8))
+    nominal_rate = int(mode.rstrip("C"))
 
-    def run(samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    def run(samples: NDArray[np.float32]) -> Coded:
         narrow = resample(samples, SAMPLE_RATE, rate)
         # Whole frames only are coded, and the last words come out late: silence behind them makes both good.
         total = -(-(len(narrow) + tail) // frame) * frame
@@ -88,8 +79,9 @@ def codec2(mode: str) -> Codec:
             _call("c2enc", mode, raw, bits)
             _call("c2dec", mode, bits, back)
             decoded = np.fromfile(back, "<i2").astype(np.float32) / np.float32(32768)
-            payload = 8 * Path(bits).stat().st_size
-        return resample(decoded, rate, SAMPLE_RATE), payload * len(narrow) / total
+            payload = 8 * Path(bits).stat().st_size * payload_share
+        nominal = nominal_rate * len(samples) / SAMPLE_RATE
+        return Coded(resample(decoded, rate, SAMPLE_RATE), payload * len(narrow) / total, nominal)
 
     return run
 
@@ -97,7 +89,7 @@ def codec2(mode: str) -> Codec:
 def opus(kbit: int) -> Codec:
     """Opus for speech, `kbit` kbit/s, by `opusenc` and `opusdec`."""
 
-    def run(samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    def run(samples: NDArray[np.float32]) -> Coded:
         with tempfile.TemporaryDirectory() as folder:
             wav, packets, back = (str(Path(folder, name)) for name in ("in.wav", "x.opus", "back.wav"))
             soundfile.write(wav, samples, SAMPLE_RATE, subtype="PCM_16")
@@ -105,7 +97,8 @@ def opus(kbit: int) -> Codec:
             _call("opusdec", "--quiet", "--rate", str(SAMPLE_RATE), packets, back)
             decoded, _ = soundfile.read(back, dtype="float32")
             sizes = list(ogg_packet_sizes(Path(packets).read_bytes()))
-        return decoded, 8.0 * sum(sizes[2:])  # the first two say what it is and who wrote it
+        # The first two packets say what it is and who wrote it.
+        return Coded(decoded, 8.0 * sum(sizes[2:]), 1000.0 * kbit * len(samples) / SAMPLE_RATE)
 
     return run
 
@@ -129,56 +122,65 @@ def ogg_packet_sizes(content: bytes) -> Iterator[int]:
         position += 27 + len(lacing) + sum(lacing)
 
 
-def tokenizer_codec(tokenizer: Tokenizer, fast: bool) -> Codec:
-    """The tokenizer there and back; log2 K bits a code, and the voice."""
-    code_bits = math.log2(tokenizer.header.config.codebook.size)
-    encoder = tokenizer.model.voice_encoder
-    voice_bits = 0 if encoder is None else encoder.bits
+def command_codec(name: str, command: str) -> Codec:
+    """A codec that is a program of the user's.
 
-    def run(samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-        codes = tokenizer.encode(samples, SAMPLE_RATE)
-        bits = len(codes) * code_bits + (voice_bits if codes.voice is not None else 0)
-        return tokenizer.decode(codes, seed=SEED, fast=fast).samples, bits
+    Args:
+        name: what messages call it.
+        command: words as a shell splits them, run without one. `{i}` becomes the path of the recording (WAV,
+            16 bits, 16 kHz), `{o}` that of the WAV to write, `{d}` an empty folder to use. If the last word
+            that it prints is a number, that is its payload in bits; otherwise that is unknown.
+
+    Raises: ValueError for a command that cannot be split, or lacks `{i}` or `{o}`. The codec raises
+        AudiovqError if the program is not there, fails, or writes no recording.
+    """
+    words = shlex.split(command)
+    for place, what in (("{i}", "the recording"), ("{o}", "the WAV to write")):
+        if not any(place in word for word in words):
+            raise ValueError(f"{place} is missing in the command of {name}: {what}")
+
+    def run(samples: NDArray[np.float32]) -> Coded:
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = Path(folder, "scratch")
+            scratch.mkdir()
+            wav, back = Path(folder, "in.wav"), Path(folder, "out.wav")
+            soundfile.write(wav, samples, SAMPLE_RATE, subtype="PCM_16")
+            places = {"{i}": wav, "{o}": back, "{d}": scratch}
+            printed = _call(*(_filled(word, places) for word in words), name=name)
+            if not back.exists():
+                raise AudiovqError(f"{name}: its command wrote no recording to {{o}}; try it by hand")
+            try:
+                decoded = read(back).samples
+            except AudiovqError as error:
+                raise AudiovqError(f"{name}: what its command wrote is no recording ({error})") from None
+        return Coded(decoded, _last_number(printed), UNKNOWN)
 
     return run
 
 
-def _of_tokenizer(fast: bool) -> Callable[[Tokenizer | None], Codec]:
-    def make(tokenizer: Tokenizer | None) -> Codec:
-        if tokenizer is None:
-            raise ValueError("this system needs a tokenizer")
-        return tokenizer_codec(tokenizer, fast)
-
-    return make
+def _filled(word: str, places: dict[str, Path]) -> str:
+    for place, path in places.items():
+        word = word.replace(place, str(path))
+    return word
 
 
-_CODEC2, _OPUS = ("c2enc", "c2dec"), ("opusenc", "opusdec")
-SYSTEMS = (
-    System("original", "original", lambda _: original),
-    System("mu-law", "8-bit mu-law", lambda _: mu_law),
-    System("codec2-1200", "Codec2 1200", lambda _: codec2("1200"), _CODEC2, "codec2"),
-    System("codec2-2400", "Codec2 2400", lambda _: codec2("2400"), _CODEC2, "codec2"),
-    System("opus-6", "Opus 6 kbit/s", lambda _: opus(6), _OPUS, "opus-tools"),
-    System("wavenet", "audiovq, WaveNet", _of_tokenizer(fast=False)),
-    System("fast", "audiovq, `--fast`", _of_tokenizer(fast=True)),
-)
-"""In the order of the table."""
-
-
-def find_systems(names: Sequence[str]) -> list[System]:
-    """Systems of some names, in the order of the table; none: all. Raises ValueError for an unknown name."""
-    unknown = set(names) - {system.name for system in SYSTEMS}
-    if unknown:
-        raise ValueError(f"no system {sorted(unknown)[0]!r}")
-    return [system for system in SYSTEMS if not names or system.name in names]
-
-
-def _call(*command: str) -> None:
+def _last_number(printed: str) -> float:
+    """The last word as a number of bits; NaN if it is none."""
     try:
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+        value = float(printed.split()[-1])
+    except (IndexError, ValueError):
+        return UNKNOWN
+    return value if 0 <= value < math.inf else UNKNOWN
+
+
+def _call(*command: str, name: str | None = None) -> str:
+    """Run a program and return what it prints. Raises AudiovqError if that is not there, or fails."""
+    try:
+        done = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"") or str(error).encode()
         last = said.decode(errors="replace").strip().splitlines()[-1:]
         raise AudiovqError(
-            f"{command[0]}: failed ({' '.join(last)}); try it by hand, or leave it out"
+            f"{name or command[0]}: failed ({' '.join(last)}); try it by hand, or leave it out"
         ) from None
+    return done.stdout.decode(errors="replace")

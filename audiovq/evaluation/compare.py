@@ -20,8 +20,9 @@ from audiovq.audio import SAMPLE_RATE
 from audiovq.audio_io import read
 from audiovq.data.corpus import Corpus, Utterance
 from audiovq.errors import AudiovqError
-from audiovq.evaluation.codecs import System
 from audiovq.evaluation.metrics import Scorer, Scores, remove_delay, system_delay
+from audiovq.evaluation.systems import System
+from audiovq.evaluation.words import WordErrors, WordMetric
 from audiovq.files import PartialFile
 
 if TYPE_CHECKING:
@@ -56,21 +57,24 @@ class Row:
     """What a system scored: means over recordings, leaving out those a measure says nothing of.
 
     Attributes:
-        system, label: names.
-        bits_per_second: of all recordings together.
+        system: what was measured.
+        stored_bits_per_second: of all recordings together; NaN if the system does not tell.
+        nominal_bits_per_second: what it would be without entropy coding, or was asked for; NaN if unknown.
         means: by measure.
         scores: of every recording.
         delay_samples: found and removed.
-        seconds_per_second: on the clock for a second of speech, there and back.
+        seconds_per_second: on the clock for a second of speech, there and back, through a file if it has one.
+        words: errors of a speech recogniser; None if they were not counted.
     """
 
-    system: str
-    label: str
-    bits_per_second: float
+    system: System
+    stored_bits_per_second: float
+    nominal_bits_per_second: float
     means: Scores
     scores: tuple[Scores, ...]
     delay_samples: int
     seconds_per_second: float
+    words: WordErrors | None = None
 
 
 def choose_utterances(corpus: Corpus, limit: int | None = None) -> list[Utterance]:
@@ -96,28 +100,32 @@ def choose_utterances(corpus: Corpus, limit: int | None = None) -> list[Utteranc
 
 def compare(
     systems: Sequence[System],
-    corpus: Corpus,
-    utterances: Sequence[Utterance],
+    signals: Sequence[NDArray[np.float32]],
     scorer: Scorer,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
+    words: WordMetric | None = None,
 ) -> Iterator[Row]:
     """Measure systems one after another.
 
     Args:
         systems: none of them `missing`.
-        corpus: whose folder the utterances' paths start at.
-        utterances: what goes in, whole.
+        signals: what goes in, mono float32 `(T,)` at 16 kHz each.
         scorer: of what comes out.
         tokenizer: for the systems that need one.
         progress: called with the system's label, recordings done and in all; each counts once for running
             and once for scoring.
+        words: of the same signals; None counts no word errors.
 
-    Raises: AudiovqError if a recording cannot be read or a program fails.
+    Raises: AudiovqError if a program fails.
     """
-    signals = [read(corpus.root / u.path).samples for u in utterances]
     for system in systems:
-        yield _measure(system, signals, scorer, tokenizer, progress or (lambda *_: None))
+        yield _measure(system, signals, scorer, tokenizer, progress or (lambda *_: None), words)
+
+
+def read_signals(corpus: Corpus, utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
+    """Recordings, whole, mono float32 `(T,)` at 16 kHz. Raises AudiovqError if one cannot be read."""
+    return [read(corpus.root / u.path).samples for u in utterances]
 
 
 def _measure(
@@ -126,25 +134,41 @@ def _measure(
     scorer: Scorer,
     tokenizer: Tokenizer | None,
     progress: Progress,
+    words: WordMetric | None,
 ) -> Row:
     codec = system.make(tokenizer)
     codec(signals[0][: round(WARM_UP_SECONDS * SAMPLE_RATE)])
-    returned, bits, took = [], 0.0, 0.0
+    returned: list[NDArray[np.float32]] = []
+    stored = 0.0
+    nominal = 0.0
+    took = 0.0
     for signal in signals:
         began = time.perf_counter()
-        back, cost = codec(signal)
+        coded = codec(signal)
         took += time.perf_counter() - began
-        returned.append(as_written(back))
-        bits += cost
+        returned.append(as_written(coded.samples))
+        stored += coded.stored_bits
+        nominal += coded.nominal_bits
         progress(system.label, len(returned), 2 * len(signals))
     delay = system_delay(signals, returned)
     scores: list[Scores] = []
-    for signal, back in zip(signals, returned, strict=True):
+    heard: list[str] = []
+    for number, (signal, back) in enumerate(zip(signals, returned, strict=True)):
         scores.append(scorer.score(signal, remove_delay(back, delay, len(signal))))
+        if words is not None:
+            # With its delay: shifting could cut a word, and a recogniser does not mind.
+            heard.append(words.hear(number, back))
         progress(system.label, len(signals) + len(scores), 2 * len(signals))
     seconds = sum(map(len, signals)) / SAMPLE_RATE
     return Row(
-        system.name, system.label, bits / seconds, _means(scores), tuple(scores), delay, took / seconds
+        system=system,
+        stored_bits_per_second=stored / seconds,
+        nominal_bits_per_second=nominal / seconds,
+        means=_means(scores),
+        scores=tuple(scores),
+        delay_samples=delay,
+        seconds_per_second=took / seconds,
+        words=None if words is None else words.errors(heard),
     )
 
 
@@ -156,27 +180,45 @@ def _means(scores: Sequence[Scores]) -> Scores:
     return Scores(**means)
 
 
-COLUMNS = ("system", "bit/s", "PESQ-WB", "ESTOI", "DistillMOS", "similarity", "s a second")
+COLUMNS = (
+    "system",
+    "stored bit/s",
+    "nominal bit/s",
+    "PESQ-WB",
+    "ESTOI",
+    "DistillMOS",
+    "similarity",
+    "s a second",
+)
+WORDS_COLUMN = "WER, %"
 
 
-def table_head() -> str:
-    """The two lines that begin the table in Markdown."""
-    return f"| {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * (len(COLUMNS) - 1)}"
+def table_head(words: bool = False) -> str:
+    """The two lines that begin the table in Markdown; with a column of word errors if asked for."""
+    columns = [*COLUMNS[:-1], WORDS_COLUMN, COLUMNS[-1]] if words else COLUMNS
+    return f"| {' | '.join(columns)} |\n| --- |{' ---: |' * (len(columns) - 1)}"
 
 
 def table_row(row: Row) -> str:
-    """A row of the table in Markdown."""
+    """A row of the table in Markdown, as wide as the head is with word errors if it has them."""
     means = row.means
+    words = () if row.words is None else (_cell(100 * row.words.rate, ".1f"),)
     cells = (
-        row.label,
-        f"{row.bits_per_second:,.0f}",
-        f"{means.pesq_wb:.2f}",
-        f"{means.estoi:.3f}",
-        f"{means.distillmos:.2f}",
-        f"{means.similarity:.3f}",
+        row.system.label,
+        _cell(row.stored_bits_per_second, ",.0f"),
+        _cell(row.nominal_bits_per_second, ",.0f"),
+        _cell(means.pesq_wb, ".2f"),
+        _cell(means.estoi, ".3f"),
+        _cell(means.distillmos, ".2f"),
+        _cell(means.similarity, ".3f"),
+        *words,
         f"{row.seconds_per_second:.3f}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: float, form: str) -> str:
+    return "—" if math.isnan(value) else format(value, form)
 
 
 def write_json(
@@ -203,11 +245,13 @@ def write_json(
         "seconds": round(sum(u.seconds for u in utterances), 3),
         "systems": [
             {
-                "system": row.system,
-                "label": row.label,
-                "bits_per_second": row.bits_per_second,
+                "system": row.system.name,
+                "label": row.system.label,
+                "stored_bits_per_second": _or_none(row.stored_bits_per_second),
+                "nominal_bits_per_second": _or_none(row.nominal_bits_per_second),
                 "delay_samples": row.delay_samples,
                 "seconds_per_second": row.seconds_per_second,
+                "words": _words_tree(row.words),
                 "means": {n: _or_none(getattr(row.means, n)) for n in names},
                 "scores": {n: [_or_none(getattr(s, n)) for s in row.scores] for n in names},
             }
@@ -216,6 +260,12 @@ def write_json(
     }
     with PartialFile(out, force=force) as file:
         file.write((json.dumps(tree, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def _words_tree(words: WordErrors | None) -> dict[str, float | None] | None:
+    if words is None:
+        return None
+    return {"error_rate": _or_none(words.rate), "errors": words.errors, "words": words.words}
 
 
 def _or_none(value: float) -> float | None:

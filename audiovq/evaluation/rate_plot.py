@@ -1,0 +1,173 @@
+"""Scores over bits a second, as a picture: a panel a measure, a line through the rates of each codec."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from audiovq.evaluation.compare import Row
+from audiovq.evaluation.picture import load_figure_class, picture_format
+from audiovq.evaluation.systems import FAST_LINE, WAVENET_LINE
+from audiovq.files import PartialFile
+
+HIGHEST_RATE = 64_000
+"""Bits a second; what takes more is hardly a speech codec, and would squeeze the others into a corner."""
+
+ORIGINAL = "original"
+"""The system that is drawn as a level, where that says something."""
+
+_OURS = {WAVENET_LINE: "#0072B2", FAST_LINE: "#D55E00"}
+_OTHERS = ("#009E73", "#666666", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("s", "D", "^", "v", "P", "X")
+_XLABEL = "stored bit/s"
+
+
+class _Measure(NamedTuple):
+    """A panel: what it shows, how to get it from a row, and whether the original's score says anything."""
+
+    label: str
+    value: Callable[[Row], float]
+    show_original: bool
+
+
+_MEASURES = (
+    _Measure("PESQ-WB", lambda row: row.means.pesq_wb, False),
+    _Measure("ESTOI", lambda row: row.means.estoi, False),
+    _Measure("DistillMOS", lambda row: row.means.distillmos, True),
+    _Measure("speaker similarity", lambda row: row.means.similarity, False),
+)
+_WORDS = _Measure("words wrong, %", lambda row: math.nan if row.words is None else 100 * row.words.rate, True)
+
+
+class _Style(NamedTuple):
+    label: str
+    colour: str
+    marker: str
+    ours: bool
+
+
+def draw_rates(rows: Sequence[Row], out: str | os.PathLike[str], *, force: bool = False) -> list[str]:
+    """Draw what systems scored over the bits a second that they store, on a logarithmic axis.
+
+    Systems over `HIGHEST_RATE` are left out; the original is drawn as a dashed level in the panels where it
+    is not at the end of the scale by definition.
+
+    Args:
+        rows: what was measured.
+        out: the picture: .png, .pdf or .svg.
+        force: replace `out` if it exists.
+
+    Returns: labels of systems that are not drawn because their bits are unknown.
+
+    Raises: AudiovqError if `out` exists or has another ending, or matplotlib is missing.
+    """
+    suffix = picture_format(out)
+    figure_class = load_figure_class(out)
+    with PartialFile(out, force=force) as picture:
+        figure = make_figure(figure_class, rows)
+        figure.savefig(picture.file, format=suffix, dpi=130)
+    return [row.system.label for row in rows if math.isnan(row.stored_bits_per_second)]
+
+
+def make_figure(figure_class: Any, rows: Sequence[Row]) -> Any:
+    """A figure with a panel for each measure, three a row, and the legend after the last.
+
+    Args:
+        figure_class: matplotlib's Figure.
+        rows: as for `draw_rates`.
+    """
+    measures = [*_MEASURES, _WORDS] if any(row.words is not None for row in rows) else list(_MEASURES)
+    columns = 3 if len(measures) > 4 else 2
+    # A Figure of its own, not pyplot: no window system is asked for and no state is shared.
+    figure = figure_class(figsize=(4.3 * columns, 7.0), layout="constrained")
+    panels = figure.subplots(2, columns, squeeze=False).flatten()
+    styles = _styles(rows)
+    for panel, measure in zip(panels, measures, strict=False):
+        _draw_panel(panel, measure, rows, styles)
+    handles, labels = _legend_entries(panels[: len(measures)])
+    if len(panels) > len(measures):
+        panels[-1].axis("off")
+        panels[-1].legend(handles, labels, loc="center left", frameon=False)
+    else:
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _styles(rows: Sequence[Row]) -> dict[str, _Style]:
+    """How each line, or system that stands alone, is drawn."""
+    styles: dict[str, _Style] = {}
+    for row in rows:
+        key = _key(row)
+        if key in styles or not _is_drawn(row):
+            continue
+        label = key.replace("`", "")
+        if key in _OURS:
+            styles[key] = _Style(label, _OURS[key], "o", True)
+            continue
+        number = sum(not style.ours for style in styles.values())
+        colour = _OTHERS[number % len(_OTHERS)]
+        styles[key] = _Style(label, colour, _MARKERS[number % len(_MARKERS)], False)
+    return styles
+
+
+def _draw_panel(panel: Any, measure: _Measure, rows: Sequence[Row], styles: dict[str, _Style]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for key, style in styles.items():
+        drawn = [row for row in rows if _key(row) == key and _is_drawn(row)]
+        points = sorted((r.stored_bits_per_second, measure.value(r), r.system.point) for r in drawn)
+        _draw_line(panel, points, style)
+    for row in rows:
+        level = measure.value(row)
+        if row.system.name == ORIGINAL and measure.show_original and not math.isnan(level):
+            panel.axhline(level, color="#999999", linestyle="--", linewidth=1.0, label=ORIGINAL, zorder=1)
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:,.0f}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.margins(0.12)
+    panel.set_xlabel(_XLABEL)
+    panel.set_ylabel(measure.label)
+    panel.grid(True, color="#e4e4e4", linewidth=0.6)
+    panel.set_axisbelow(True)
+    for side in ("right", "top"):
+        panel.spines[side].set_visible(False)
+
+
+def _draw_line(panel: Any, points: Sequence[tuple[float, float, str]], style: _Style) -> None:
+    panel.plot(
+        [rate for rate, _, _ in points],
+        [value for _, value, _ in points],
+        color=style.colour,
+        marker=style.marker,
+        markersize=7 if style.ours else 5.5,
+        markeredgecolor="white",
+        linewidth=2.2 if style.ours else 1.3,
+        label=style.label,
+        zorder=3 if style.ours else 2,
+    )
+    for rate, value, name in points:
+        # A system that stands alone has its name in the legend.
+        if name and len(points) > 1 and not math.isnan(value):
+            place = {"textcoords": "offset points", "xytext": (0, 7), "ha": "center", "fontsize": "x-small"}
+            panel.annotate(name, (rate, value), color=style.colour, **place)
+
+
+def _legend_entries(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    """Handles and labels of all panels, each label once."""
+    entries: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    return list(entries.values()), list(entries)
+
+
+def _key(row: Row) -> str:
+    return row.system.line or row.system.label
+
+
+def _is_drawn(row: Row) -> bool:
+    # Not a number is not less either.
+    return row.system.name != ORIGINAL and 0 < row.stored_bits_per_second <= HIGHEST_RATE

@@ -1,0 +1,120 @@
+"""The tokenizer as a codec (`codecs.Codec`): speech to codes, through an `.avq` file, and back.
+
+The bits that it takes are those of the whole file, header and voice included.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from audiovq.audio import SAMPLE_RATE
+from audiovq.codemodel import prior_beside
+from audiovq.errors import AudiovqError
+from audiovq.evaluation.codecs import Codec, Coded
+from audiovq.evaluation.griffin_lim import griffin_lim
+
+if TYPE_CHECKING:
+    from audiovq.codemodel import CodeModel
+    from audiovq.codes import CodeSequence
+    from audiovq.tokenizer import Tokenizer
+
+SEED = 0
+"""Of the WaveNet's draws and of Griffin-Lim's phases, so that scores can be repeated."""
+
+
+def num_levels(tokenizer: Tokenizer) -> int:
+    """Levels of the codebook: codes that stand for one frame."""
+    return int(getattr(tokenizer.header.config.codebook, "levels", 1))
+
+
+def prior_of(tokenizer: Tokenizer) -> CodeModel | None:
+    """The model's prior; None if it has none. Raises AudiovqError for a prior that cannot be used."""
+    try:
+        return tokenizer.prior
+    except AudiovqError:
+        if prior_beside(tokenizer.path).exists():
+            raise
+        return None
+
+
+Decoder = Callable[["Tokenizer", "CodeSequence"], NDArray[np.float32]]
+
+
+def decode_wavenet(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32]:
+    """By the WaveNet and its spectral correction."""
+    return tokenizer.decode(codes, seed=SEED).samples
+
+
+def decode_fast(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32]:
+    """By the spectral head."""
+    return tokenizer.decode(codes, fast=True).samples
+
+
+def decode_plain(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32]:
+    """By the WaveNet alone, without spectral correction."""
+    request = tokenizer.request(codes, seed=SEED)._replace(corrections=0)
+    return _finished(tokenizer, codes, tokenizer.synthesiser.drawn(request))
+
+
+def decode_griffin_lim(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32]:
+    """By the conditioner's magnitudes, with phases of `griffin_lim`."""
+    request = tokenizer.request(codes, seed=SEED)
+    with torch.inference_mode():
+        condition = tokenizer.model.condition(request.codes[None], request.voices.to)
+        window = tokenizer.header.config.conditioner.window
+        signal = griffin_lim(condition.log_magnitude[0], window, tokenizer.hop, SEED)
+    return _finished(tokenizer, codes, [signal.numpy()])
+
+
+def tokenizer_codec(tokenizer: Tokenizer, decoder: Decoder, levels: int | None = None) -> Codec:
+    """The tokenizer there and back, through an `.avq` file if the model has a prior.
+
+    Args:
+        decoder: one of the `decode_` functions.
+        levels: first levels of the codes to keep; None: all.
+
+    Raises: AudiovqError if there is a prior that cannot be used.
+    """
+    kept = num_levels(tokenizer) if levels is None else levels
+    frame_bits = kept * math.log2(tokenizer.header.config.codebook.size)
+    encoder = tokenizer.model.voice_encoder
+    voice_bits = 0 if encoder is None else encoder.bits
+    prior = prior_of(tokenizer)
+
+    def run(samples: NDArray[np.float32]) -> Coded:
+        codes = tokenizer.encode(samples, SAMPLE_RATE)
+        if levels is not None:
+            codes = codes.coarse(levels)  # type: ignore[attr-defined]
+        nominal = len(codes) * frame_bits + (voice_bits if codes.voice is not None else 0)
+        stored = float(nominal)
+        if prior is not None:
+            # What is decoded is what the file gives back: the bits counted are all that it takes.
+            codes, stored = _through_file(prior, codes)
+        return Coded(decoder(tokenizer, codes), stored, nominal)
+
+    return run
+
+
+def _through_file(prior: CodeModel, codes: CodeSequence) -> tuple[CodeSequence, float]:
+    """Codes as an `.avq` file gives them back, and its size in bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "codes.avq")
+        size = prior.save(codes, path)
+        return prior.load(path), 8.0 * size
+
+
+def _finished(
+    tokenizer: Tokenizer, codes: CodeSequence, blocks: Iterable[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Blocks of the synthesiser at the recording's level and length."""
+    finish = tokenizer.finish(codes)
+    parts = [finish.push(block) for block in blocks]
+    return np.concatenate([*parts, finish.end()])

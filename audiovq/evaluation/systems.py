@@ -1,0 +1,183 @@
+"""The rows of the table: which systems there are, and what measuring each of them takes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from audiovq.evaluation.codecs import CODEC2_FRAME_BITS, Codec, codec2, command_codec, mu_law, opus, original
+from audiovq.evaluation.round_trip import (
+    Decoder,
+    decode_fast,
+    decode_griffin_lim,
+    decode_plain,
+    decode_wavenet,
+    num_levels,
+    tokenizer_codec,
+)
+
+if TYPE_CHECKING:
+    from audiovq.tokenizer import Tokenizer
+
+WAVENET_LINE = "audiovq, WaveNet"
+FAST_LINE = "audiovq, `--fast`"
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of the table.
+
+    Attributes:
+        name: what the command calls it.
+        label: what the table calls it.
+        make: the function, from the tokenizer, which is None for systems that take none.
+        programs: that must be on PATH.
+        package: the Debian package that brings them.
+        line: systems of one line differ in rate alone, and are joined in the picture; "": stands alone.
+        point: what the picture writes at the system's point.
+        default: whether it is measured without being asked for.
+        needs_tokenizer: whether it is the tokenizer that is measured.
+        levels: of the codebook that are decoded; None: all.
+    """
+
+    name: str
+    label: str
+    make: Callable[[Tokenizer | None], Codec]
+    programs: tuple[str, ...] = ()
+    package: str = ""
+    line: str = ""
+    point: str = ""
+    default: bool = True
+    needs_tokenizer: bool = False
+    levels: int | None = None
+
+    def missing(self, tokenizer: Tokenizer | None) -> str | None:
+        """Why the system cannot be measured here, in words; None if it can."""
+        absent = [p for p in self.programs if shutil.which(p) is None]
+        if absent:
+            return f"{' and '.join(absent)} not found; install {self.package}"
+        if not self.needs_tokenizer or tokenizer is None:
+            return None
+        if self.line == FAST_LINE and tokenizer.model.spectral is None:
+            return "this model has no spectral head"
+        config = tokenizer.header.config
+        if self.name == "griffin-lim" and config.conditioner.window % tokenizer.hop:
+            return "this model's window is no multiple of its hop"
+        if self.levels is not None and self.levels >= num_levels(tokenizer):
+            return f"this model's codes have no more than {num_levels(tokenizer)} levels"
+        return None
+
+
+def _of_tokenizer(decoder: Decoder, levels: int | None = None) -> Callable[[Tokenizer | None], Codec]:
+    def make(tokenizer: Tokenizer | None) -> Codec:
+        if tokenizer is None:
+            raise ValueError("this system needs a tokenizer")
+        return tokenizer_codec(tokenizer, decoder, levels)
+
+    return make
+
+
+def _codec2_system(mode: str) -> System:
+    return System(
+        f"codec2-{mode}",
+        f"Codec2 {mode}",
+        lambda _: codec2(mode),
+        ("c2enc", "c2dec"),
+        "codec2",
+        line="Codec2",
+        point=mode,
+        default=mode in ("1200", "2400"),
+    )
+
+
+def _opus_system(kbit: int) -> System:
+    return System(
+        f"opus-{kbit}",
+        f"Opus {kbit} kbit/s",
+        lambda _: opus(kbit),
+        ("opusenc", "opusdec"),
+        "opus-tools",
+        line="Opus",
+        point=f"{kbit}",
+        default=kbit in (6, 7),
+    )
+
+
+_DECODERS = {"wavenet": (decode_wavenet, WAVENET_LINE), "fast": (decode_fast, FAST_LINE)}
+"""Systems with a row for each number of levels: decoder, and label in the table and the picture."""
+
+
+def _level_system(name: str, levels: int | None = None) -> System:
+    decoder, line = _DECODERS[name]
+    suffix = "" if levels is None else f"-{levels}"
+    unit = "level" if levels == 1 else "levels"
+    return System(
+        name + suffix,
+        line if levels is None else f"{line}, {levels} {unit}",
+        _of_tokenizer(decoder, levels),
+        line=line,
+        point="" if levels is None else f"{levels}",
+        needs_tokenizer=True,
+        levels=levels,
+    )
+
+
+def _baseline_system(name: str, label: str, decoder: Decoder) -> System:
+    return System(name, label, _of_tokenizer(decoder), point=label, default=False, needs_tokenizer=True)
+
+
+SYSTEMS = (
+    System("original", "original", lambda _: original),
+    System("mu-law", "8-bit mu-law", lambda _: mu_law, point="8-bit mu-law"),
+    *(_codec2_system(mode) for mode in CODEC2_FRAME_BITS),
+    *(_opus_system(kbit) for kbit in (6, 7, 8, 10)),
+    _baseline_system("griffin-lim", "Griffin-Lim", decode_griffin_lim),
+    _baseline_system("wavenet-plain", "WaveNet, no correction", decode_plain),
+    _level_system("wavenet"),
+    _level_system("fast"),
+)
+"""In the order of the table; those of fewer levels come before the one of all."""
+
+_LEVEL_NAME = re.compile(r"(wavenet|fast)-([1-9]\d{0,2})")
+
+
+def is_system(name: str) -> bool:
+    """Whether `find_systems` knows a name; models with fewer levels may lack it all the same."""
+    return any(name == system.name for system in SYSTEMS) or _LEVEL_NAME.fullmatch(name) is not None
+
+
+def find_systems(
+    names: Sequence[str], levels: int = 1, commands: Sequence[tuple[str, str]] = ()
+) -> list[System]:
+    """Systems of some names, in the order of the table; without names, those measured by default.
+
+    Args:
+        names: of `SYSTEMS`, or `wavenet-N` and `fast-N`: N levels of codes.
+        levels: of the model; by default all smaller numbers are measured too.
+        commands: name and command (`command_codec`) of codecs to add, before those of the tokenizer.
+
+    Raises: ValueError for an unknown name, or a command that makes no sense.
+    """
+    unknown = [name for name in names if not is_system(name)]
+    if unknown:
+        raise ValueError(f"no system {unknown[0]!r}")
+    known: list[System] = []
+    for system in SYSTEMS:
+        if system.name in _DECODERS:
+            asked = {int(m[2]) for n in names if (m := _LEVEL_NAME.fullmatch(n)) and m[1] == system.name}
+            fewer = sorted(asked | set(range(1, levels)))
+            known += [_level_system(system.name, n) for n in fewer]
+            system = replace(system, point=f"{levels}" if levels > 1 else "")
+        known.append(system)
+    added = [_command_system(name, command) for name, command in commands]
+    chosen = [system for system in known if (system.name in names if names else system.default)]
+    at = next((i for i, system in enumerate(chosen) if system.needs_tokenizer), len(chosen))
+    return [*chosen[:at], *added, *chosen[at:]]
+
+
+def _command_system(name: str, command: str) -> System:
+    codec = command_codec(name, command)
+    return System(name, name, lambda _: codec, point=name)
