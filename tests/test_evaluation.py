@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import DATA, speech
 
 from audiovq.cli.evaluate import SYSTEM_NAMES
 from audiovq.cli.main import run
 from audiovq.data.corpus import Corpus, Utterance
 from audiovq.errors import AudiovqError
-from audiovq.evaluation import codecs
-from audiovq.evaluation.codecs import (
-    SYSTEMS,
-    find_systems,
-    mu_law,
-    ogg_packet_sizes,
-    original,
-    tokenizer_codec,
-)
-from audiovq.evaluation.compare import as_written, choose_utterances
+from audiovq.evaluation import codecs, round_trip
+from audiovq.evaluation.codecs import command_codec, mu_law, ogg_packet_sizes, original
+from audiovq.evaluation.compare import Row, as_written, choose_utterances, table_head, table_row
+from audiovq.evaluation.griffin_lim import griffin_lim
 from audiovq.evaluation.metrics import (
     DELAY_STEP,
     Scorer,
+    Scores,
     estoi,
     find_delay,
     log_mel_distance,
@@ -38,7 +36,12 @@ from audiovq.evaluation.metrics import (
     remove_delay,
     system_delay,
 )
-from audiovq.tokenizer import Tokenizer
+from audiovq.evaluation.rate_plot import draw_rates, make_figure
+from audiovq.evaluation.round_trip import decode_fast, decode_wavenet, prior_of, tokenizer_codec
+from audiovq.evaluation.systems import SYSTEMS, System, find_systems
+from audiovq.evaluation.words import WordErrors
+from audiovq.nn.spectral import istft, log_magnitude, stft
+from audiovq.tokenizer import Tokenizer, load
 
 
 def read_recording() -> np.ndarray:
@@ -118,21 +121,105 @@ def test_names_of_the_command_are_those_of_the_table() -> None:
         find_systems(["mp3"])
 
 
+def test_by_default_the_table_is_short() -> None:
+    names = [system.name for system in find_systems([])]
+    codecs_by_default = ["codec2-1200", "codec2-2400", "opus-6", "opus-7"]
+    assert names == ["original", "mu-law", *codecs_by_default, "wavenet", "fast"]
+    asked_for = ["codec2-700C", "wavenet-plain"]
+    assert [system.name for system in find_systems(asked_for)] == asked_for
+
+
+def test_levels_have_rows_of_their_own() -> None:
+    systems = find_systems([], levels=3)
+    assert [s.name for s in systems[-6:]] == ["wavenet-1", "wavenet-2", "wavenet", "fast-1", "fast-2", "fast"]
+    assert [s.point for s in systems[-6:]] == ["1", "2", "3"] * 2
+    assert systems[-6].label == "audiovq, WaveNet, 1 level" and len({s.line for s in systems[-6:]}) == 2
+    assert [s.name for s in find_systems(["fast-2", "original"], levels=4)] == ["original", "fast-2"]
+
+
+def test_a_model_without_levels_has_none_to_leave_out(tiny_tokenizer: Tokenizer) -> None:
+    (system,) = find_systems(["wavenet-1"])
+    assert "levels" in str(system.missing(tiny_tokenizer))
+
+
+def test_fewer_levels_are_cut_off_before_they_are_stored() -> None:
+    class Codes:
+        def __init__(self, levels: int) -> None:
+            self.levels = levels
+            self.voice = None
+
+        def __len__(self) -> int:
+            return 10
+
+        def coarse(self, levels: int) -> Codes:
+            return Codes(levels)
+
+    class Prior:
+        def save(self, codes: Codes, path: Path) -> int:
+            return 7 * codes.levels
+
+        def load(self, path: Path) -> Codes:
+            return Codes(2)
+
+    codebook = SimpleNamespace(size=64, levels=3)
+    tokenizer: Any = SimpleNamespace(
+        header=SimpleNamespace(config=SimpleNamespace(codebook=codebook)),
+        model=SimpleNamespace(voice_encoder=None),
+        prior=Prior(),
+        encode=lambda samples, rate: Codes(3),
+    )
+    decoded: list[Any] = []
+
+    def decode(_: Tokenizer, codes: Any) -> np.ndarray:
+        decoded.append(codes)
+        return np.zeros(1, np.float32)
+
+    coded = tokenizer_codec(tokenizer, decode, levels=2)(np.zeros(1, np.float32))
+    assert coded.stored_bits == 8 * 7 * 2 and coded.nominal_bits == 10 * 2 * 6
+    assert tokenizer_codec(tokenizer, decode)(np.zeros(1, np.float32)).nominal_bits == 10 * 3 * 6
+    assert [codes.levels for codes in decoded] == [2, 2], "what the file gives back"
+
+
 def test_mu_law_takes_8_bits_a_sample_and_the_original_16() -> None:
     samples = speech(12_345)
-    back, bits = mu_law(samples)
-    assert bits == 8 * 12_345 and 0 < np.abs(back - samples).max() < 0.02
-    same, bits = original(samples)
-    assert bits == 16 * 12_345 and same is samples
+    back, stored, nominal = mu_law(samples)
+    assert stored == nominal == 8 * 12_345 and 0 < np.abs(back - samples).max() < 0.02
+    same, stored, nominal = original(samples)
+    assert stored == nominal == 16 * 12_345 and same is samples
 
 
-def test_the_tokenizer_takes_its_codes_and_its_voice(tiny_tokenizer: Tokenizer) -> None:
-    run_fast, run_drawn = (tokenizer_codec(tiny_tokenizer, fast) for fast in (True, False))
+def without_prior(model: Path, folder: Path) -> Tokenizer:
+    """The same model where no prior lies beside it."""
+    return load(shutil.copy(model, folder / "alone.safetensors"))
+
+
+def test_without_a_prior_the_nominal_bits_are_stored(tiny_model_path: Path, tmp_path: Path) -> None:
+    tokenizer = without_prior(tiny_model_path, tmp_path)
+    assert prior_of(tokenizer) is None
     samples = speech(128 * 20 + 1)
-    back, bits = run_fast(samples)
-    assert bits == 21 * 6 + 4 * 6 and len(back) == len(samples)  # 64 codes; a voice of 4 values of 6 bits
-    first, second = run_drawn(samples)[0], run_drawn(samples)[0]
+    back, stored, nominal = tokenizer_codec(tokenizer, decode_fast)(samples)
+    assert stored == nominal == 21 * 6 + 4 * 6  # 64 codes; a voice of 4 values of 6 bits
+    assert len(back) == len(samples)
+    first, second = (tokenizer_codec(tokenizer, decode_wavenet)(samples).samples for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_with_a_prior_the_whole_file_counts(
+    tiny_model_path: Path, tiny_prior_path: Path, tmp_path: Path
+) -> None:
+    tokenizer, samples = load(tiny_model_path), speech(128 * 200)
+    back, stored, nominal = tokenizer_codec(tokenizer, decode_fast)(samples)
+    codes = tokenizer.encode(samples)
+    assert stored == 8 * tokenizer.prior.save(codes, tmp_path / "codes.avq") != nominal
+    assert nominal == 200 * 6 + 4 * 6
+    np.testing.assert_allclose(back, tokenizer.decode(codes, fast=True).samples, atol=1e-6)
+
+
+def test_a_prior_that_cannot_be_used_is_an_error(tiny_model_path: Path, tmp_path: Path) -> None:
+    tokenizer = without_prior(tiny_model_path, tmp_path)
+    (tmp_path / "prior.safetensors").write_bytes(b"damaged")
+    with pytest.raises(AudiovqError, match="prior"):
+        tokenizer_codec(tokenizer, decode_fast)
 
 
 def test_without_a_spectral_head_there_is_no_fast_row(paper_tokenizer: Tokenizer) -> None:
@@ -140,16 +227,53 @@ def test_without_a_spectral_head_there_is_no_fast_row(paper_tokenizer: Tokenizer
     assert "spectral head" in str(fast.missing(paper_tokenizer))
     assert wavenet.missing(paper_tokenizer) is None
     samples = speech(6_400)
-    assert tokenizer_codec(paper_tokenizer, fast=False)(samples)[1] == 100 * 6  # and no voice is stored
+    nominal = tokenizer_codec(paper_tokenizer, decode_wavenet)(samples).nominal_bits
+    assert nominal == 100 * 6  # and no voice is stored
 
 
-@pytest.mark.parametrize(("mode", "rate"), [("1200", 1_200), ("2400", 2_400)])
+def test_the_plain_wavenet_is_the_wavenet_before_correction(
+    tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = tiny_tokenizer.encode(speech(128 * 30 + 5))
+    plain = round_trip.decode_plain(tiny_tokenizer, codes)
+    usual = decode_wavenet(tiny_tokenizer, codes)
+    assert plain.shape == usual.shape and not np.allclose(plain, usual)
+    passes_through = dataclasses.replace(tiny_tokenizer.model.config, corrections=0)
+    monkeypatch.setattr(tiny_tokenizer.model, "config", passes_through)
+    np.testing.assert_array_equal(plain, decode_wavenet(tiny_tokenizer, codes))
+
+
+def test_griffin_lim_finds_a_signal_of_the_magnitudes() -> None:
+    clean, (window, hop) = torch.from_numpy(read_recording()[:16_000]), (512, 128)
+    wanted = stft(clean[None], window, hop)[0]
+    target = log_magnitude(wanted, 1e-5)
+
+    def convergence(rounds: int) -> float:
+        back = griffin_lim(target, window, hop, seed=0, rounds=rounds)
+        assert back.shape == clean.shape
+        off = stft(back[None], window, hop)[0].abs() - wanted.abs()
+        return float(off.norm() / wanted.abs().norm())
+
+    assert convergence(60) < 0.5 * convergence(3) and convergence(60) < 0.15
+    first, second, other = (griffin_lim(target, window, hop, seed, rounds=2) for seed in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert torch.allclose(istft(wanted[None], window, hop)[0][512:-512], clean[512:-512], atol=1e-5)
+
+
+def test_griffin_lim_of_codes_keeps_their_level_and_length(tiny_tokenizer: Tokenizer) -> None:
+    samples = speech(128 * 30 + 5)
+    back = round_trip.decode_griffin_lim(tiny_tokenizer, tiny_tokenizer.encode(samples))
+    assert back.shape == samples.shape and np.isfinite(back).all() and np.any(back)
+
+
+@pytest.mark.parametrize(("mode", "rate"), [("700C", 700), ("1200", 1_200), ("3200", 3_200)])
 def test_codec2_takes_its_bits(mode: str, rate: int) -> None:
     if not shutil.which("c2enc") or not shutil.which("c2dec"):
         pytest.skip("codec2 is not installed")
     clean = read_recording()
-    back, bits = codecs.codec2(mode)(clean)
+    back, bits, nominal = codecs.codec2(mode)(clean)
     assert bits / (len(clean) / 16_000) == pytest.approx(rate, rel=0.001)
+    assert nominal / (len(clean) / 16_000) == pytest.approx(rate)
     delay = find_delay(clean, back)
     assert 0 <= delay < 1_000 and len(back) >= len(clean) + delay
 
@@ -158,7 +282,8 @@ def test_opus_counts_packets_alone() -> None:
     if not shutil.which("opusenc") or not shutil.which("opusdec"):
         pytest.skip("opus-tools are not installed")
     clean = read_recording()
-    back, bits = codecs.opus(6)(clean)
+    back, bits, nominal = codecs.opus(6)(clean)
+    assert nominal / (len(clean) / 16_000) == pytest.approx(6_000)
     assert 3_000 < bits / (len(clean) / 16_000) < 8_000
     assert len(back) == pytest.approx(len(clean), abs=400)
     assert log_mel_distance(clean, remove_delay(back, find_delay(clean, back), len(clean))) < 1.5
@@ -197,6 +322,54 @@ def test_a_program_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         codecs.codec2("1200")(speech(1_600))
 
 
+# Codecs of the user's
+
+
+def test_any_program_is_a_codec(tmp_path: Path) -> None:
+    program = tmp_path / "codec program.py"
+    program.write_text(
+        "import pathlib, shutil, sys\n"
+        "source, target, folder = sys.argv[1:]\n"
+        "assert not any(pathlib.Path(folder).iterdir())\n"
+        "pathlib.Path(folder, 'in.wav').touch()\n"
+        "shutil.copy(source, target)\n"
+        "print('bits:', 1234)\n"
+    )
+    codec = command_codec("mine", f"{sys.executable} '{program}' {{i}} {{o}} {{d}}")
+    samples = as_written(speech(3_200))
+    back, stored, nominal = codec(samples)
+    np.testing.assert_array_equal(back, samples)
+    assert stored == 1234 and math.isnan(nominal)
+
+
+@pytest.mark.parametrize(
+    ("printed", "bits"), [("17", 17), ("a 1e3\n", 1000), ("", math.nan), ("-1", math.nan), ("inf", math.nan)]
+)
+def test_the_last_word_is_the_payload_if_it_is_a_number(printed: str, bits: float) -> None:
+    assert codecs._last_number(printed) == pytest.approx(bits, nan_ok=True)
+
+
+def test_a_command_is_no_shell(tmp_path: Path) -> None:
+    codec = command_codec("mine", f"cp {{i}} {{o}} ; touch {tmp_path}/there")
+    with pytest.raises(AudiovqError, match=r"^mine: failed"):
+        codec(speech(1_600))
+    assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("/nonexistent {i} {o}", "^mine: failed .*/nonexistent"),
+        ("true {i} {o}", "^mine: its command wrote no recording"),
+        ("cp /dev/null {o} -u {i}", "^mine: "),
+        ("sh -c 'echo {i} > {o}'", "^mine: what its command wrote is no recording"),
+    ],
+)
+def test_a_command_that_fails_is_one_line(command: str, said: str) -> None:
+    with pytest.raises(AudiovqError, match=said):
+        command_codec("mine", command)(speech(1_600))
+
+
 # The table
 
 
@@ -224,24 +397,103 @@ def test_what_is_scored_is_what_a_16_bit_file_gives_back() -> None:
     np.testing.assert_allclose(as_written(read_recording()), read_recording(), atol=1.01 / 32_768)
 
 
+def row_of(system: System, stored: float, quality: float, words: WordErrors | None = None) -> Row:
+    """A row of made-up scores: the higher `quality` (0..1), the better."""
+    scores = Scores(1 + 3 * quality, quality, 1 + 4 * quality, 0.5 + quality / 2, 2 - quality)
+    return Row(system, stored, 2 * stored, scores, (scores,), 0, 0.5, words)
+
+
+def test_what_is_unknown_is_a_dash() -> None:
+    (system,) = find_systems(["original"])
+    head = table_head().splitlines()[0]
+    assert head.startswith("| system | stored bit/s | nominal bit/s | PESQ-WB |") and "WER" not in head
+    row = table_row(row_of(system, math.nan, 0.5))
+    assert row == "| original | — | — | 2.50 | 0.500 | 3.00 | 0.750 | 0.500 |"
+    assert "| similarity | WER, % | s a second |" in table_head(words=True)
+    assert "| 0.750 | 12.5 | 0.500 |" in table_row(row_of(system, 1, 0.5, WordErrors(1, 8)))
+    assert "| 0.750 | — | 0.500 |" in table_row(row_of(system, 1, 0.5, WordErrors(0, 0)))
+
+
 def test_the_command_prints_a_table_and_writes_json(
     scorer: Scorer, tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    without_prior(tiny_model_path, tmp_path)
     out = tmp_path / "scores.json"
     options = ["--limit", "2", "--system", "fast", "--system", "original", "--json", str(out)]
-    assert run(["evaluate", str(DATA), "--model", str(tiny_model_path), *options]) == 0
+    command = ["--codec", "copy=cp {i} {o}", "--model", str(tmp_path / "alone.safetensors")]
+    assert run(["evaluate", str(DATA), *command, *options]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[0].startswith("| system | bit/s | PESQ-WB |") and len(lines) == 4
-    assert lines[2].startswith("| original | 256,000 | 4.64 | 1.000 |")
-    assert lines[3].startswith("| audiovq, `--fast` | ")
+    assert lines[0].startswith("| system | stored bit/s | nominal bit/s | PESQ-WB |") and len(lines) == 5
+    assert lines[2].startswith("| original | 256,000 | 256,000 | 4.64 | 1.000 |")
+    assert lines[3].startswith("| copy | — | — | 4.64 | 1.000 |")
+    assert lines[4].startswith("| audiovq, `--fast` | ")
+    assert "has no prior; its stored bits are the nominal ones" in captured.err
     tree: dict[str, Any] = json.loads(out.read_text())
-    first, last = tree["systems"]
-    assert len(tree["recordings"]) == 2 and last["system"] == "fast"
+    first, copy, last = tree["systems"]
+    assert len(tree["recordings"]) == 2 and last["system"] == "fast" and copy["system"] == "copy"
     assert last["means"]["estoi"] == pytest.approx(np.mean(last["scores"]["estoi"])) != 1
-    assert 750 < last["bits_per_second"] < 770 and first["delay_samples"] == 0
+    assert 750 < last["stored_bits_per_second"] < 770 and first["delay_samples"] == 0
+    assert copy["stored_bits_per_second"] is None and last["words"] is None
     assert run(["evaluate", str(DATA), *options]) == 1
     assert "--force" in capsys.readouterr().err
+
+
+def test_a_prior_that_was_asked_for_must_be_there(
+    tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", str(tiny_model_path), "--prior", str(tmp_path / "none.safetensors")]
+    assert run(["evaluate", str(DATA), "--system", "fast", *options]) == 1
+    assert "no such prior" in capsys.readouterr().err
+
+
+# The picture
+
+
+def made_up_rows(words: bool) -> list[Row]:
+    """Three levels of a model, Codec2, Opus, a codec of the user's, and what is not drawn as a point."""
+    systems = {s.name: s for s in find_systems(["original", "mu-law", "codec2-1200", "codec2-2400"])}
+    systems |= {s.name: s for s in find_systems(["opus-6", "opus-10"])}
+    systems |= {s.name: s for s in find_systems([], levels=3, commands=[("mine", "cp {i} {o}")])}
+    figures = {
+        "original": (256_000, 1.0), "mu-law": (128_000, 0.95), "codec2-1200": (1_200, 0.2),
+        "codec2-2400": (2_400, 0.3), "opus-6": (5_300, 0.45), "opus-10": (9_100, 0.8), "mine": (1_500, 0.6),
+        "wavenet-1": (520, 0.4), "wavenet-2": (1_050, 0.55), "wavenet": (1_700, 0.62),
+        "fast-1": (520, 0.38), "fast-2": (1_050, 0.5), "fast": (1_700, 0.57),
+    }  # fmt: skip
+    return [
+        row_of(systems[name], rate, quality, WordErrors(round(100 * (1 - quality)), 400) if words else None)
+        for name, (rate, quality) in figures.items()
+    ]
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_the_picture_has_a_panel_a_measure(words: bool) -> None:
+    figure_class = pytest.importorskip("matplotlib.figure").Figure
+    figure = make_figure(figure_class, made_up_rows(words))
+    panels = [axes for axes in figure.axes if axes.get_xlabel()]
+    measures = ["PESQ-WB", "ESTOI", "DistillMOS", "speaker similarity", "words wrong, %"]
+    assert [axes.get_ylabel() for axes in panels] == measures[: 4 + words]
+    assert {axes.get_xlabel() for axes in panels} == {"stored bit/s"}
+    assert {axes.get_xscale() for axes in panels} == {"log"}
+    lines = {line.get_label(): list(line.get_xdata()) for line in panels[0].get_lines()}
+    assert lines.pop("audiovq, WaveNet") == lines.pop("audiovq, --fast") == [520, 1_050, 1_700]
+    assert lines == {"Codec2": [1_200, 2_400], "Opus": [5_300, 9_100], "mine": [1_500]}
+    assert "original" in [line.get_label() for line in panels[2].get_lines()]
+    legend = (figure.axes[-1].get_legend() if words else figure.legends[0]).get_texts()
+    assert {text.get_text() for text in legend} == {*lines, "original", "audiovq, WaveNet", "audiovq, --fast"}
+
+
+def test_the_picture_is_written_and_not_overwritten(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out, rows = tmp_path / "rates.png", made_up_rows(words=True)
+    rows[6] = dataclasses.replace(rows[6], stored_bits_per_second=math.nan)
+    assert draw_rates(rows, out) == ["mine"]
+    assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 10_000
+    with pytest.raises(AudiovqError, match="--force"):
+        draw_rates(rows, out)
+    with pytest.raises(AudiovqError, match="gif"):
+        draw_rates(rows, tmp_path / "rates.gif")
 
 
 @pytest.mark.parametrize(
@@ -251,6 +503,14 @@ def test_the_command_prints_a_table_and_writes_json(
         ["evaluate", "d", "--system", "mp3"],
         ["evaluate", "d", "--limit", "0"],
         ["evaluate", "d", "--json", "-"],
+        ["evaluate", "d", "--system", "wavenet-0"],
+        ["evaluate", "d", "--codec", "mine"],
+        ["evaluate", "d", "--codec", "a|b=cp {i} {o}"],
+        ["evaluate", "d", "--codec", "mine=cp {i}"],
+        ["evaluate", "d", "--codec", "mine=cp '{i} {o}"],
+        ["evaluate", "d", "--codec", "fast=cp {i} {o}"],
+        ["evaluate", "d", "--codec", "x=cp {i} {o}", "--codec", "x=cp {i} {o}"],
+        ["evaluate", "d", "--asr", "m", "--no-words"],
     ],
 )
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def _check_command(name: str, command: str) -> None:
     multiple=True,
     metavar="NAME",
     callback=_check_names,
-    help=f"Measure this one; repeatable: {', '.join(SYSTEM_NAMES)}; of a model with several levels of codes also "
+    help=f"Measure this one; repeatable: {', '.join(SYSTEM_NAMES)}; of a model with levels of codes also "
     "wavenet-N and fast-N, which keep the first N. Without it, some of them.",
 )
 @click.option(

@@ -18,7 +18,6 @@ HIGHEST_RATE = 64_000
 ORIGINAL = "original"
 """The system that is drawn as a level, where that says something."""
 
-_OURS = {WAVENET_LINE: "#0072B2", FAST_LINE: "#D55E00"}
 _OTHERS = ("#009E73", "#666666", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("s", "D", "^", "v", "P", "X")
 _XLABEL = "stored bit/s"
@@ -42,10 +41,21 @@ _WORDS = _Measure("words wrong, %", lambda row: math.nan if row.words is None el
 
 
 class _Style(NamedTuple):
+    """How the systems of a line are drawn."""
+
     label: str
     colour: str
     marker: str
-    ours: bool
+    marker_size: float
+    ours: bool = False
+    hollow: bool = False
+
+
+# Where both score the same, the ring is seen around the dot.
+_OURS = {
+    WAVENET_LINE: _Style("audiovq, WaveNet", "#0072B2", "o", 6.0, ours=True),
+    FAST_LINE: _Style("audiovq, --fast", "#D55E00", "o", 9.0, ours=True, hollow=True),
+}
 
 
 def draw_rates(rows: Sequence[Row], out: str | os.PathLike[str], *, force: bool = False) -> list[str]:
@@ -96,19 +106,13 @@ def make_figure(figure_class: Any, rows: Sequence[Row]) -> Any:
 
 
 def _styles(rows: Sequence[Row]) -> dict[str, _Style]:
-    """How each line, or system that stands alone, is drawn."""
-    styles: dict[str, _Style] = {}
-    for row in rows:
-        key = _key(row)
-        if key in styles or not _is_drawn(row):
-            continue
-        label = key.replace("`", "")
-        if key in _OURS:
-            styles[key] = _Style(label, _OURS[key], "o", True)
-            continue
-        number = sum(not style.ours for style in styles.values())
+    """How each line, or system that stands alone, is drawn; ours first, as in the legend."""
+    keys = dict.fromkeys(_key(row) for row in rows if _is_drawn(row))
+    styles = {key: style for key, style in _OURS.items() if key in keys}
+    others = [key for key in keys if key not in _OURS]
+    for number, key in enumerate(others):
         colour = _OTHERS[number % len(_OTHERS)]
-        styles[key] = _Style(label, colour, _MARKERS[number % len(_MARKERS)], False)
+        styles[key] = _Style(key, colour, _MARKERS[number % len(_MARKERS)], 5.5)
     return styles
 
 
@@ -142,16 +146,19 @@ def _draw_line(panel: Any, points: Sequence[tuple[float, float, str]], style: _S
         [value for _, value, _ in points],
         color=style.colour,
         marker=style.marker,
-        markersize=7 if style.ours else 5.5,
-        markeredgecolor="white",
+        markersize=style.marker_size,
+        markerfacecolor="none" if style.hollow else style.colour,
         linewidth=2.2 if style.ours else 1.3,
         label=style.label,
         zorder=3 if style.ours else 2,
     )
+    falls = points[-1][1] < points[0][1]
     for rate, value, name in points:
-        # A system that stands alone has its name in the legend.
-        if name and len(points) > 1 and not math.isnan(value):
-            place = {"textcoords": "offset points", "xytext": (0, 7), "ha": "center", "fontsize": "x-small"}
+        if name and not math.isnan(value):
+            # Above the point, and beside the line where that comes from above.
+            offset = (4, 4) if falls else (-4, 5)
+            side = "left" if falls else "right"
+            place = {"textcoords": "offset points", "xytext": offset, "ha": side, "fontsize": "x-small"}
             panel.annotate(name, (rate, value), color=style.colour, **place)
 
 

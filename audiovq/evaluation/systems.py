@@ -37,7 +37,7 @@ class System:
         programs: that must be on PATH.
         package: the Debian package that brings them.
         line: systems of one line differ in rate alone, and are joined in the picture; "": stands alone.
-        point: what the picture writes at the system's point.
+        point: what the picture writes at the system's point, if that is on a line.
         default: whether it is measured without being asked for.
         needs_tokenizer: whether it is the tokenizer that is measured.
         levels: of the codebook that are decoded; None: all.
@@ -126,12 +126,12 @@ def _level_system(name: str, levels: int | None = None) -> System:
 
 
 def _baseline_system(name: str, label: str, decoder: Decoder) -> System:
-    return System(name, label, _of_tokenizer(decoder), point=label, default=False, needs_tokenizer=True)
+    return System(name, label, _of_tokenizer(decoder), default=False, needs_tokenizer=True)
 
 
 SYSTEMS = (
     System("original", "original", lambda _: original),
-    System("mu-law", "8-bit mu-law", lambda _: mu_law, point="8-bit mu-law"),
+    System("mu-law", "8-bit mu-law", lambda _: mu_law),
     *(_codec2_system(mode) for mode in CODEC2_FRAME_BITS),
     *(_opus_system(kbit) for kbit in (6, 7, 8, 10)),
     _baseline_system("griffin-lim", "Griffin-Lim", decode_griffin_lim),
@@ -180,4 +180,4 @@ def find_systems(
 
 def _command_system(name: str, command: str) -> System:
     codec = command_codec(name, command)
-    return System(name, name, lambda _: codec, point=name)
+    return System(name, name, lambda _: codec)
