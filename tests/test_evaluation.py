@@ -385,6 +385,7 @@ def test_ten_of_a_speaker_who_take_turns() -> None:
     assert [u.speaker for u in chosen[:7]] == ["ann", "bob"] * 3 + ["ann"] and len(chosen) == 13
     assert [u.path for u in choose_utterances(corpus_of("ann", "ann", "bob"), limit=2)] == ["0.wav", "2.wav"]
     assert len(choose_utterances(corpus_of(*[""] * 14))) == 14
+    assert len(choose_utterances(corpus_of(*["ann"] * 14, "bob"), per_speaker=12)) == 13
     with pytest.raises(AudiovqError, match="under 12 s"):
         choose_utterances(corpus_of("ann", seconds=12))
 
@@ -502,6 +503,7 @@ def test_the_picture_is_written_and_not_overwritten(tmp_path: Path) -> None:
         ["evaluate"],
         ["evaluate", "d", "--system", "mp3"],
         ["evaluate", "d", "--limit", "0"],
+        ["evaluate", "d", "--per-speaker", "0"],
         ["evaluate", "d", "--json", "-"],
         ["evaluate", "d", "--system", "wavenet-0"],
         ["evaluate", "d", "--codec", "mine"],

@@ -71,6 +71,14 @@ def _check_command(name: str, command: str) -> None:
 @click.option("--split", metavar="NAME", help="Only this split of FOLDER, as its manifest.tsv names it.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="N recordings; speakers take turns.")
 @click.option(
+    "--per-speaker",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="At most N recordings of each speaker.",
+)
+@click.option(
     "--system",
     "names",
     multiple=True,
@@ -121,6 +129,7 @@ def evaluate(
     prior: Path | None,
     split: str | None,
     limit: int | None,
+    per_speaker: int,
     names: tuple[str, ...],
     commands: list[tuple[str, str]],
     words: bool | None,
@@ -131,8 +140,7 @@ def evaluate(
 ) -> None:
     """Score speech that went through the model, and through other codecs.
 
-    Prints a table in Markdown, over FOLDER's recordings under 12 s, at most 10 a speaker. FOLDER is laid out
-    as for training. Needs pip install 'audiovq[eval]', for words also 'audiovq[words]'; Codec2 and Opus are
+    Prints a table in Markdown, over FOLDER's recordings under 12 s. FOLDER is laid out as for training. Needs pip install 'audiovq[eval]', for words also 'audiovq[words]'; Codec2 and Opus are
     measured where c2enc, c2dec, opusenc and opusdec are on PATH.
     """
     if json_out == Path("-"):
@@ -151,7 +159,7 @@ def evaluate(
     systems = _choose_systems(folder, names, commands, tokenizer)
     scorer = Scorer()
     corpus = open_corpus(folder, report=_say, splits=[split] if split else [])
-    utterances = choose_utterances(corpus, limit)
+    utterances = choose_utterances(corpus, limit, per_speaker)
     seconds = sum(u.seconds for u in utterances)
     readers = len({u.speaker for u in utterances if u.speaker})
     _say(f"{folder}: {len(utterances)} recordings, {readers} speakers, {seconds:.0f} s")

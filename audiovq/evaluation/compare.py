@@ -32,7 +32,7 @@ LONGEST_SECONDS = 12.0
 """Recordings of this length and longer are left out: PESQ is made for short ones."""
 
 MOST_OF_A_SPEAKER = 10
-"""Recordings of one speaker, so that no voice outweighs the others."""
+"""Recordings of one speaker unless asked for more, so that no voice outweighs the others."""
 
 WARM_UP_SECONDS = 0.5
 """Run once before the clock starts: compiling is no part of a system's speed."""
@@ -77,11 +77,14 @@ class Row:
     words: WordErrors | None = None
 
 
-def choose_utterances(corpus: Corpus, limit: int | None = None) -> list[Utterance]:
-    """The recordings to measure: under `LONGEST_SECONDS`, the first `MOST_OF_A_SPEAKER` of each speaker.
+def choose_utterances(
+    corpus: Corpus, limit: int | None = None, per_speaker: int = MOST_OF_A_SPEAKER
+) -> list[Utterance]:
+    """The recordings to measure: under `LONGEST_SECONDS`, the first ones of each speaker.
 
     Args:
         limit: how many in all; speakers take turns. A recording whose speaker is unknown counts as a speaker.
+        per_speaker: how many of each at most.
 
     Raises: AudiovqError if none is left.
     """
@@ -89,7 +92,7 @@ def choose_utterances(corpus: Corpus, limit: int | None = None) -> list[Utteranc
     for utterance in corpus.utterances:
         if utterance.seconds < LONGEST_SECONDS:
             groups.setdefault(utterance.speaker or f"\0{utterance.path}", []).append(utterance)
-    turns = itertools.zip_longest(*(groups[name][:MOST_OF_A_SPEAKER] for name in sorted(groups)))
+    turns = itertools.zip_longest(*(groups[name][:per_speaker] for name in sorted(groups)))
     chosen = [u for turn in turns for u in turn if u is not None][:limit]
     if not chosen:
         raise AudiovqError(
