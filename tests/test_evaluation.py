@@ -360,6 +360,7 @@ def test_a_command_is_no_shell(tmp_path: Path) -> None:
     ("command", "said"),
     [
         ("/nonexistent {i} {o}", "^mine: failed .*/nonexistent"),
+        ("false {i} {o}", r"^mine: failed \(exit code 1\)"),
         ("true {i} {o}", "^mine: its command wrote no recording"),
         ("cp /dev/null {o} -u {i}", "^mine: "),
         ("sh -c 'echo {i} > {o}'", "^mine: what its command wrote is no recording"),

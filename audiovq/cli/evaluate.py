@@ -140,8 +140,9 @@ def evaluate(
 ) -> None:
     """Score speech that went through the model, and through other codecs.
 
-    Prints a table in Markdown, over FOLDER's recordings under 12 s. FOLDER is laid out as for training. Needs pip install 'audiovq[eval]', for words also 'audiovq[words]'; Codec2 and Opus are
-    measured where c2enc, c2dec, opusenc and opusdec are on PATH.
+    Prints a table in Markdown, over FOLDER's recordings under 12 s. FOLDER is laid out as for training.
+    Needs pip install 'audiovq[eval]', for words also 'audiovq[words]'; Codec2 and Opus are measured where
+    c2enc, c2dec, opusenc and opusdec are on PATH.
     """
     if json_out == Path("-"):
         raise click.UsageError("--json takes a file: the table goes to standard output.")

@@ -177,10 +177,11 @@ def _call(*command: str, name: str | None = None) -> str:
     """Run a program and return what it prints. Raises AudiovqError if that is not there, or fails."""
     try:
         done = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    except (OSError, ValueError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", b"") or str(error).encode()
-        last = said.decode(errors="replace").strip().splitlines()[-1:]
-        raise AudiovqError(
-            f"{name or command[0]}: failed ({' '.join(last)}); try it by hand, or leave it out"
-        ) from None
-    return done.stdout.decode(errors="replace")
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        reason = said[-1] if said else f"exit code {error.returncode}"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    else:
+        return done.stdout.decode(errors="replace")
+    raise AudiovqError(f"{name or command[0]}: failed ({reason}); try it by hand, or leave it out")
