@@ -210,10 +210,9 @@ def _choose_systems(
 ) -> list[System]:
     """Systems that can be measured here; says which cannot. Raises AudiovqError if none is left."""
     from audiovq.errors import AudiovqError
-    from audiovq.evaluation.round_trip import num_levels
     from audiovq.evaluation.systems import find_systems
 
-    levels = 1 if tokenizer is None else num_levels(tokenizer)
+    levels = 1 if tokenizer is None else tokenizer.header.config.codebook.levels
     systems = find_systems(names, levels, commands)
     absent = {system.name: system.missing(tokenizer) for system in systems}
     for system in systems:

@@ -30,11 +30,6 @@ SEED = 0
 """Of the WaveNet's draws and of Griffin-Lim's phases, so that scores can be repeated."""
 
 
-def num_levels(tokenizer: Tokenizer) -> int:
-    """Levels of the codebook: codes that stand for one frame."""
-    return int(getattr(tokenizer.header.config.codebook, "levels", 1))
-
-
 def prior_of(tokenizer: Tokenizer) -> CodeModel | None:
     """The model's prior; None if it has none. Raises AudiovqError for a prior that cannot be used."""
     try:
@@ -70,7 +65,7 @@ def decode_griffin_lim(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.
     with torch.inference_mode():
         condition = tokenizer.model.condition(request.codes[None], request.voices.to)
         window = tokenizer.header.config.conditioner.window
-        signal = griffin_lim(condition.log_magnitude[0], window, tokenizer.hop, SEED)
+        signal = griffin_lim(condition.log_magnitude[0], window, tokenizer.model.frame_hop, SEED)
     return _finished(tokenizer, codes, [signal.numpy()])
 
 
@@ -83,8 +78,9 @@ def tokenizer_codec(tokenizer: Tokenizer, decoder: Decoder, levels: int | None =
 
     Raises: AudiovqError if there is a prior that cannot be used.
     """
-    kept = num_levels(tokenizer) if levels is None else levels
-    frame_bits = kept * math.log2(tokenizer.header.config.codebook.size)
+    codebook = tokenizer.header.config.codebook
+    kept = codebook.levels if levels is None else levels
+    step_bits = kept * math.log2(codebook.size)
     encoder = tokenizer.model.voice_encoder
     voice_bits = 0 if encoder is None else encoder.bits
     prior = prior_of(tokenizer)
@@ -92,8 +88,8 @@ def tokenizer_codec(tokenizer: Tokenizer, decoder: Decoder, levels: int | None =
     def run(samples: NDArray[np.float32]) -> Coded:
         codes = tokenizer.encode(samples, SAMPLE_RATE)
         if levels is not None:
-            codes = codes.coarse(levels)  # type: ignore[attr-defined]
-        nominal = len(codes) * frame_bits + (voice_bits if codes.voice is not None else 0)
+            codes = codes.coarse(levels)
+        nominal = len(codes) * step_bits + (voice_bits if codes.voice is not None else 0)
         stored = float(nominal)
         if prior is not None:
             # What is decoded is what the file gives back: the bits counted are all that it takes.

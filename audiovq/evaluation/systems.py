@@ -15,7 +15,6 @@ from audiovq.evaluation.round_trip import (
     decode_griffin_lim,
     decode_plain,
     decode_wavenet,
-    num_levels,
     tokenizer_codec,
 )
 
@@ -61,13 +60,13 @@ class System:
             return f"{' and '.join(absent)} not found; install {self.package}"
         if not self.needs_tokenizer or tokenizer is None:
             return None
-        if self.line == FAST_LINE and tokenizer.model.spectral is None:
+        if self.line == FAST_LINE and tokenizer.model.spectral_head is None:
             return "this model has no spectral head"
         config = tokenizer.header.config
-        if self.name == "griffin-lim" and config.conditioner.window % tokenizer.hop:
+        if self.name == "griffin-lim" and config.conditioner.window % tokenizer.model.frame_hop:
             return "this model's window is no multiple of its hop"
-        if self.levels is not None and self.levels >= num_levels(tokenizer):
-            return f"this model's codes have no more than {num_levels(tokenizer)} levels"
+        if self.levels is not None and self.levels >= config.codebook.levels:
+            return f"this model's codes have no more than {config.codebook.levels} levels"
         return None
 
 
