@@ -42,7 +42,8 @@ class Checkpoint:
         temporary = path.with_name(path.name + ".part")
         try:
             save_file(flat, temporary, metadata={"audiovq": json.dumps(self.header)})
-            with open(temporary, "rb") as file:
+            # Open for writing: Windows syncs no other.
+            with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:

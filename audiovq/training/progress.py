@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 import time
 from collections.abc import Iterable
@@ -14,6 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from audiovq.audio import SAMPLE_RATE
+from audiovq.files import PartialFile
+
+COLUMNS = ["stage", "step", "seconds", "name", "value"]
+"""Of `metrics.csv`."""
 
 
 class Progress:
@@ -78,20 +83,22 @@ class Example(NamedTuple):
 class MetricsLog:
     """`metrics.csv` (stage, step, seconds of training, name, value) and TensorBoard if it is installed.
 
-    A row's step counts finished steps. On resuming at a step, rows of later steps and stages are dropped.
+    A row's step counts finished steps. On resuming at a step, rows of later steps and stages are dropped; a
+    kill at any moment leaves the rows from before or those that are kept.
+
+    Raises: AudiovqError if the file cannot be written.
     """
 
     def __init__(self, run: Path, stages: list[str], stage: int, step: int) -> None:
         self.path = run / "metrics.csv"
-        rows = []
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [r for r in csv.reader(file) if len(r) == 5][1:]
-        kept = [r for r in rows if (int(r[0]), int(r[1])) <= (stage, step)]
-        self._file = open(self.path, "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(COLUMNS)
+        writer.writerows(_rows_until(self.path, stage, step))
+        with PartialFile(self.path, force=True) as rewritten:
+            rewritten.write(text.getvalue().encode())
+        self._file = open(self.path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._csv = csv.writer(self._file)
-        self._csv.writerow(["stage", "step", "seconds", "name", "value"])
-        self._csv.writerows(kept)
         self._stages = stages
         self._board: Any = None
         self._shown: set[str] = set()
@@ -135,6 +142,17 @@ class MetricsLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def _rows_until(path: Path, stage: int, step: int) -> list[list[str]]:
+    """Rows of a `metrics.csv` up to a step of a stage, if it is there; torn ones, as a kill leaves them, are
+    left out."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)]
+    whole = [row for row in rows if row[0].isdecimal() and row[1].isdecimal()]
+    return [row for row in whole if (int(row[0]), int(row[1])) <= (stage, step)]
 
 
 def say(line: str) -> None:
