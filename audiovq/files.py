@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, and lock a folder that one process writes to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import stat
+import sys
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -13,6 +14,9 @@ try:
     import fcntl
 except ImportError:  # Windows: there an open file cannot be removed, which does the same service.
     fcntl = None  # type: ignore[assignment]
+
+if sys.platform == "win32":
+    import msvcrt
 
 from audiovq.errors import AudiovqError
 
@@ -107,6 +111,83 @@ class PartialFile:
             raise AudiovqError(f"{self.name}: exists already; name another or give --force")
 
 
+_LOCKED_BYTE = 1 << 30
+"""Windows locks bytes, and what is locked cannot be read: one far behind the content."""
+
+
+class FolderLock:
+    """An exclusive lock on a folder, from the creation of this object to `release` or the end of `with`.
+
+    The operating system drops the lock when the process ends, however it ends: a file that a killed process
+    left behind locks nobody out. Where the file system has no locks, none is taken.
+
+    Args:
+        folder: must exist; the lock is a file in it.
+        name: of that file, which is removed on release.
+
+    Raises: AudiovqError if the file cannot be written; FolderInUse if another process holds the lock.
+    """
+
+    def __init__(self, folder: Path, name: str = "lock") -> None:
+        self.path = folder / name
+        self._file = self._open()
+        # The one that held it before may have removed the file between our opening and locking it. Then the
+        # lock is on a file that nobody else will find.
+        while not self._is_at_its_path():
+            self._file.close()
+            self._file = self._open()
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()).encode())
+        self._file.flush()
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Remove the file and drop the lock."""
+        # Windows removes no open file; there an unlocked one stays behind.
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        self._file.close()
+
+    def _open(self) -> BinaryIO:
+        """The file, locked."""
+        try:
+            file = open(self.path, "ab+")  # noqa: SIM115 (closed by release)
+        except OSError as error:
+            raise AudiovqError(
+                f"{self.path}: cannot be written ({error.strerror}); check the folder's permissions"
+            ) from error
+        try:
+            _lock_or_raise(file)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            holder = file.read(20).decode("ascii", "replace")
+            file.close()
+            raise FolderInUse(int(holder) if holder.isdecimal() else None) from error
+        except OSError:
+            # Some network file systems have no locks. Training there is better than not training.
+            pass
+        return file
+
+    def _is_at_its_path(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+
+class FolderInUse(Exception):
+    """Another process has locked the folder; `process`: its number, None if unknown."""
+
+    def __init__(self, process: int | None) -> None:
+        super().__init__(f"locked by process {process}")
+        self.process = process
+
+
 def remove_leftovers(folder: str | os.PathLike[str]) -> int:
     """Remove temporary files under `folder` whose process was killed; returns how many. Those that a
     running process writes are locked by it, and stay."""
@@ -128,3 +209,13 @@ def _lock(file: BinaryIO) -> bool:
     except OSError:
         return False
     return True
+
+
+def _lock_or_raise(file: BinaryIO) -> None:
+    """Lock a file, on Windows too. Raises BlockingIOError or PermissionError if another process holds it."""
+    if sys.platform == "win32":
+        file.seek(_LOCKED_BYTE)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        file.seek(0)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 
 from audiovq.config import StageConfig
 from audiovq.errors import AudiovqError
+from audiovq.files import FolderInUse, FolderLock, remove_leftovers
 from audiovq.processes import first_says, joined, place
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.loop import CHECKPOINT, Loop, Task
@@ -39,15 +40,21 @@ class Run:
         """Join the processes that torchrun started, make the task in the run's folder, train, write.
 
         Returns: path of the finished model.
-        Raises: AudiovqError if a checkpoint is there and `resume` is not asked for, or the device is not;
-            what making the task and `Loop.run` raise.
+        Raises: AudiovqError if another training runs in the folder, if a checkpoint is there and `resume` is
+            not asked for, or the device is not; what making the task and `Loop.run` raise.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            return self._train(make)
+
+    def _train(self, make: Callable[[Path], Task]) -> Path:
         checkpoint = self.folder / CHECKPOINT
         if place().first and checkpoint.exists() and not self.resume:
             raise AudiovqError(
                 f"{self.folder}: holds a checkpoint already; add --resume, or choose another folder"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if place().first:
+            remove_leftovers(self.folder)
         if self.threads:
             torch.set_num_threads(self.threads)
         keep_freed_memory()
@@ -57,6 +64,23 @@ class Run:
             if first_says(self.resume and checkpoint.exists()):
                 loop.load(Checkpoint.load(checkpoint))
             return loop.run()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder; the first of several processes does so for all of them."""
+        if not place().first:
+            yield
+            return
+        try:
+            lock = FolderLock(self.folder)
+        except FolderInUse as error:
+            process = "process unknown" if error.process is None else f"process {error.process}"
+            raise AudiovqError(
+                f"{self.folder}: another training runs in this folder ({process}); "
+                "wait for it or choose another --out"
+            ) from None
+        with lock:
+            yield
 
 
 def own_device(name: str) -> torch.device:
