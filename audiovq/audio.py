@@ -36,6 +36,9 @@ SILENCE_DB = -100.0
 MAX_GAIN_DB, MIN_GAIN_DB = 40.0, -120.0
 """Bounds of the gain: noise is not blown up without end; a float file on int16's scale still comes down."""
 
+MIN_GAIN, MAX_GAIN = 10 ** (MIN_GAIN_DB / 20), 10 ** (MAX_GAIN_DB / 20)
+"""The same as factors."""
+
 MU_LAW_LEVELS = 256
 _MU = MU_LAW_LEVELS - 1
 

@@ -22,7 +22,16 @@ from audiovq.audio import HIGHEST_RATE, LOWEST_RATE, SAMPLE_RATE, StreamResample
 from audiovq.audio_writer import AudioWriter, write
 from audiovq.errors import AudiovqError
 
-__all__ = ["EXTENSIONS", "AudioReader", "AudioWriter", "Recording", "read", "write"]
+__all__ = [
+    "EXTENSIONS",
+    "AudioReader",
+    "AudioWriter",
+    "Recording",
+    "check_rate",
+    "read",
+    "read_span",
+    "write",
+]
 
 EXTENSIONS = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
@@ -152,11 +161,7 @@ class AudioReader:
                 buffer = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), dtype=np.float32)
                 while count := self._fill(file, buffer):
                     mono = to_mono(buffer[:count])
-                    if not np.abs(mono).max() <= LARGEST_SAMPLE:
-                        raise AudiovqError(
-                            f"{self.name}: holds NaN, infinite or absurdly large samples; "
-                            "write it again as 16-bit PCM from an undamaged source"
-                        )
+                    _check_samples(mono, self.name)
                     block = resampler.push(mono)
                     if len(block):
                         yield block
@@ -229,11 +234,7 @@ class AudioReader:
     def _check_header(self, file: _ForwardFile) -> None:
         if file.frames == 0:
             raise AudiovqError(f"{self.name}: holds no samples; give a recording of at least one sample")
-        if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
-            raise AudiovqError(
-                f"{self.name}: has a sample rate of {file.samplerate} Hz; "
-                f"resample it to between {LOWEST_RATE} and {HIGHEST_RATE} Hz"
-            )
+        check_rate(file.samplerate, self.name)
         for announced, present in _CUT_SHORT.findall(file.extra_info):
             # One byte more may be the padding that a chunk of odd size gets.
             if int(present) + 1 < int(announced) < _UNKNOWN_SIZE:
@@ -296,6 +297,49 @@ def _piped(raw: IO[bytes]) -> Iterator[int]:
     finally:
         os.close(reading)
         pumping.join()
+
+
+def check_rate(rate: int, name: str) -> None:
+    """Raises AudiovqError for a sample rate out of bounds; `name`: whose it is."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise AudiovqError(
+            f"{name}: has a sample rate of {rate} Hz; "
+            f"resample it to between {LOWEST_RATE} and {HIGHEST_RATE} Hz"
+        )
+
+
+def _check_samples(samples: NDArray[np.float32], name: str) -> None:
+    # Written so that a NaN, which compares with nothing, is refused too.
+    if not (np.abs(samples) <= LARGEST_SAMPLE).all():
+        raise AudiovqError(
+            f"{name}: holds NaN, infinite or absurdly large samples; "
+            "write it again as 16-bit PCM from an undamaged source"
+        )
+
+
+def read_span(
+    path: str | os.PathLike[str], start: int = 0, count: int = -1
+) -> tuple[NDArray[np.float32], int]:
+    """Mono samples `(T,)` of a part of a file at its own rate, found by seeking, and that rate in Hz.
+
+    Args:
+        start: of the part, in samples at the file's rate.
+        count: how many samples; fewer come out where the file ends, -1: all.
+
+    Raises: AudiovqError for a file that cannot be read or has no such place, and for a rate or samples out of
+        bounds.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            file.seek(start)
+            samples = file.read(count, dtype="float32", always_2d=True)
+            rate = file.samplerate
+    except (OSError, RuntimeError) as error:
+        raise AudiovqError(f"{path}: cannot be read ({error}); repair or remove it") from None
+    mono = to_mono(samples)
+    check_rate(rate, os.fspath(path))
+    _check_samples(mono, os.fspath(path))
+    return mono, rate
 
 
 def read(source: str | os.PathLike[str] | BinaryIO) -> Recording:

@@ -12,12 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from audiovq.audio import (
-    HIGHEST_RATE,
-    LOWEST_RATE,
     SAMPLE_RATE,
     LoudnessMeter,
 )
-from audiovq.audio_io import LARGEST_SAMPLE, AudioReader, Recording
+from audiovq.audio_io import LARGEST_SAMPLE, AudioReader, Recording, check_rate
 from audiovq.audio_writer import AudioWriter
 from audiovq.codes import CodeSequence
 from audiovq.decoding import DecodeOptions, Finish, decoded_length
@@ -255,11 +253,7 @@ class Tokenizer:
             raise AudiovqError(f"array: shape {samples.shape}; give mono samples (T,), at least one")
         if not np.issubdtype(samples.dtype, np.floating) or not (np.abs(samples) <= LARGEST_SAMPLE).all():
             raise AudiovqError("array: samples must be finite floats in -1..1")
-        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-            raise AudiovqError(
-                f"array: has a sample rate of {rate} Hz; "
-                f"resample it to between {LOWEST_RATE} and {HIGHEST_RATE} Hz"
-            )
+        check_rate(rate, "array")
         signal = resample(samples.astype(np.float32), rate, SAMPLE_RATE)
         return self._encode_blocks(lambda: iter([signal]), rate, lambda: len(samples))
 

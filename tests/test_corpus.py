@@ -15,7 +15,7 @@ from audiovq.audio import loudness_gain, resample
 from audiovq.audio_io import EXTENSIONS
 from audiovq.data.corpus import Corpus, open_corpus, speaker_details
 from audiovq.data.crops import Batch, CropReader
-from audiovq.data.shares import Share
+from audiovq.data.shares import Part, Share
 from audiovq.errors import AudiovqError
 
 
@@ -127,12 +127,15 @@ def test_bad_files_are_skipped_and_told(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "ann/nothing.wav", np.zeros(0), 16_000)
     soundfile.write(tmp_path / "ann/nan.wav", np.array([0.1, np.nan, 0.1]), 16_000, subtype="FLOAT")
     soundfile.write(tmp_path / "ann/inf.wav", np.array([0.1, np.inf, 0.1]), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "ann/huge.wav", np.array([0.1, 1e30, 0.1]), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "ann/rate.wav", np.zeros(1_000), 100)
     told: list[str] = []
     corpus = open_corpus(tmp_path, tmp_path / "index.json", told.append)
     assert [u.path for u in corpus.utterances] == ["ann/good.wav"]
     assert sorted(line.split(":")[0] for line in told) == [
-        f"ann/{name}.wav" for name in ("empty", "inf", "nan", "nothing", "text")
+        f"ann/{name}.wav" for name in ("empty", "huge", "inf", "nan", "nothing", "rate", "text")
     ]
+    assert all("; " in line and line.count(".wav") == 1 for line in told), "problem and remedy"
     assert list(corpus.skipped) == told
     assert any("NaN" in line for line in told)
     # Also from the index, which does not read them again.
@@ -146,6 +149,30 @@ def test_a_missing_file_of_a_manifest(tmp_path: Path) -> None:
     (tmp_path / "manifest.tsv").write_text("path\tspeaker\n1.wav\tann\n2.wav\tann\n")
     corpus = open_corpus(tmp_path)
     assert len(corpus.utterances) == 1 and len(corpus.skipped) == 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "gain"),
+    [
+        ("8000", "16000", "1e308"),
+        ("8000", "16000", "nan"),
+        ("8000", "16000", "-1.0"),
+        ("8000", "16000", "1e-9"),
+        ("8000", "100", "1.0"),
+        ("0", "16000", "1.0"),
+        ("9" * 30, "16000", "1.0"),
+        ("8000", "9" * 12, "1.0"),
+        ("8000", "16000", "loud"),
+    ],
+)
+def test_measures_of_a_manifest_that_cannot_be(tmp_path: Path, samples: str, rate: str, gain: str) -> None:
+    rows = [("good.wav", "8000", "16000", "100.0"), ("bad.wav", samples, rate, gain)]
+    lines = ["path\tspeaker\tsamples\trate\tgain", *("\t".join((r[0], "ann", *r[1:])) for r in rows)]
+    (tmp_path / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    corpus = open_corpus(tmp_path)
+    assert [u.path for u in corpus.utterances] == ["good.wav"], "the largest gain that is measured"
+    assert len(corpus.skipped) == 1 and corpus.skipped[0].startswith("bad.wav: skipped (the manifest's ")
+    assert f"{samples}, {rate}, {gain}; correct them" in corpus.skipped[0]
 
 
 # Index
@@ -299,6 +326,39 @@ def test_a_recording_of_one_sample(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.array([0.5]), 16_000)
     signal = CropReader(open_corpus(tmp_path), (), 1_000, 1_000, 2, seed=0).read(0).signal
     assert (signal != 0).sum(-1).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("value", "rate"), [(1e30, 16_000), (np.nan, 16_000), (0.1, 8_000)])
+def test_a_recording_that_is_not_as_it_is_listed_is_told_and_replaced(
+    tmp_path: Path, value: float, rate: int
+) -> None:
+    record(tmp_path / "good.wav")
+    soundfile.write(tmp_path / "bad.wav", np.full(8_000, value), rate, subtype="FLOAT")
+    rows = [f"{name}.wav\tann\t8000\t16000\t1.0" for name in ("good", "bad")]
+    (tmp_path / "manifest.tsv").write_text("\n".join(["path\tspeaker\tsamples\trate\tgain", *rows, ""]))
+    told: list[str] = []
+    reader = CropReader(open_corpus(tmp_path), ("ann",), 1_000, 1_000, 8, seed=0, report=told.append)
+    batch = reader.read(0)
+    assert len(told) == 1 and told[0].startswith(f"{tmp_path / 'bad.wav'}: ") and "; " in told[0]
+    assert float(batch.signal.abs().max()) < 1 and float(batch.voice.abs().max()) < 1
+    assert reader.names(0, batch.part) == ["good.wav"]
+    assert len(told) == 1, "once"
+    reader.close()
+
+
+def test_a_batch_can_name_its_recordings(corpus: Corpus) -> None:
+    """From seed and step alone, part by part."""
+    reader = reader_of(corpus, speed=0.1, level_db=3.0)
+    everything = reader.names(4, Part(0, 6, 6))
+    parts = [reader.names(4, Part(first, 2, 6)) for first in (0, 2, 4)]
+    assert set(everything) == {name for part in parts for name in part}
+    assert len(set(everything)) == len(everything)
+    for item in range(6):
+        names = reader.names(4, Part(item, 1, 6))
+        # Of one speaker: the crop's recording and the voice's.
+        row = int(reader.read_part(4, Part(item, 1, 6)).rows)
+        assert {name.split("/")[0] for name in names} == {corpus.speakers[row - 1]}
+    reader.close()
 
 
 def test_a_voice_is_of_the_same_speaker(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ class ReadAhead(ABC, Generic[Batch]):
     def read_part(self, step: int, part: Part) -> Batch:
         """Some items of a step's batch."""
 
+    @abstractmethod
+    def names(self, step: int, part: Part) -> list[str]:
+        """What some items of a step's batch were read from, each once."""
+
     def read(self, step: int) -> Batch:
         """The whole batch of a step."""
         return self.read_part(step, whole(self.batch))

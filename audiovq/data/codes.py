@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiovq.audio_io import read_span
 from audiovq.codes import CodeSequence
 from audiovq.data.ahead import ReadAhead
 from audiovq.data.corpus import Corpus
@@ -48,11 +48,12 @@ class CodeCrops(NamedTuple):
 @dataclass(frozen=True)
 class CodeCorpus:
     """Code sequences `(F,)` uint16, the voice point `(V,)` of each, and a number that recordings of the same
-    voice share (-1: unknown)."""
+    voice share (-1: unknown); files of the codes, if they come from files."""
 
     sequences: list[NDArray[np.uint16]]
     voices: NDArray[np.float32]
     speakers: NDArray[np.int64]
+    paths: tuple[Path, ...] = ()
 
     @property
     def codes(self) -> int:
@@ -107,11 +108,8 @@ def encode_corpus(
         speed = speed_of[job.target]
         if speed == 1:
             return tokenizer.encode(job.source)
-        try:
-            samples, rate = soundfile.read(job.source, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise AudiovqError(f"{job.source}: cannot be read ({error}); mend or remove it") from None
-        return tokenizer.encode(samples.mean(axis=1), round(rate * speed))
+        samples, rate = read_span(job.source)
+        return tokenizer.encode(samples, round(rate * speed))
 
     encode_files(tokenizer, missing, done=done, threads=threads, encode=encode)
     wait_for_all()
@@ -124,6 +122,7 @@ def _is_there(job: Job) -> bool:
 
 def _gather(tokenizer: Tokenizer, rows: list[tuple[Path, int]]) -> CodeCorpus:
     sequences, voices, speakers = [], [], []
+    paths = tuple(path for path, _ in rows)
     for path, number in rows:
         found = CodeSequence.load(path)
         if found.fingerprint != tokenizer.fingerprint:
@@ -136,7 +135,7 @@ def _gather(tokenizer: Tokenizer, rows: list[tuple[Path, int]]) -> CodeCorpus:
         speakers.append(number)
     if not sequences:
         raise AudiovqError("no recording of the corpus could be encoded; check its path")
-    return CodeCorpus(sequences, np.stack(voices), np.array(speakers))
+    return CodeCorpus(sequences, np.stack(voices), np.array(speakers), paths)
 
 
 class CodeReader(ReadAhead[CodeCrops]):
@@ -172,6 +171,13 @@ class CodeReader(ReadAhead[CodeCrops]):
     def read_part(self, step: int, part: Part) -> CodeCrops:
         """Some crops of a step's batch."""
         return self._crops(self._rows(step), part)
+
+    def names(self, step: int, part: Part) -> list[str]:
+        """Files of some crops of a step's batch and of the voices beside them; numbers if none are known."""
+        rows = self._rows(step)
+        numbers = [n for item in part.numbers for n in (rows[item][0], rows[item][2])]
+        paths = self.corpus.paths
+        return [str(paths[n]) if paths else f"recording {n}" for n in dict.fromkeys(numbers)]
 
     def _rows(self, step: int) -> list[tuple[int, int, int]]:
         """Recording, place and whose voice, at random, of each item of a batch."""

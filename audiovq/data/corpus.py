@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,19 +17,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from audiovq.audio import SAMPLE_RATE, LoudnessMeter, StreamResampler
-from audiovq.audio_io import EXTENSIONS
+from audiovq.audio import HIGHEST_RATE, LOWEST_RATE, MAX_GAIN, MIN_GAIN, LoudnessMeter
+from audiovq.audio_io import EXTENSIONS, AudioReader
 from audiovq.data.index import NOBODY, Index, IndexBuilder, Utterance, Utterances
 from audiovq.errors import AudiovqError
-from audiovq.highpass import HighPass
+from audiovq.highpass import high_passed
 
 __all__ = ["MANIFEST", "Corpus", "Measures", "Utterance", "measure", "open_corpus", "speaker_details"]
 
 MANIFEST = "manifest.tsv"
 """Name of the table in a corpus's folder: tab-separated, UTF-8, the names of the columns first."""
+
+
+MOST_SAMPLES = 1 << 40
+"""In a recording that a manifest lists: two weeks at the highest rate. More is a mistake in the manifest."""
 
 
 class Measures(NamedTuple):
@@ -171,26 +173,15 @@ def speaker_details(root: Path) -> dict[str, str]:
 
 
 def measure(path: Path, high_pass_hz: float = 0.0) -> Measures:
-    """Length and loudness of one file, read in blocks. Raises AudiovqError, OSError or RuntimeError."""
+    """Length and loudness of one file, read in blocks. Raises what `AudioReader` raises."""
     meter = LoudnessMeter()
-    filtered = HighPass(high_pass_hz)
-    samples = 0
-    with soundfile.SoundFile(path) as file:
-        rate = file.samplerate
+    with AudioReader(path) as reader:
         # Loudness is measured at 16 kHz, as for encoding: frames of 20 ms, and nothing over 8 kHz.
-        resampler = StreamResampler(rate, SAMPLE_RATE)
-        for block in file.blocks(blocksize=1 << 16, dtype="float32", always_2d=True):
-            mono = block.mean(axis=1)
-            if not np.isfinite(mono).all():
-                raise AudiovqError("it holds NaN or infinite samples")
-            meter.update(filtered.push(resampler.push(mono)))
-            samples += len(mono)
-    if samples == 0:
-        raise AudiovqError("it holds no samples")
-    meter.update(filtered.push(resampler.finish()))
-    meter.update(filtered.finish())
+        for block in high_passed(reader.blocks(), high_pass_hz):
+            meter.update(block)
+        samples = reader.source_samples
     # Digital silence needs no gain, and a gain of nothing is none.
-    return Measures(samples, rate, meter.gain() or 1.0)
+    return Measures(samples, reader.source_rate, meter.gain() or 1.0)
 
 
 def _build(
@@ -210,8 +201,9 @@ def _build(
         try:
             measures = _believe(row.measures) if row.measures else measure(root / row.path, high_pass_hz)
             builder.add(row.path, row.speaker, row.split, *measures)
-        except (AudiovqError, OSError, RuntimeError) as error:
-            skipped.append(f"{row.path}: skipped ({error})")
+        except AudiovqError as error:
+            reason = str(error).removeprefix(f"{root / row.path}: ")
+            skipped.append(f"{row.path}: skipped ({reason})")
             if report:
                 report(skipped[-1])
     if not known:
@@ -272,19 +264,26 @@ def _from_folder(folder: Path, inside: str, speaker: str) -> Iterator[_Row]:
 
 
 def _believe(texts: Sequence[str]) -> Measures:
-    """A manifest's measures."""
+    """A manifest's measures. Raises AudiovqError for those that no recording has."""
     try:
         measures = Measures(int(texts[0]), int(texts[1]), float(texts[2]))
     except ValueError:
         measures = Measures(0, 0, 0.0)
-    if not (measures.samples > 0 and measures.rate > 0 and 0 < measures.gain < math.inf):
-        raise AudiovqError(f"the manifest's samples, rate and gain are {', '.join(texts)}")
+    if not (
+        0 < measures.samples <= MOST_SAMPLES
+        and LOWEST_RATE <= measures.rate <= HIGHEST_RATE
+        and MIN_GAIN <= measures.gain <= MAX_GAIN
+    ):
+        raise AudiovqError(
+            f"the manifest's samples, rate and gain are {', '.join(texts)}; correct them, "
+            "or remove the three columns to have them measured"
+        )
     return measures
 
 
 def _stamp(root: Path, splits: Sequence[str], high_pass_hz: float) -> str:
     """What an index depends on: of a manifest with measures its content, else every file's size and time."""
-    digest = hashlib.sha256(f"loudness 1 {sorted(splits)} {high_pass_hz}\n".encode())
+    digest = hashlib.sha256(f"loudness 2 {sorted(splits)} {high_pass_hz}\n".encode())
     for row in _list(root):
         if row.measures:
             # All of it rather than its time, which copying changes: 100 MB take a tenth of a second.

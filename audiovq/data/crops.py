@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from torch import Tensor
 
 from audiovq.audio import SAMPLE_RATE
+from audiovq.audio_io import read_span
 from audiovq.data.ahead import ReadAhead
 from audiovq.data.corpus import Corpus
 from audiovq.data.index import NOBODY, Utterance
@@ -48,6 +48,15 @@ class Batch(NamedTuple):
     voice: Tensor
     rows: Tensor
     part: Part
+
+
+class _Pair(NamedTuple):
+    """A crop `(N,)`, another `(M,)` of the same speaker, that speaker's row, and the recordings of both."""
+
+    signal: np.ndarray
+    voice: np.ndarray
+    row: int
+    paths: tuple[str, str]
 
 
 class CropReader(ReadAhead[Batch]):
@@ -117,13 +126,22 @@ class CropReader(ReadAhead[Batch]):
         signals, heard, voices, rows = [], [], [], []
         for item in part.numbers:
             rng = np.random.default_rng([self.seed, step, item])
-            signal, voice, row = self._pair(rng)
-            signals.append(signal)
-            heard.append(self._disturbed(signal, rng))
-            voices.append(voice)
-            rows.append(row)
+            pair = self._pair(rng)
+            signals.append(pair.signal)
+            heard.append(self._disturbed(pair.signal, rng))
+            voices.append(pair.voice)
+            rows.append(pair.row)
         stack = [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (signals, heard, voices)]
         return Batch(stack[0], stack[1], stack[2], torch.tensor(rows), part)
+
+    def names(self, step: int, part: Part) -> list[str]:
+        """Recordings of some crops of a step's batch, and of the voices beside them; read once more, as which
+        crops a batch holds depends on which recordings can be read."""
+        found: dict[str, None] = {}
+        for item in part.numbers:
+            pair = self._pair(np.random.default_rng([self.seed, step, item]))
+            found |= dict.fromkeys(pair.paths)
+        return list(found)
 
     def _disturbed(self, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A crop as a poor recorder would give it; most as they are."""
@@ -142,8 +160,8 @@ class CropReader(ReadAhead[Batch]):
         added = high_pass((offset + hum + noise).astype(np.float32), self.high_pass_hz)
         return signal + added[past:]
 
-    def _pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-        """A crop, another of the same speaker, and that speaker's row."""
+    def _pair(self, rng: np.random.Generator) -> _Pair:
+        """A crop and another of the same speaker."""
         for _ in range(_MOST_UNREADABLE):
             number = int(np.searchsorted(self._shares, rng.random(), side="right"))
             number = min(number, len(self._shares) - 1)
@@ -155,11 +173,9 @@ class CropReader(ReadAhead[Batch]):
             try:
                 signal = self._crop(u, self.samples, speed, rng) * level
                 # The voice crop gets the same speed: it must say what the target sounds like.
-                return (
-                    signal,
-                    self._crop(self._other(number, rng), self.voice_samples, speed, rng),
-                    self._row(u),
-                )
+                other = self._other(number, rng)
+                voice = self._crop(other, self.voice_samples, speed, rng)
+                return _Pair(signal, voice, self._row(u), (u.path, other.path))
             except AudiovqError as error:
                 # That a file cannot be read depends on nothing but the file: the next draw is as repeatable.
                 if self._report is None:
@@ -191,14 +207,10 @@ class CropReader(ReadAhead[Batch]):
         start = int(rng.integers(0, max(1, spare + wanted // 8)))
         start = max(0, min(start, max(spare, 0) + wanted // 8, u.samples - 1))
         past = min(start, round(PAST_SECONDS * u.rate)) if self.high_pass_hz else 0
-        try:
-            with soundfile.SoundFile(self.corpus.root / u.path) as file:
-                file.seek(start - past)
-                x = file.read(past + wanted, dtype="float32", always_2d=True).mean(axis=1)
-        except (OSError, RuntimeError) as error:
-            raise AudiovqError(
-                f"{self.corpus.root / u.path}: cannot be read ({error}); mend it or take it out"
-            ) from None
+        path = self.corpus.root / u.path
+        x, rate = read_span(path, start - past, past + wanted)
+        if rate != u.rate:
+            raise AudiovqError(f"{path}: is at {rate} Hz, and listed at {u.rate}; correct the manifest")
         x = x * np.float32(u.gain)
         if u.rate != SAMPLE_RATE:
             x = soxr.resample(x, u.rate, SAMPLE_RATE)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.data.ahead import ReadAhead
-from audiovq.data.pictures import Pictures
+from audiovq.data.pictures import FileSource, Pictures
 from audiovq.data.shares import ALL, Part, Share, whole
 from audiovq.image.pictures import Pixels, pad_to_multiple
 
@@ -65,10 +65,23 @@ class PictureReader(ReadAhead[PictureBatch]):
         pixels, rows = [], []
         for item in part.numbers:
             rng = np.random.default_rng([self.seed, step, item])
-            number = int(self.pictures.chosen[rng.integers(len(self.pictures))])
+            number = self._number(rng)
             pixels.append(self._patch(self.pictures.source[number], rng))
             rows.append(self.pictures.labels[number] + 1)
         return PictureBatch(torch.from_numpy(np.stack(pixels)), torch.tensor(rows), part)
+
+    def names(self, step: int, part: Part) -> list[str]:
+        """Files of some patches of a step's batch, or numbers of pictures that come from an array."""
+        source = self.pictures.source
+        numbers = [self._number(np.random.default_rng([self.seed, step, item])) for item in part.numbers]
+        return [
+            str(source.paths[n]) if isinstance(source, FileSource) else f"picture {n}"
+            for n in dict.fromkeys(numbers)
+        ]
+
+    def _number(self, rng: np.random.Generator) -> int:
+        """Of a random picture, in the source; the first that is drawn for an item."""
+        return int(self.pictures.chosen[rng.integers(len(self.pictures))])
 
     def _patch(self, picture: Pixels, rng: np.random.Generator) -> Pixels:
         side = self.side

@@ -173,7 +173,10 @@ class SpeechTask:
             length = round(VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
             corpus = Corpus(self.corpus.root, own)
             high_pass_hz = self.config.model.high_pass_hz
-            reader = CropReader(corpus, (name,), length, hop, len(own), seed=0, high_pass_hz=high_pass_hz)
+            # A recording that cannot be read must not cost a model that is all but finished.
+            reader = CropReader(
+                corpus, (name,), length, hop, len(own), seed=0, report=say, high_pass_hz=high_pass_hz
+            )
             signal = reader.read(0).signal.to(self.model.voice_table.points.device)
             sums = encoder.pool(self.model.log_powers(signal))
             reader.close()
