@@ -136,9 +136,11 @@ class FolderLock:
         while not self._is_at_its_path():
             self._file.close()
             self._file = self._open()
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()).encode())
-        self._file.flush()
+        # Only told to whoever is refused: a full disk must not end a training here.
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()).encode())
+            self._file.flush()
 
     def __enter__(self) -> FolderLock:
         return self

@@ -1,4 +1,5 @@
-"""What a training does not lose: rows of metrics to a kill, a run folder to a second training."""
+"""What a training does not lose: weights to a loss that is not finite, metrics to a kill, its folder to another
+training."""
 
 from __future__ import annotations
 
@@ -13,11 +14,26 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.torch
+import soundfile
+import torch
 
+from audiovq.data.codes import CodeCorpus, CodeReader
+from audiovq.data.patches import PictureReader
+from audiovq.data.pictures import open_pictures
+from audiovq.data.shares import Part, whole
 from audiovq.errors import AudiovqError
+from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.finite import MOST_SKIPPED, SkippedSteps
+from audiovq.training.loop import Best
+from audiovq.training.optimizer import Optimizer
 from audiovq.training.progress import MetricsLog
+from audiovq.training.run import main_train
+from audiovq.training.stages import CodesStage
 from audiovq.training.start import Run
+from tests.conftest import speech, torchrun
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +48,234 @@ def program(text: str, *args: object) -> subprocess.Popen[str]:
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
+
+
+# Losses, gradients and weights that are not finite
+
+CONFIG = """
+[model]
+name = "tiny"
+encoder = { hop = 128, channels = 8, dilations = [1] }
+codebook = { size = 16, dim = 4 }
+voice = { dims = 4, bits = 6, channels = 8 }
+conditioner = { channels = 8, dilations = [1], harmonic_bins = 16 }
+spectral_head = { enabled = false }
+wavenet = { residual = 8, skip = 8, hidden = 8, dilations = [1, 2], cond_channels = 8 }
+[train]
+checkpoint_seconds = 0.0
+[[train.stages]]
+stage = "codes"
+steps = 30
+batch = 4
+seconds = 0.25
+quantize_after = 4
+mixed_precision = false
+"""
+MANIFEST = "path\tspeaker\tsplit\tsamples\trate\tgain\n"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "c.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """Two speakers, three recordings each."""
+    folder = tmp_path / "corpus"
+    for number in range(6):
+        path = folder / ("ann", "bob")[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, speech(8_000, seed=number), 16_000, subtype="FLOAT")
+    return folder
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run / "checkpoint.safetensors")
+
+
+def fail_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Make the loss of every later step NaN."""
+    loss = CodesStage.loss
+
+    def failing(self: CodesStage, batch: Any, number: int) -> Any:
+        value, metrics = loss(self, batch, number)
+        return value * (np.nan if number >= step and value.requires_grad else 1.0), metrics
+
+    monkeypatch.setattr(CodesStage, "loss", failing)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_an_absurd_recording_is_skipped_and_told(
+    config: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], listed: bool
+) -> None:
+    """As it is indexed, or where a manifest says how loud it is, as it is read."""
+    huge = recordings / "ann/0.wav"
+    samples, rate = soundfile.read(huge)
+    soundfile.write(huge, samples * 1e30, rate, subtype="FLOAT")
+    if listed:
+        rows = [
+            f"{p.parent.name}/{p.name}\t{p.parent.name}\ttrain\t8000\t16000\t1.0"
+            for p in recordings.rglob("*.wav")
+        ]
+        (recordings / "manifest.tsv").write_text(MANIFEST + "\n".join(rows) + "\n")
+    model = main_train(config, recordings, tmp_path / "run", threads=1)
+    told = [line for line in capsys.readouterr().err.splitlines() if "0.wav" in line]
+    assert told and all("absurdly large samples; write it again" in line for line in told)
+    for name, value in (weights(tmp_path / "run") | safetensors.torch.load_file(model)).items():
+        assert not value.is_floating_point() or value.isfinite().all(), name
+
+
+def test_a_loss_that_is_not_finite_ends_training(
+    config: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    fail_after(monkeypatch, 7)
+    with pytest.raises(AudiovqError, match="stage codes, step 8: the loss is not finite") as caught:
+        main_train(config, recordings, run, threads=1)
+    named = str(caught.value).split("computed from ")[1].split(", ")
+    assert named and all((recordings / name).is_file() for name in named)
+    assert Checkpoint.load(run / "checkpoint.safetensors").header["step"] == 7
+    assert all(v.isfinite().all() for v in weights(run).values() if v.is_floating_point())
+    assert not (run / "model.safetensors").exists()
+    monkeypatch.undo()
+    assert main_train(config, recordings, run, resume=True, threads=1).exists()
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_only_recordings_of_the_broken_part_are_named(
+    config: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    read: list[str] = []
+    loss = CodesStage.loss
+
+    def last_piece_fails(self: CodesStage, batch: Any, number: int) -> Any:
+        value, metrics = loss(self, batch, number)
+        broken = batch.part.first + batch.part.size == batch.part.total
+        return value * (np.nan if broken and value.requires_grad else 1.0), metrics
+
+    def names(self: Any, step: int, part: Part) -> list[str]:
+        read.append(f"{step}: {part.first} to {part.first + part.size}")
+        return read
+
+    monkeypatch.setattr(CodesStage, "loss", last_piece_fails)
+    monkeypatch.setattr("audiovq.data.crops.CropReader.names", names)
+    with pytest.raises(AudiovqError, match=f"computed from 0: {0 if pieces == 1 else 2} to 4$"):
+        main_train(config, recordings, tmp_path / "run", threads=1, pieces=pieces)
+
+
+@pytest.mark.slow
+def test_one_process_with_a_loss_that_is_not_finite_ends_all(
+    config: Path, recordings: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(
+        textwrap.dedent("""
+            import sys
+            from audiovq.errors import AudiovqError
+            from audiovq.processes import place
+            from audiovq.training.run import main_train
+            from audiovq.training.stages import CodesStage
+
+            rank, loss = place().rank, CodesStage.loss
+
+            def failing(self, batch, step):
+                value, metrics = loss(self, batch, step)
+                return value * (float("nan") if rank == 1 and step == 5 else 1.0), metrics
+
+            CodesStage.loss = failing
+            try:
+                main_train(*sys.argv[1:], threads=1)
+            except AudiovqError as error:
+                print(f"rank {rank}: {error}")
+        """)
+    )
+    done = subprocess.run(
+        torchrun(tmp_path / "program.py", config, recordings, tmp_path / "run"),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    told = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert [line[:7] for line in told] == ["rank 0:", "rank 1:"], done.stderr
+    assert told[0][7:] == told[1][7:] and "step 6: the loss is not finite" in told[0]
+    assert Checkpoint.load(tmp_path / "run/checkpoint.safetensors").header["step"] == 5
+
+
+def broken_gradients(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
+    """Make the gradients of some steps infinite, their losses stay finite."""
+    step = Optimizer.step
+
+    def overflowing(self: Optimizer, number: int) -> float:
+        if number in steps:
+            self.parameters[0].grad = torch.full_like(self.parameters[0], torch.inf)
+        return step(self, number)
+
+    monkeypatch.setattr(Optimizer, "step", overflowing)
+
+
+def test_a_few_gradients_that_are_not_finite_are_skipped_and_told(
+    config: Path,
+    recordings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broken_gradients(monkeypatch, range(5, 5 + MOST_SKIPPED))
+    assert main_train(config, recordings, tmp_path / "run", threads=1).exists()
+    told = [line for line in capsys.readouterr().err.splitlines() if "step skipped" in line]
+    assert [line.split()[1] for line in told] == [str(step + 1) for step in range(5, 5 + MOST_SKIPPED)]
+    assert told[-1] == "codes  15  gradient is not finite: step skipped (10 in a row, at most 10)"
+
+
+def test_many_gradients_in_a_row_that_are_not_finite_end_training(
+    config: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_gradients(monkeypatch, range(5, 30))
+    said = rf"step {5 + MOST_SKIPPED + 1}: the gradient is not finite; .* computed from (ann|bob)/"
+    with pytest.raises(AudiovqError, match=said):
+        main_train(config, recordings, tmp_path / "run", threads=1)
+
+
+def test_skipped_steps_are_counted_anew_after_a_finite_one() -> None:
+    skipped = SkippedSteps()
+    norms = ([np.nan] * MOST_SKIPPED + [1.0]) * 3 + [np.inf] * MOST_SKIPPED
+    assert not any(skipped.exceed(norm) for norm in norms)
+    assert skipped.exceed(np.inf)
+
+
+def test_a_checkpoint_keeps_its_last_finite_state(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    Checkpoint({"step": 1}, {"model": {"w": torch.ones(3), "n": torch.tensor(1)}}).save(path)
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(AudiovqError, match=r"checkpoint\.safetensors: keeps .* ema\.w is not finite"):
+            Checkpoint({"step": 2}, {"ema": {"w": torch.tensor([1.0, value])}}).save(path)
+    assert Checkpoint.load(path).header == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_score_that_is_not_finite_is_never_the_best() -> None:
+    best = Best()
+    for step, score in enumerate((np.nan, 2.0, np.nan, 1.0, np.inf)):
+        best.see(score, step, {})
+    assert (best.score, best.step, best.misses) == (1.0, 3, 1)
+
+
+def test_pictures_and_codes_have_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", images=np.zeros((3, 4, 4), np.uint8))
+    reader = PictureReader(open_pictures(tmp_path / "p.npz", 1)[0], 4, 40, seed=1)
+    assert sorted(reader.names(0, whole(40))) == ["picture 0", "picture 1", "picture 2"]
+    reader.close()
+    sequences = [np.full(8, n, np.uint16) for n in range(3)]
+    paths = tuple(Path(f"{n}.npy") for n in range(3))
+    codes = CodeCorpus(sequences, np.zeros((3, 1), np.float32), np.full(3, -1), paths)
+    crops = CodeReader(codes, 8, 0, 4, seed=1, classes=4)
+    for part in (Part(0, 2, 4), Part(2, 2, 4)):
+        drawn = {f"{n}.npy" for n in crops.read_part(3, part).codes[:, 0].tolist()}
+        assert set(crops.names(3, part)) == drawn
+    crops.close()
 
 
 # Metrics

@@ -32,13 +32,19 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write atomically: a reader sees the old file or the new one, never a part.
 
-        Raises: AudiovqError if the disk refuses.
+        Raises: AudiovqError if the disk refuses, or a tensor is not finite: what is there is kept then.
         """
         flat = {
             f"{group}.{name}": tensor.detach().contiguous()
             for group, tensors in self.groups.items()
             for name, tensor in tensors.items()
         }
+        for name, tensor in flat.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise AudiovqError(
+                    f"{path}: keeps an earlier state, as {name} is not finite by now; "
+                    "start again with a lower lr, or check the data"
+                )
         temporary = path.with_name(path.name + ".part")
         try:
             save_file(flat, temporary, metadata={"audiovq": json.dumps(self.header)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 import time
@@ -15,9 +16,10 @@ from torch import nn
 
 from audiovq import processes
 from audiovq.config import StageConfig, TrainConfig
-from audiovq.data.shares import Share
+from audiovq.data.shares import Part, Share, whole
 from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.finite import SkippedSteps, not_finite
 from audiovq.training.optimizer import Average, Declared, Optimizer
 from audiovq.training.precision import bf16_is_faster
 from audiovq.training.progress import Example, MetricsLog, Progress, say
@@ -39,6 +41,9 @@ class Reader(Protocol):
 
     def pieces(self, step: int) -> list[Any]:
         """Pieces of a step's batch, now."""
+
+    def names(self, step: int, part: Part) -> list[str]:
+        """What some items of a step's batch were read from."""
 
     def close(self) -> None:
         """Free what reading holds."""
@@ -94,7 +99,8 @@ class Best:
 
     def see(self, score: float, step: int, values: dict[str, torch.Tensor]) -> None:
         """Take note of a score."""
-        if self.score is not None and score >= self.score:
+        # One that is not finite compares with nothing, and is never the best.
+        if not math.isfinite(score) or (self.score is not None and score >= self.score):
             self.misses += 1
             return
         self.score, self.misses, self.step = score, 0, step
@@ -140,7 +146,8 @@ class Loop:
         """All remaining stages; then write and return the finished model.
 
         Raises: KeyboardInterrupt (on SIGINT) or SystemExit (on SIGTERM) after the checkpoint is written;
-            AudiovqError for a full disk, and what the task raises.
+            AudiovqError for a full disk, for a loss, gradient or weight that is not finite, and what the task
+            raises.
         """
         stages = self.task.stages
         names = [s.stage for s in stages]
@@ -187,14 +194,23 @@ class Loop:
         assert reader is not None, "there is nothing to train on"
         amount = task.amount(config)
         progress = Progress(config.stage, config.steps, self.step, amount, task.unit, silent=log is None)
+        skipped = SkippedSteps()
         saved = began = time.monotonic()
         before = self.seconds[self.stage_number]
         try:
             while self.step < config.steps:
                 stage.train()
                 optimizer.begin()
-                metrics, stop = self._backward(stage, config, reader.get(self.step), optimizer)
+                metrics, stop, broken = self._backward(stage, config, reader.get(self.step), optimizer)
+                if broken:
+                    sources = [name for part in broken for name in reader.names(self.step, part)]
+                    raise not_finite(self.folder, config.stage, self.step, "loss", sources)
                 metrics["norm"] = optimizer.step(self.step)
+                if skipped.exceed(metrics["norm"]):
+                    sources = reader.names(self.step, whole(config.batch))
+                    raise not_finite(self.folder, config.stage, self.step, "gradient", sources)
+                if skipped.count and self.here.first:
+                    say(f"{config.stage}  {self.step + 1}  {skipped}")
                 metrics |= stage.update_ema()
                 average.update(task.model, self.step)
                 progress.update(self.step, metrics)
@@ -235,25 +251,30 @@ class Loop:
 
     def _backward(
         self, stage: Stage, config: StageConfig, pieces: list[Any], optimizer: Optimizer
-    ) -> tuple[dict[str, float], int]:
-        """Mean gradients of a step over pieces and processes; mean metrics, and a signal to stop by or 0."""
+    ) -> tuple[dict[str, float], int, list[Part]]:
+        """Mean gradients of a step over pieces and processes; mean metrics, a signal to stop by or 0, and the
+        parts of the batch whose loss is not finite."""
         sums: dict[str, float] = {}
+        broken = [0.0] * (self.share.processes * self.share.pieces)
         stop = self._stop or 0
         for batch in pieces:
             # Dropout differs from part to part; everything else that is random hangs on the items.
             torch.manual_seed((self.task.train.seed * 1_000_003 + self.step) * 1_009 + batch.part.first)
             with self._precision(config):
                 loss, metrics = stage.loss(_moved(batch, self.device), self.step)
+            broken[batch.part.first // batch.part.size] = float(not math.isfinite(float(loss.detach())))
             (loss / len(pieces)).backward()
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value / len(pieces) / self.here.size
-        # A signal that one process got stops all of them, after the same step.
+        # A signal that one process got stops all of them, after the same step; so does a loss not finite.
         asked = float(stop == signal.SIGINT), float(stop == signal.SIGTERM)
-        *means, interrupt, terminate = processes.average_gradients(
-            optimizer.parameters, [*sums.values(), *asked]
-        )
+        found = processes.average_gradients(optimizer.parameters, [*sums.values(), *asked, *broken])
+        means = found[: len(sums)]
+        interrupt, terminate, *broken = found[len(sums) :]
         stop = int(signal.SIGINT) if interrupt else int(signal.SIGTERM) if terminate else 0
-        return dict(zip(sums, means, strict=True)), stop
+        size = pieces[0].part.size
+        parts = [Part(i * size, size, pieces[0].part.total) for i, flag in enumerate(broken) if flag]
+        return dict(zip(sums, means, strict=True)), stop, parts
 
     def _precision(self, config: StageConfig) -> torch.autocast:
         """In what a stage's products are computed."""
