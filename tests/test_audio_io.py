@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from audiovq.audio import SAMPLE_RATE, resampled_length
-from audiovq.audio_io import AudioReader, AudioWriter, Recording, read, write
+from audiovq.audio_io import AudioReader, AudioWriter, Recording, read, read_span, write
 from audiovq.errors import AudiovqError
 
 RATES = (8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000)
@@ -254,6 +254,22 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, capfd: pytest.Capture
     assert capfd.readouterr() == ("", "")
     assert "standard input: is empty" in refusal(lambda: read_stdin(b""))
     assert "audio stream: " in refusal(lambda: read(io.BytesIO(b"words")))
+
+
+def test_a_span_is_held_to_the_same_bounds(tmp_path: Path) -> None:
+    reasons = bad_files(tmp_path)
+    for name in ("missing", "text", "nan", "inf", "huge", "rate"):
+        path = tmp_path / f"{name}.wav"
+        message = refusal(lambda path=path: read_span(path))
+        assert message.startswith(f"{path}: ") and "; " in message
+        if name not in ("missing", "text"):
+            assert reasons[path.name] in message
+    # What lies beyond the span is not judged.
+    samples, rate = read_span(tmp_path / "nan.wav", 80_000, 10_000)
+    np.testing.assert_array_equal(samples, tone(100_000)[80_000:90_000])
+    assert rate == SAMPLE_RATE
+    assert len(read_span(tmp_path / "cut0.9999.aiff", 90_000)[0]) < 10_000
+    assert "cannot be read" in refusal(lambda: read_span(tmp_path / "nan.wav", 200_000))
 
 
 def read_stdin(content: bytes) -> Recording:

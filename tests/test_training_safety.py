@@ -1,5 +1,5 @@
-"""What a training does not lose: weights to a loss that is not finite, metrics to a kill, its folder to another
-training."""
+"""What a training does not lose: weights to a loss that is not finite, metrics to a kill, its folder to a
+second training."""
 
 from __future__ import annotations
 
