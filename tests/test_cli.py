@@ -230,6 +230,7 @@ def test_train_passes_its_options_on(
         "stages": ["codes"],
         "device": "cuda",
         "pieces": 4,
+        "snapshot": None,
     }
 
 

@@ -12,7 +12,7 @@ from audiovq.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize("cutoff_hz", [20.0, 30.0, 150.0])
-@pytest.mark.parametrize("length", [1, 255, 4_096, 4_097, 30_000])
+@pytest.mark.parametrize("length", [1, 255, 2_048, 2_049, 30_000])
 def test_it_is_scipys_butterworth(cutoff_hz: float, length: int) -> None:
     signal = speech(length) + np.float32(0.1)
     sections = butter(2, cutoff_hz, "highpass", fs=16_000, output="sos")
@@ -23,7 +23,7 @@ def test_it_is_scipys_butterworth(cutoff_hz: float, length: int) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [1, 100, 4_096, 5_000, 20_000])
+@pytest.mark.parametrize("size", [1, 100, 2_048, 5_000, 20_000])
 def test_blocks_do_not_matter(size: int) -> None:
     signal = speech(20_000) + np.float32(0.02)
     blocks = (signal[i : i + size] for i in range(0, len(signal), size))

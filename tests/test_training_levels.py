@@ -11,6 +11,7 @@ import soundfile
 import torch
 from conftest import speech
 
+from audiovq.cli.main import run as command
 from audiovq.config import load_config
 from audiovq.data.corpus import open_corpus
 from audiovq.data.crops import CropReader
@@ -124,6 +125,34 @@ def test_resumed_equals_uninterrupted(folder: Path, whole: Path, tmp_path: Path,
     )
     assert found.keys() == wanted.keys()
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+def test_a_snapshot_holds_the_averaged_weights_so_far(folder: Path, tmp_path: Path) -> None:
+    save = Loop._save
+
+    def save_and_die(self: Loop, groups: Any, finished: bool = False) -> None:
+        save(self, groups, finished)
+        if (self.stage_number, self.step) == (0, 8):
+            raise SystemExit("killed")
+
+    run = tmp_path / "run"
+    arguments = ["train", str(folder / "levels.toml"), "--data", str(folder / "corpus"), "--out", str(run)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_save", save_and_die)
+        with pytest.raises(SystemExit):
+            command(arguments)
+    before = sorted(path.name for path in run.iterdir())
+    out = tmp_path / "so-far.safetensors"
+    assert command([*arguments, "--snapshot", str(out)]) == 0
+    assert sorted(path.name for path in run.iterdir()) == before
+    model, header = load_model(out)
+    checkpoint = Checkpoint.load(run / "checkpoint.safetensors")
+    averaged = checkpoint.groups["ema"]["conditioner.in_proj.weight"]
+    assert torch.equal(model.conditioner.in_proj.weight, averaged.half().float())
+    (row,) = header.training["stages"]
+    assert (row["stage"], row["steps"]) == ("codes", 8)
+    assert command([*arguments, "--snapshot", str(out)]) == 1, "nothing is overwritten without --force"
+    assert command([*arguments[:-1], str(tmp_path / "none"), "--snapshot", str(out), "--force"]) == 1
 
 
 def test_only_listed_speakers_are_listed(folder: Path, tmp_path: Path) -> None:

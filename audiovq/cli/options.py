@@ -75,6 +75,13 @@ pieces_option = click.option(
     help="Cut each step's batch into N pieces, one after another: less memory, the same steps.",
 )
 
+snapshot_option = click.option(
+    "--snapshot",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Train nothing: write what RUN's checkpoint holds to OUT. The run may go on meanwhile.",
+)
+
 overrides_option = click.option(
     "--set",
     "overrides",

@@ -7,11 +7,14 @@ from pathlib import Path
 import click
 
 from audiovq.cli.options import (
+    check_writable,
     device_option,
+    force_option,
     model_option,
     overrides_option,
     pieces_option,
     resume_option,
+    snapshot_option,
     tell_once,
     threads_option,
 )
@@ -32,6 +35,8 @@ from audiovq.cli.options import (
 @threads_option
 @device_option
 @pieces_option
+@snapshot_option
+@force_option
 @overrides_option
 def prior(
     config: Path,
@@ -42,6 +47,8 @@ def prior(
     threads: int | None,
     device: str,
     pieces: int,
+    snapshot: Path | None,
+    force: bool,
     overrides: list[str],
 ) -> None:
     """Train the prior of a model.
@@ -50,6 +57,8 @@ def prior(
     how many bits a code costs on held-out recordings: under the prior, and under simpler models. CONFIG is a
     TOML file; without it, the one that ships. Put the prior beside the model, or name it with --prior.
     """
+    if snapshot is not None:
+        check_writable(snapshot, force)
     from audiovq.training.prior import main_prior
 
     path = main_prior(
@@ -62,5 +71,6 @@ def prior(
         overrides=overrides,
         device=device,
         pieces=pieces,
+        snapshot=snapshot,
     )
-    tell_once(f"{path}: the trained prior")
+    tell_once(f"{path}: the {'trained prior' if snapshot is None else 'prior so far'}")

@@ -7,10 +7,13 @@ from pathlib import Path
 import click
 
 from audiovq.cli.options import (
+    check_writable,
     device_option,
+    force_option,
     overrides_option,
     pieces_option,
     resume_option,
+    snapshot_option,
     tell_once,
     threads_option,
 )
@@ -37,6 +40,8 @@ from audiovq.cli.options import (
 @threads_option
 @device_option
 @pieces_option
+@snapshot_option
+@force_option
 @overrides_option
 def train(
     config: Path,
@@ -48,6 +53,8 @@ def train(
     threads: int | None,
     device: str,
     pieces: int,
+    snapshot: Path | None,
+    force: bool,
     overrides: list[str],
 ) -> None:
     """Train a model on your own recordings.
@@ -55,6 +62,8 @@ def train(
     CONFIG is a TOML file, or the name of one that ships: default, paper-vctk, paper-phonemes. Several
     processes share each batch: torchrun --nproc-per-node 4 -m audiovq train CONFIG --data FOLDER
     """
+    if snapshot is not None:
+        check_writable(snapshot, force)
     from audiovq.training.run import main_train
 
     model = main_train(
@@ -68,5 +77,6 @@ def train(
         stages=list(stages),
         device=device,
         pieces=pieces,
+        snapshot=snapshot,
     )
-    tell_once(f"{model}: the trained model")
+    tell_once(f"{model}: the {'trained model' if snapshot is None else 'model so far'}")

@@ -63,7 +63,7 @@ class Checkpoint:
         Raises: AudiovqError if it is missing or no such file.
         """
         if processes.here().first and not path.is_file():
-            raise AudiovqError(f"{path}: no checkpoint there; start without --resume")
+            raise AudiovqError(f"{path}: no checkpoint there; start a training in this folder first")
         try:
             content = processes.from_first(path.read_bytes() if processes.here().first else b"")
             length = int.from_bytes(content[:8], "little")

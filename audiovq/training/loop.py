@@ -164,16 +164,31 @@ class Loop:
                 log.close()
             for caught, handler in self._handlers.items():
                 signal.signal(caught, handler)
-        done: list[dict[str, Any]] = [
-            {"stage": s.stage, "steps": s.steps, "amount": s.steps * self.task.amount(s)}
-            | {"seconds": round(seconds)}
-            for s, seconds in zip(stages, self.seconds, strict=True)
-        ]
         path = self.folder / self.task.file
         if self.here.first:
-            self.task.write(path, done)
+            self.task.write(path, self._done())
         processes.wait_for_all()
         return path
+
+    def snapshot(self, path: Path) -> None:
+        """Write the model of the checkpoint that was loaded, weights averaged, without training on."""
+        assert self._pending is not None, "load a checkpoint first"
+        state = self.task.model.state_dict()
+        for name, value in self._pending.groups.get("ema", {}).items():
+            state[name].copy_(value)
+        self.task.write(path, self._done())
+
+    def _done(self) -> list[dict[str, Any]]:
+        """Steps and seconds of the stages so far, the running one included."""
+        done = []
+        for number, (config, seconds) in enumerate(zip(self.task.stages, self.seconds, strict=True)):
+            steps = config.steps if number < self.stage_number else self.step
+            if number <= self.stage_number and steps:
+                amount = steps * self.task.amount(config)
+                done.append(
+                    {"stage": config.stage, "steps": steps, "amount": amount, "seconds": round(seconds)}
+                )
+        return done
 
     def _run_stage(self, config: StageConfig, log: MetricsLog | None) -> None:
         task = self.task

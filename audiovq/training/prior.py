@@ -41,6 +41,7 @@ def main_prior(
     overrides: Sequence[str] = (),
     device: str = "cpu",
     pieces: int = 1,
+    snapshot: str | Path | None = None,
 ) -> Path:
     """Encode a corpus, train a prior over its codes and report its bits a code; returns the prior's path.
 
@@ -71,7 +72,8 @@ def main_prior(
             held = encode_corpus(tokenizer, held_out, kept, (1.0,), say, threads)
         return PriorTask(config, tokenizer, codes, held)
 
-    return Run(Path(out), resume, threads, device, pieces).train(task)
+    written = None if snapshot is None else Path(snapshot)
+    return Run(Path(out), resume, threads, device, pieces, written).train(task)
 
 
 class PriorStage(Stage):

@@ -38,6 +38,7 @@ def main_train(
     stages: Sequence[str] = (),
     device: str = "cpu",
     pieces: int = 1,
+    snapshot: str | Path | None = None,
 ) -> Path:
     """Train a model from a configuration; returns the path of the finished model.
 
@@ -46,7 +47,7 @@ def main_train(
         data: corpus folder (`data.corpus.open_corpus`).
         out: run folder: checkpoint, metrics, index and finally `model.safetensors`.
         resume: go on from the run's checkpoint; the configuration stored there must be the same.
-        threads, device, pieces: of `training.start.Run`.
+        threads, device, pieces, snapshot: of `training.start.Run`.
         overrides: `key=value` pairs on the configuration.
         init: model file whose weights training starts from.
         stages: names of the stages to run; none: all.
@@ -65,7 +66,8 @@ def main_train(
             )
         return SpeechTask(config, corpus, init)
 
-    return Run(Path(out), resume, threads, device, pieces).train(task)
+    written = None if snapshot is None else Path(snapshot)
+    return Run(Path(out), resume, threads, device, pieces, written).train(task)
 
 
 class SpeechTask:

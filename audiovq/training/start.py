@@ -28,6 +28,7 @@ class Run:
     threads: torch threads; None leaves torch's default.
     device: of torch; under torchrun "cuda" is the GPU of this process.
     pieces: into how many a process cuts its share of a batch, one after another, to need less memory.
+    snapshot: write the model of the run's checkpoint here and end; a training may go on meanwhile.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Run:
     threads: int | None = None
     device: str = "cpu"
     pieces: int = 1
+    snapshot: Path | None = None
 
     def train(self, make: Callable[[Path], Task]) -> Path:
         """Join the processes that torchrun started, make the task in the run's folder, train, write.
@@ -43,6 +45,12 @@ class Run:
         Raises: AudiovqError if another training runs in the folder, if a checkpoint is there and `resume` is
             not asked for, or the device is not; what making the task and `Loop.run` raise.
         """
+        if self.snapshot is not None:
+            checkpoint = Checkpoint.load(self.folder / CHECKPOINT)
+            loop = Loop(make(self.folder), self.folder)
+            loop.load(checkpoint)
+            loop.snapshot(self.snapshot)
+            return self.snapshot
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             return self._train(make)
