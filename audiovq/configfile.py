@@ -38,14 +38,14 @@ def load_toml(path: str | Path, overrides: list[str] | None, kind: Any) -> Any:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise AudiovqError(f"{path}: not a readable TOML configuration ({error}); correct it") from None
     for override in overrides or []:
-        _override(tree, override)
+        apply_override(tree, override)
     try:
         return from_dict(kind, tree)
     except AudiovqError as error:
         raise AudiovqError(f"{path}: {error}") from None
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
     """Apply one `key.path=value` to a parsed TOML tree; `train.stages.0.steps=10` indexes the list."""
     key, equals, text = override.partition("=")
     if not equals:

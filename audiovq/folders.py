@@ -47,6 +47,7 @@ def encode_files(
     done: Done,
     force: bool = False,
     threads: int | None = None,
+    levels: int | None = None,
     encode: Callable[[Job], CodeSequence] | None = None,
 ) -> None:
     """Encode recordings to code files, each with the codes that `Tokenizer.encode` gives.
@@ -56,6 +57,7 @@ def encode_files(
         done: called once for each job, with what went wrong (AudiovqError or OSError) or None.
         force: overwrite files that exist.
         threads: files at a time; None takes all cores.
+        levels: first levels of the codes to keep; None: all.
         encode: how to encode a job, if in another way.
     """
     lock, stop, queue = threading.Lock(), threading.Event(), list(jobs)[::-1]
@@ -71,7 +73,7 @@ def encode_files(
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 # Codes without their sidecar were left by a run that was killed between the two.
                 half_done = job.target.suffix == ".npy" and not job.target.with_suffix(".json").exists()
-                codes = tokenizer.encode(job.source) if encode is None else encode(job)
+                codes = tokenizer.encode(job.source, levels=levels) if encode is None else encode(job)
                 tokenizer.save_codes(codes, job.target, force=force or half_done)
             except (AudiovqError, OSError) as error:
                 failure = error

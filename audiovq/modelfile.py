@@ -166,6 +166,7 @@ def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str,
         "speakers": len(header.speakers),
         "parameters": sum(parameters.values()),
         **{f"parameters_{name}": count for name, count in parameters.items()},
+        **_look_ahead(model, config),
         "encoder_receptive_field_samples": model.encoder.receptive_field,
         "wavenet_receptive_field_samples": model.wavenet.receptive_field,
         "samples_per_step": model.wavenet.samples_per_step,
@@ -173,3 +174,18 @@ def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str,
         "spectral_head": model.spectral_head is not None,
         "hours_of_training_speech": round(float(header.training.get("hours", 0.0)), 2),
     }
+
+
+def _look_ahead(model: WaveformModel, config: ModelConfig) -> dict[str, float]:
+    """Seconds of the recording that each part sees beyond the sound that it makes."""
+    hop = model.frame_hop
+    frames = model.conditioner.reach_frames + model.wavenet.reach_frames
+    passes = config.corrections * (config.conditioner.window // hop + 1)
+    samples = {
+        "encoder": model.encoder.reach_frames * hop + model.encoder.frontend.reach_samples[1],
+        "code_step": model.code_hop - hop,
+        "conditioner": frames * hop,
+        "correction": passes * hop,
+    }
+    parts = {f"look_ahead_{name}_s": round(count / config.sample_rate, 3) for name, count in samples.items()}
+    return {"look_ahead_s": round(sum(samples.values()) / config.sample_rate, 3), **parts}

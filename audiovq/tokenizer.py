@@ -128,16 +128,36 @@ class Tokenizer:
             codes.save(path, force=force)
 
     def encode(
-        self, source: str | os.PathLike[str] | NDArray[np.floating], sample_rate: int | None = None
+        self,
+        source: str | os.PathLike[str] | NDArray[np.floating],
+        sample_rate: int | None = None,
+        *,
+        levels: int | None = None,
     ) -> CodeSequence:
         """Codes of a recording.
 
         Args:
             source: path of any file soundfile reads, `"-"` for standard input, or samples `(T,)`.
             sample_rate: of an array, Hz (default 16,000); files know their own.
+            levels: first levels of the codes to keep; None: all.
 
-        Raises: AudiovqError for what cannot be read (see `audio_io.AudioReader`) or an unusable array.
+        Raises: AudiovqError for what cannot be read (see `audio_io.AudioReader`), an unusable array, or more
+            levels than the model has.
         """
+        self._check_levels(levels)
+        codes = self._encode(source, sample_rate)
+        return codes if levels is None else codes.coarse(levels)
+
+    def _check_levels(self, levels: int | None) -> None:
+        count = self.code_format.levels
+        if levels is not None and not 1 <= levels <= count:
+            raise AudiovqError(
+                f"{self.path.name}: has {count} levels of codes; ask for 1 to {count}, not {levels}"
+            )
+
+    def _encode(
+        self, source: str | os.PathLike[str] | NDArray[np.floating], sample_rate: int | None
+    ) -> CodeSequence:
         if isinstance(source, np.ndarray):
             return self._encode_array(source, sample_rate or SAMPLE_RATE)
         if sample_rate is not None:

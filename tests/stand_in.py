@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.codes import CodeSequence
+from audiovq.codes import CodeFormat, CodeSequence
 from audiovq.errors import AudiovqError
 from audiovq.files import Job
 
@@ -32,6 +32,7 @@ class StandInTokenizer:
     """Answers as a tokenizer does; keeps what it was asked."""
 
     hop = 128
+    code_format = CodeFormat(128, 1, 512, 1, 16_000, "f00d")
     speakers = (StandInSpeaker(0, "p225", "F", 2.5), StandInSpeaker(1, "1998", "", 0.25))
 
     def __init__(self) -> None:
@@ -42,10 +43,11 @@ class StandInTokenizer:
     def info(self) -> dict[str, object]:
         return {"fingerprint": "f00d", "bits_per_second": 1125.0, "voice_bits": 96, "hop_samples": 128}
 
-    def encode(self, source: Path) -> CodeSequence:
+    def encode(self, source: Path, *, levels: int | None = None) -> CodeSequence:
         if not Path(source).exists() or Path(source).read_bytes() == b"broken":
             raise AudiovqError(f"{source}: is not a recording; convert it")
         codes = np.arange(10, dtype=np.uint16)
+        self.calls.append({"levels": levels})
         return CodeSequence(codes, codebook_size=512, num_samples=1250, voice=(1, 2, 3), fingerprint="f00d")
 
     def load_codes(self, path: Path) -> CodeSequence:
@@ -60,7 +62,7 @@ class StandInTokenizer:
             options.pop("progress")(1250, 1250)
         soundfile.write(out, np.zeros(1250), codes.sample_rate)
 
-    def encode_files(self, jobs: Sequence[Job], *, done: Any, force: bool) -> None:
+    def encode_files(self, jobs: Sequence[Job], *, done: Any, force: bool, levels: int | None) -> None:
         for job in jobs:
             job.target.parent.mkdir(parents=True, exist_ok=True)
             half_done = job.target.exists() and not job.target.with_suffix(".json").exists()

@@ -25,7 +25,7 @@ from audiovq.errors import AudiovqError
 
 VERBS = [
     "encode", "decode", "generate", "convert", "score", "info", "speakers", "picture", "train", "prior",
-    "curves", "evaluate", "image",
+    "merge", "curves", "evaluate", "image",
 ]  # fmt: skip
 
 

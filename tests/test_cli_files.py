@@ -141,11 +141,19 @@ def test_decode_passes_its_options_on(
     tmp_path: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_codes(tmp_path / "x.npy")
-    options = ["--speaker", "p225", "--seed", "7", "--temperature", "0.5", "--fast"]
+    options = ["--speaker", "p225", "--seed", "7", "--temperature", "0.5", "--fast", "--levels", "2"]
     assert run(["decode", str(tmp_path / "x.npy"), *options]) == 0
     (call,) = tokenizer.calls
     assert call.pop("codes") == list(range(10)) and callable(call.pop("progress"))
-    assert call == {"speaker": "p225", "voice": None, "seed": 7, "temperature": 0.5, "fast": True}
+    assert call == {
+        "speaker": "p225",
+        "voice": None,
+        "seed": 7,
+        "temperature": 0.5,
+        "fast": True,
+        "levels": 2,
+        "corrections": None,
+    }
     assert one_line(capsys.readouterr()).endswith("x_decoded.wav: 0.08 s at 16000 Hz")
     assert soundfile.info(tmp_path / "x_decoded.wav").frames == 1250
 

@@ -12,10 +12,13 @@ import torch
 from conftest import speech
 from numpy.typing import NDArray
 
+from audiovq.audio import resampled_length
+from audiovq.cli.main import run as command
 from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
 from audiovq.generate import synthesis
 from audiovq.tokenizer import Tokenizer, load
+from audiovq.waveform import windows
 
 Array = NDArray[np.float32]
 
@@ -297,3 +300,72 @@ def test_a_device_that_is_not_there_is_one_line(tiny_tokenizer: Tokenizer) -> No
     if not torch.cuda.is_available():
         with pytest.raises(AudiovqError, match="device cuda: cannot be used"):
             load(tiny_tokenizer.path, device="cuda")
+
+
+# Levels
+
+
+def test_three_levels_there_and_back(three_levels: Tokenizer, tmp_path: Path) -> None:
+    signal = speech(20_001, 22_050)
+    codes = three_levels.encode(signal, 22_050)
+    steps = -(-resampled_length(20_001, 22_050, 16_000) // 256)
+    assert (codes.levels, len(codes), codes.hop, codes.frames_per_step) == (3, steps, 256, 2)
+    assert codes.codebook_size == 16 and codes.frame_rate == 62.5
+    for fast in (False, True):
+        back = three_levels.decode(codes, fast=fast)
+        assert len(back.samples) == 20_001 and np.isfinite(back.samples).all()
+    bare = np.asarray(codes.codes)
+    assert len(three_levels.decode(bare, fast=True).samples) == steps * 256
+    coarse = three_levels.encode(signal, 22_050, levels=2)
+    assert coarse.codes.tolist() == codes.coarse(2).codes.tolist()
+    fewer = three_levels.decode(codes, fast=True, levels=2).samples
+    np.testing.assert_array_equal(fewer, three_levels.decode(coarse, fast=True).samples)
+    assert not np.array_equal(fewer, three_levels.decode(codes, fast=True).samples)
+    for wrong in (0, 4):
+        with pytest.raises(AudiovqError, match="3 levels"):
+            three_levels.encode(signal, 22_050, levels=wrong)
+        with pytest.raises(AudiovqError, match="ask for 1 to 3"):
+            three_levels.decode(codes, levels=wrong)
+
+
+def test_blocks_of_steps_equal_the_whole(three_levels: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seams of the decoder, at frames that need not be whole steps."""
+    codes = three_levels.encode(speech(40_000))
+    whole = three_levels.decode(codes, fast=True).samples
+    monkeypatch.setattr(synthesis, "FIRST_FRAMES", 7)
+    monkeypatch.setattr(synthesis, "BLOCK_FRAMES", 33)
+    np.testing.assert_allclose(three_levels.decode(codes, fast=True).samples, whole, atol=1e-5)
+
+
+def test_windows_of_steps_do_not_matter(three_levels: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    signal = speech(50_000)
+    whole = three_levels.encode(signal)
+    for frames in (2, 34, 1_000):
+        monkeypatch.setattr(windows, "WINDOW_FRAMES", frames)
+        found = three_levels.encode(signal)
+        assert np.mean(found.codes == whole.codes) > 0.999
+        assert found.voice == whole.voice, "frames that fill the last step have no voice"
+
+
+def test_fewer_corrections(three_levels: Tokenizer) -> None:
+    codes = three_levels.encode(speech(8_000))
+    none = three_levels.decode(codes, corrections=0).samples
+    assert not np.array_equal(none, three_levels.decode(codes).samples)
+    np.testing.assert_array_equal(
+        three_levels.decode(codes, corrections=2).samples, three_levels.decode(codes).samples
+    )
+
+
+def test_commands_know_levels(three_levels_path: Path, tmp_path: Path, recording: Path) -> None:
+    options = ["--model", str(three_levels_path)]
+    out = tmp_path / "x.npy"
+    assert command(["encode", str(recording), str(out), "--levels", "2", *options]) == 0
+    assert CodeSequence.load(out).levels == 2
+    back = tmp_path / "x.wav"
+    assert command(["decode", str(out), str(back), "--levels", "1", "--corrections", "0", *options]) == 0
+    assert soundfile.info(back).frames == soundfile.info(recording).frames
+    assert command(["decode", str(out), str(back), "--levels", "3", "--force", *options]) == 1
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.flac").write_bytes(recording.read_bytes())
+    assert command(["encode", str(tmp_path / "in"), str(tmp_path / "codes"), "--levels", "1", *options]) == 0
+    assert CodeSequence.load(tmp_path / "codes" / "a.npy").levels == 1

@@ -11,6 +11,7 @@ from audiovq.cli.options import (
     check_writable,
     device_option,
     force_option,
+    levels_option,
     model_option,
     prior_option,
     seed_option,
@@ -31,6 +32,14 @@ from audiovq.cli.options import (
 @seed_option
 @temperature_option
 @click.option("--fast", is_flag=True, help="Use the spectral head instead of the WaveNet.")
+@levels_option
+@click.option(
+    "--corrections",
+    type=click.IntRange(0, 1000),
+    metavar="N",
+    help="Passes of the spectral correction: each adds to the delay (see `audiovq info`). Without it, the "
+    "model's own.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
@@ -48,6 +57,8 @@ def decode(
     seed: int,
     temperature: float | None,
     fast: bool,
+    levels: int | None,
+    corrections: int | None,
     precision: str | None,
     device: str,
     force: bool,
@@ -62,6 +73,7 @@ def decode(
     if speaker is not None and voice is not None:
         raise click.UsageError("--speaker and --voice exclude each other.")
     options: dict[str, Any] = {"voice": voice, "seed": seed, "fast": fast, "force": force}
+    options |= {"levels": levels, "corrections": corrections}
     if temperature is not None:
         options["temperature"] = temperature
     loading: dict[str, Any] = {"device": device, "precision": precision, "prior": prior}
@@ -112,7 +124,8 @@ def _decode_folder(
 
     run = FolderRun(jobs, finished, "decoded", out)
     # Two bytes a code: near enough for a bar, without opening every file first.
-    seconds = sum(job.source.stat().st_size for job in run.todo) / 2 * tokenizer.hop / SAMPLE_RATE
+    each = 2 * tokenizer.code_format.levels
+    seconds = sum(job.source.stat().st_size for job in run.todo) / each * tokenizer.hop / SAMPLE_RATE
     with speech_bar(seconds) as run.bar:
         decode_files(tokenizer, run.todo, done=run.done, heard=run.bar.update, **options)
     run.end()

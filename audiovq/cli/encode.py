@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.cli.options import check_writable, device_option, force_option, model_option, prior_option
+from audiovq.cli.options import (
+    check_writable,
+    device_option,
+    force_option,
+    levels_option,
+    model_option,
+    prior_option,
+)
+
+if TYPE_CHECKING:
+    from audiovq.codes import CodeSequence
 
 
 @click.command()
@@ -20,6 +31,7 @@ from audiovq.cli.options import check_writable, device_option, force_option, mod
     type=click.Choice(["npy", "avq"]),
     help="avq: one small file, compressed under the prior. Without it, OUT's ending says; else npy.",
 )
+@levels_option
 @device_option
 @force_option
 def encode(
@@ -28,6 +40,7 @@ def encode(
     model: Path | None,
     prior: Path | None,
     form: str | None,
+    levels: int | None,
     device: str,
     force: bool,
 ) -> None:
@@ -39,7 +52,7 @@ def encode(
     one file, less than half as large. With `-` for OUT the array alone goes to standard output.
     """
     if source.is_dir():
-        _encode_folder(source, out, model, prior, form or "npy", device, force)
+        _encode_folder(source, out, model, prior, form or "npy", levels, device, force)
         return
     if out is None:
         if source == Path("-"):
@@ -56,10 +69,10 @@ def encode(
     tokenizer = load(model, device=device, prior=prior)
     if out.suffix == ".avq":
         _ = tokenizer.prior  # before the work, not after it
-    codes = tokenizer.encode(source)
+    codes = tokenizer.encode(source, levels=levels)
     tokenizer.save_codes(codes, out, force=force)
     if out != Path("-"):
-        click.echo(f"{out}: {len(codes)} codes, {codes.seconds:.2f} s", err=True)
+        click.echo(f"{out}: {_counted(codes)}, {codes.seconds:.2f} s", err=True)
 
 
 def _encode_folder(
@@ -68,6 +81,7 @@ def _encode_folder(
     model: Path | None,
     prior: Path | None,
     form: str,
+    levels: int | None,
     device: str,
     force: bool,
 ) -> None:
@@ -95,8 +109,15 @@ def _encode_folder(
             run.done(job, error)
             bar.update()
 
-        encode_files(tokenizer, run.todo, done=done, force=force)
+        encode_files(tokenizer, run.todo, done=done, force=force, levels=levels)
     run.end()
+
+
+def _counted(codes: CodeSequence) -> str:
+    """How many codes there are, in words."""
+    if codes.levels == 1:
+        return f"{len(codes)} codes"
+    return f"{len(codes)} steps of {codes.levels} codes"
 
 
 def _is_finished(target: Path, fingerprint: object) -> bool:

@@ -20,6 +20,7 @@ from audiovq.cli.evaluate import evaluate
 from audiovq.cli.generate import convert, generate
 from audiovq.cli.image import image
 from audiovq.cli.info import info, speakers
+from audiovq.cli.merge import merge
 from audiovq.cli.picture import picture
 from audiovq.cli.prior import prior
 from audiovq.cli.score import score
@@ -57,8 +58,8 @@ def cli(ctx: click.Context) -> None:
 
 
 for _verb in (
-    encode, decode, generate, convert, score, info, speakers, picture, train, prior, curves, evaluate,
-    image,
+    encode, decode, generate, convert, score, info, speakers, picture, train, prior, merge, curves,
+    evaluate, image,
 ):  # fmt: skip
     cli.add_command(_verb)
 

@@ -43,11 +43,11 @@ voice_option = click.option(
 )
 
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed."
 )
 
 temperature_option = click.option(
-    "--temperature", type=click.FloatRange(min=0), help="Of the draws: below 1, less noise."
+    "--temperature", type=click.FloatRange(min=0), help="Sampling temperature: below 1, less noise."
 )
 
 
@@ -59,7 +59,9 @@ def _check_overrides(ctx: click.Context, option: click.Parameter, values: tuple[
 
 
 resume_option = click.option(
-    "--resume", is_flag=True, help="Continue RUN from its checkpoint, as if never stopped."
+    "--resume",
+    is_flag=True,
+    help="Continue RUN from its checkpoint; the result is that of an uninterrupted run.",
 )
 
 threads_option = click.option(
@@ -91,7 +93,14 @@ overrides_option = click.option(
     help="Change a value of CONFIG; repeatable.",
 )
 
-force_option = click.option("--force", is_flag=True, help="Replace files that exist.")
+levels_option = click.option(
+    "--levels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the first N levels of the codes: fewer bits, less of the sound. Without it, all.",
+)
+
+force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
 
 
 def speaker_name(text: str | None, tokenizer: Tokenizer) -> str | int | None:

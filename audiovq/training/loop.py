@@ -7,7 +7,6 @@ import math
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -18,6 +17,7 @@ from audiovq import processes
 from audiovq.config import StageConfig, TrainConfig
 from audiovq.data.shares import Part, Share, whole
 from audiovq.errors import AudiovqError
+from audiovq.training.best import Best
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.finite import SkippedSteps, not_finite
 from audiovq.training.optimizer import Average, Declared, Optimizer
@@ -86,25 +86,6 @@ class Task(Protocol):
 
     def write(self, path: Path, done: list[dict[str, Any]]) -> None:
         """Write the finished model; `done`: steps and seconds of each stage."""
-
-
-@dataclass
-class Best:
-    """The best held-out score of a stage so far, how many were no better since, and the weights it had."""
-
-    score: float | None = None
-    misses: int = 0
-    step: int = 0
-    values: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def see(self, score: float, step: int, values: dict[str, torch.Tensor]) -> None:
-        """Take note of a score."""
-        # One that is not finite compares with nothing, and is never the best.
-        if not math.isfinite(score) or (self.score is not None and score >= self.score):
-            self.misses += 1
-            return
-        self.score, self.misses, self.step = score, 0, step
-        self.values = {name: value.clone() for name, value in values.items()}
 
 
 class Loop:

@@ -1,0 +1,77 @@
+"""Parts of a model that were trained side by side, put into one file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audiovq.config import ModelConfig
+from audiovq.configfile import apply_override, from_dict, to_dict
+from audiovq.errors import AudiovqError
+from audiovq.modelfile import NOT_STORED, load_model, save_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+PARTS = ("spectral_head", "wavenet")
+"""Of a model, that train on frozen codes."""
+SETTINGS = ("name", "corrections", "correction_momentum", "output_gain_db")
+"""Of the configuration, that no weight depends on."""
+
+
+def merge_models(
+    base: Path,
+    parts: Mapping[str, Path],
+    out: Path,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+) -> str:
+    """Write the model of `base` with some of `PARTS` from other files, which must have the same codes.
+
+    Args:
+        parts: model files by name of the part that is taken from them.
+        overrides: `key=value` pairs on those values of the model's configuration that `SETTINGS` names.
+
+    Returns: the fingerprint.
+    Raises: AudiovqError for files that cannot be read, a part of a model with other codes or another
+        configuration, a value that weights depend on, or an output that cannot be written.
+    """
+    model, header = load_model(base)
+    state = model.state_dict()
+    stages = list(header.training.get("stages", []))
+    for name, path in parts.items():
+        other, theirs = load_model(path)
+        if _shapes(theirs.config) != _shapes(header.config):
+            raise AudiovqError(f"{path}: has another configuration than {base}; train both with the same")
+        values = other.state_dict()
+        for key, value in state.items():
+            if key.startswith(f"{name}."):
+                value.copy_(values[key])
+            elif not key.startswith((*PARTS, *NOT_STORED)) and not bool((value == values[key]).all()):
+                raise AudiovqError(
+                    f"{path}: its {key} is not that of {base}; train its {name} with --init {base}"
+                )
+        stages += [row for row in theirs.training.get("stages", []) if row not in stages]
+    model.config = _with_settings(header.config, overrides)
+    training: dict[str, Any] = {**header.training, "stages": stages}
+    return save_model(out, model, list(header.speakers), training, force)
+
+
+def _with_settings(config: ModelConfig, overrides: Sequence[str]) -> ModelConfig:
+    for override in overrides:
+        key = override.partition("=")[0].removeprefix("model.")
+        if key not in SETTINGS:
+            allowed = ", ".join(SETTINGS)
+            raise AudiovqError(f"--set {override}: weights depend on {key}; {allowed} can change")
+    tree = to_dict(config)
+    for override in overrides:
+        apply_override(tree, override.removeprefix("model."))
+    changed: ModelConfig = from_dict(ModelConfig, tree)
+    return changed
+
+
+def _shapes(config: ModelConfig) -> ModelConfig:
+    """A configuration without what no weight depends on."""
+    plain = ModelConfig()
+    return replace(config, **{name: getattr(plain, name) for name in SETTINGS})

@@ -1,0 +1,75 @@
+"""Parts that were trained side by side, merged into one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_config
+
+from audiovq.cli.main import run
+from audiovq.config import ModelConfig
+from audiovq.errors import AudiovqError
+from audiovq.merge import merge_models
+from audiovq.modelfile import NOT_STORED, Speaker, load_model, save_model
+from audiovq.waveform.model import WaveformModel
+
+
+def save(path: Path, change: str = "", config: ModelConfig | None = None, stage: str = "codes") -> Path:
+    """A seeded tiny model, with everything whose name starts with `change` moved."""
+    torch.manual_seed(3)
+    model = WaveformModel(config or tiny_config(), 1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if change and name.startswith(change):
+                parameter.add_(1.0)
+    stages = [{"stage": "codes", "steps": 5}] + ([{"stage": stage, "steps": 7}] if change else [])
+    save_model(path, model, [Speaker(0, "ann", "F", 1.0)], {"hours": 1.0, "stages": stages})
+    return path
+
+
+def test_each_part_comes_from_its_own_file(tmp_path: Path) -> None:
+    base = save(tmp_path / "base.safetensors")
+    head = save(tmp_path / "head.safetensors", "spectral_head.", stage="spectral")
+    wavenet = save(tmp_path / "wavenet.safetensors", "wavenet.", stage="wavenet")
+    out = tmp_path / "out.safetensors"
+    options = ["--spectral-head", str(head), "--wavenet", str(wavenet), "--set", "corrections=3"]
+    assert run(["merge", str(base), str(out), *options]) == 0
+    merged, header = load_model(out)
+    sources = [load_model(path)[0].state_dict() for path in (base, head, wavenet)]
+    stored = {k: v for k, v in merged.state_dict().items() if not k.startswith(NOT_STORED)}
+    for name, value in stored.items():
+        number = 1 if name.startswith("spectral_head.") else 2 if name.startswith("wavenet.") else 0
+        assert torch.equal(value, sources[number][name]), name
+    assert header.config.corrections == 3 and header.speakers[0].name == "ann"
+    assert [row["stage"] for row in header.training["stages"]] == ["codes", "spectral", "wavenet"]
+    assert run(["merge", str(base), str(out), *options]) == 1, "nothing is overwritten without --force"
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "overrides", "said"),
+    [
+        ("encoder.smooth", None, [], "encoder.smooth"),
+        ("codebook.vectors", None, [], "train its wavenet with --init"),
+        ("wavenet", tiny_config(high_pass_hz=20), [], "another configuration"),
+        ("wavenet", None, ["model.encoder.hop=64"], "weights depend on encoder.hop"),
+        ("wavenet", None, ["corrections=-1"], "corrections must lie in"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    tmp_path: Path, change: str, config: ModelConfig | None, overrides: list[str], said: str
+) -> None:
+    base = save(tmp_path / "base.safetensors")
+    other = save(tmp_path / "other.safetensors", change, config)
+    if change == "codebook.vectors":
+        model, header = load_model(other)
+        model.codebook.vectors.add_(1.0)
+        save_model(other, model, list(header.speakers), header.training, force=True)
+    with pytest.raises(AudiovqError, match=said):
+        merge_models(base, {"wavenet": other}, tmp_path / "out.safetensors", overrides)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_something_must_be_asked_for(tmp_path: Path) -> None:
+    assert run(["merge", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
