@@ -22,7 +22,7 @@ class StageConfig:
     coarse_prob: share of crops that are decoded from a random smaller number of levels.
     jitter: the WaveNet's input noise, in mu-law codes.
     target_passes: passes of the spectral correction, with momentum .99, that move the recording towards the
-        predicted spectra before the WaveNet is taught on it (0: the recording as it is).
+        predicted spectra before spectral head or WaveNet are taught on it (0: the recording as it is).
     warp_prob: share of crops that reach the encoder with frequencies moved by up to `warp_octaves`.
     discriminator_lr: of the discriminator, where the weight "adversarial" is above 0; the model feels it
         after `discriminator_lead` steps.

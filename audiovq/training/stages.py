@@ -63,6 +63,19 @@ class SpeechStage(Stage):
         vectors = [self.model.codebook.lookup(c[:, :n]) for c, n in zip(codes, levels.tolist(), strict=True)]
         return self.model.conditioner(torch.stack(vectors), voice)
 
+    @torch.no_grad()
+    def _target(self, batch: Batch, log_magnitude: Tensor) -> Tensor:
+        """What a decoder is to make of the codes, `(B, N)`: the recording, or with `target_passes` the recording
+        moved towards the spectra `(B, F, bins)` that the codes predict.
+
+        The difference is what the codes do not say; taught on it, a decoder makes it up as noise.
+        """
+        passes = self.config.target_passes
+        if not passes:
+            return batch.signal
+        window, hop = self.model.config.conditioner.window, self.model.frame_hop
+        return correct(batch.signal, log_magnitude.detach(), window, hop, passes, TARGET_MOMENTUM)
+
     def _levels(self, batch: Batch, step: int) -> Tensor | None:
         """How many levels each crop is decoded from, `(B,)`; None: all of them."""
         count = self.model.config.codebook.levels
@@ -154,14 +167,11 @@ class SpectralStage(SpeechStage):
             raise AudiovqError("configuration: stage spectral needs model.spectral_head.enabled = true")
         return [self.model.spectral_head]
 
-    def output(self, batch: Batch, step: int) -> Tensor:
-        """Waveform of the head, `(B, N)`."""
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         assert self.model.spectral_head is not None
         condition = self._frozen_condition(batch, step)
-        return self.model.spectral_head(condition.features, condition.log_magnitude)
-
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        terms = self.distance(self.output(batch, step), batch.signal)
+        output = self.model.spectral_head(condition.features, condition.log_magnitude)
+        terms = self.distance(output, self._target(batch, condition.log_magnitude))
         loss = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
         return loss, {k: float(v.detach()) for k, v in terms.items()}
 
@@ -185,14 +195,7 @@ class WaveNetStage(SpeechStage):
         features, log_magnitude, extra, metrics = self.condition(batch, step)
         reach = decoder.reach_frames
         frames = decoder.frames(features, log_magnitude)
-        if self.config.target_passes:
-            # What the codes do not say would be drawn as noise: the target has the spectrum they predict.
-            window = self.model.config.conditioner.window
-            moved = (window, decoder.hop, self.config.target_passes, TARGET_MOMENTUM)
-            with torch.no_grad():
-                signal = F.pad(correct(batch.signal, log_magnitude.detach(), *moved), (1, 0))
-        else:
-            signal = F.pad(batch.signal, (1, 0))
+        signal = F.pad(self._target(batch, log_magnitude), (1, 0))
         signal = signal[:, 1:] - decoder.pre_emphasis * signal[:, :-1]
         jitter = self._jitter(batch, step)
         context = math.ceil(decoder.receptive_field / decoder.hop)
