@@ -1,11 +1,12 @@
 """The causal gated stack of WaveNet (arXiv 1609.03499), in its parallel and its step form.
 
-One class serves the decoder (over groups of samples) and the prior (over codes). Its input at step t must
-hold only what is known before t: callers shift. A layer with dilation d computes
+One class serves the decoder (over groups of samples) and the prior (over code steps). Its input at step t
+must hold only what is known before t: callers shift. A layer with dilation d computes
 
-    z[t] = V x[t] + U x[t - d] + b + c[t];   y[t] = tanh(z_a[t]) * sigmoid(z_b[t]);   x'[t] = x[t] + W y[t]
+    z[t] = V h[t] + U h[t - d] + c[t];   y[t] = tanh(z_a[t]) * sigmoid(z_b[t]);   x'[t] = x[t] + W y[t]
 
-and the output is `sum_l S_l y_l[t]`. Convolutions of two taps are one matrix product over `(B * T, C)`
+where h is x itself or, with `normalize`, x divided by its root mean square, and the output is
+`sum_l S_l y_l[t]`. Convolutions of two taps are one matrix product over `(B * T, C)`
 followed by a shift: conv1d on this few channels reaches a quarter of a CPU's speed (docs/training.md).
 """
 
@@ -20,9 +21,13 @@ from torch import Tensor, nn
 
 from audiovq.nn.blocks import fusable
 
+NORM_EPSILON = 1e-6
+"""Added to the mean square that `normalize` divides by the root of."""
+
 
 class WaveNetState(NamedTuple):
-    """Ring buffers of the step form: `rings[l] (B, dilation_l, R)` holds each layer's last inputs."""
+    """Ring buffers of the step form: `rings[l] (B, dilation_l, R)` holds the last inputs of each layer's taps
+    (normalised ones, if the network normalises)."""
 
     rings: list[Tensor]
     position: Tensor
@@ -36,15 +41,28 @@ class WaveNet(nn.Module):
         skip: S, channels of the output.
         dilations: one a layer, in steps.
         dropout: share of gated activations set to zero in training.
+        normalize: divide each layer's input by its root mean square before the taps. A gain per channel
+            would add nothing: it folds into the taps.
+        residual_scale: factor of `W y`; folds into `residual_proj`.
 
     Shape: input `(B, T, R)`, conditions `(B, F, L, 2R)` with T a multiple of F (each holds for T / F steps),
         output `(B, T, S)`. The outputs of the first `receptive_field - 1` steps saw zeros as context.
     """
 
-    def __init__(self, residual: int, skip: int, dilations: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        residual: int,
+        skip: int,
+        dilations: Sequence[int],
+        dropout: float = 0.0,
+        normalize: bool = False,
+        residual_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         self.residual, self.skip_channels, self.dilations = residual, skip, tuple(dilations)
         self.dropout = dropout
+        self.normalize = normalize
+        self.residual_scale = residual_scale
         layers = len(self.dilations)
         # taps[l] = [V_l | U_l] as (4R, R): rows 0..2R-1 see x[t], rows 2R..4R-1 see x[t - d].
         self.taps = nn.ParameterList(nn.Parameter(_init(4 * residual, residual, 2)) for _ in range(layers))
@@ -71,7 +89,7 @@ class WaveNet(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         for layer, dilation in enumerate(self.dilations):
-            both = F.linear(x, self.taps[layer])
+            both = F.linear(self._normalized(x), self.taps[layer])
             if fusable(both):
                 from audiovq.nn import fused
 
@@ -82,8 +100,17 @@ class WaveNet(nn.Module):
                 y = F.dropout(y, self.dropout)
             gated.append(y)
             if layer < self.layers - 1:
-                x = x + F.linear(y, self.residual_proj[layer])
+                x = x + self._residual(y, layer)
         return self.skip_proj(torch.cat(gated, dim=-1))
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        """What the taps see of the residual stream `(..., R)`."""
+        return F.rms_norm(x, (self.residual,), eps=NORM_EPSILON) if self.normalize else x
+
+    def _residual(self, y: Tensor, layer: int) -> Tensor:
+        """What a layer adds to the residual stream, from its gated activations `(..., R)`."""
+        added = F.linear(y, self.residual_proj[layer])
+        return added if self.residual_scale == 1 else added * self.residual_scale
 
     @staticmethod
     def _gate(both: Tensor, condition: Tensor, dilation: int) -> Tensor:
@@ -116,10 +143,11 @@ class WaveNet(nn.Module):
             ring = state.rings[layer]
             slot = position % dilation
             past = ring[:, slot].clone()
-            ring[:, slot] = x
+            h = self._normalized(x)
+            ring[:, slot] = h
             taps = self.taps[layer]
             z = (
-                F.linear(x, taps[: 2 * channels])
+                F.linear(h, taps[: 2 * channels])
                 + F.linear(past, taps[2 * channels :])
                 + conditions[:, layer]
             )
@@ -127,7 +155,7 @@ class WaveNet(nn.Module):
             y = torch.tanh(a) * torch.sigmoid(b)
             gated.append(y)
             if layer < self.layers - 1:
-                x = x + F.linear(y, self.residual_proj[layer])
+                x = x + self._residual(y, layer)
         state.position.add_(1)
         return self.skip_proj(torch.cat(gated, dim=-1))
 
