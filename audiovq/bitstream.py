@@ -1,217 +1,327 @@
-"""`.avq`: codes and what is known of them in one file, entropy-coded under the prior.
+"""`.avq`: codes and what is known of them in one file, entropy-coded under the prior. Version 2.
 
-    "AVQ" 1 | model (8 bytes) | prior (4) | F hop rate samples+1 (varints) | gain (float32) | voice | speaker
-    CRC-32 of the codes | words of a range coder (uint32) | CRC-32 of everything before
+    "AVQ" 2 | flags (1 byte) | model (4) | prior (4) | levels | rate | samples | steps | gain | speaker
+    | voice | checksum of the codes (2) | words of a range coder (uint32) | CRC-32 of everything before (4)
 
-All little-endian. A voice is its number of values and bits each, then the packed bits; no voice is a zero.
-The range coder (Martin 1979) is that of `constriction`, fed with whole-number counts that sum to 2^24 and are
-the same on every processor (`generate.priorkernel`). The last checksum finds damage; that of the codes finds
-a decoder that computes something else than the encoder did. Neither is decoded.
+All little-endian; numbers without a size are varints. Flags, from the lowest bit:
+
+    2 bits  levels N: 1, 2 or 3; 0: a number follows
+    2 bits  gain: 0 none (a stream at a running level), 1 float32, 2 float64
+    1 bit   the rate is the model's own; otherwise a number follows
+    1 bit   only a part of a damaged recording was encoded
+    1 bit   there is a voice
+    1 bit   there is a speaker: the length of the name in bytes, then the name in UTF-8
+
+Samples are those of the recording, 0 if unknown: only then does the number of steps follow, as otherwise it
+results from samples and rates. Model and prior are the first 4 bytes of their fingerprints. They identify
+whatever else it takes to read the file: K, hop, frames in a step, the model's rate, and the size of a voice,
+which is packed without a header, `dims` values of `bits` bits.
+
+What it costs beside the codes themselves: 26 bytes for a recording of up to 131 s at the model's rate (35
+bit/s at 6 s), 2 or 3 more at another rate, and for a voice of 16 values of 6 bits 12 bytes (16 bit/s at 6 s).
+
+The coder is that of `rangecoder`. A code costs at least 1/64 bit, so a file that claims
+more codes than its words can hold is refused before it is decoded. The last checksum finds damage; that of
+the codes (the low half of their CRC-32) finds a decoder that computes something else than the encoder did.
+Neither is decoded.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.codes import CodeSequence
+from audiovq import rangecoder
+from audiovq.audio import HIGHEST_RATE, LOWEST_RATE, resampled_length
+from audiovq.codes import CodeFormat, CodeSequence
 from audiovq.errors import AudiovqError
 from audiovq.generate import priorkernel
 from audiovq.generate.prior import PriorEngine
+from audiovq.varint import ByteReader, varint
 
-MAGIC, VERSION = b"AVQ", 1
-_FIXED = struct.Struct("<3sB8s4s")
-LONGEST = 1 << 31
-"""Codes; more are not a recording but a mistake."""
+MAGIC, VERSION = b"AVQ", 2
+_FIXED = struct.Struct("<3sBB4s4s")
+_GAINS = {1: struct.Struct("<f"), 2: struct.Struct("<d")}
+_OWN_RATE, _PARTIAL, _VOICE, _SPEAKER = 1 << 4, 1 << 5, 1 << 6, 1 << 7
+LARGEST_NUMBER = 1 << 48
+"""Of samples or steps; more are not a recording but a mistake."""
+
+
+class StreamFormat(NamedTuple):
+    """What a file leaves to its model and prior.
+
+    codes: of the model.
+    prior: fingerprint of the prior, at least 8 hex digits.
+    voice_dims, voice_bits: values in a voice and bits in each; 0 values if the model has no voice encoder.
+    """
+
+    codes: CodeFormat
+    prior: str
+    voice_dims: int
+    voice_bits: int
+
+    @property
+    def voice_bytes(self) -> int:
+        """Of a packed voice."""
+        return -(-self.voice_dims * self.voice_bits // 8)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A file taken apart: what is known of the codes, their checksum, and the coder's words."""
+    """A file taken apart, as far as it goes without its model.
 
-    known: dict[str, Any]
+    name: of the file, for messages.
+    model, prior: starts of their fingerprints, 8 hex digits.
+    levels: N.
+    sample_rate: of the recording, Hz; None: the model's.
+    num_samples: of the recording; None if unknown.
+    steps: number of code steps; None where it follows from `num_samples`.
+    gain, speaker, partial: as in `CodeSequence`.
+    has_voice: whether a voice is stored.
+    rest: voice, checksum of the codes and words, not yet taken apart.
+    """
+
+    name: str
+    model: str
     prior: str
-    count: int
-    checksum: int
-    words: NDArray[np.uint32]
+    levels: int
+    sample_rate: int | None
+    num_samples: int | None
+    steps: int | None
+    gain: float | None
+    speaker: str | None
+    partial: bool
+    has_voice: bool
+    rest: bytes
 
 
 def voice_point(levels: tuple[int, ...], bits: int) -> NDArray[np.float32]:
-    """Point `(V,)` of a voice's levels, computed the same everywhere (`VoiceEncoder.from_levels`)."""
+    """Point `(V,)` of a voice's values, computed the same everywhere (`VoiceEncoder.from_levels`)."""
     return np.array([2 * level / ((1 << bits) - 1) - 1 for level in levels], dtype=np.float32)
 
 
-def compress(codes: CodeSequence, engine: PriorEngine, prior: str, voice_bits: int) -> bytes:
+def compress(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> bytes:
     """A whole `.avq` file.
 
     Args:
-        codes: of the model whose prior it is; must know their fingerprint.
+        codes: of the model, in all that its `CodeFormat` says.
         engine: the prior.
-        prior: its fingerprint, 8 hex digits.
-        voice_bits: bits of each value of a voice.
 
-    Raises: AudiovqError if the codes do not say which model made them, or lie beyond the prior's.
+    Raises: AudiovqError for codes of another model, or that a file cannot hold.
     """
-    if codes.fingerprint is None:
-        raise AudiovqError(f"{codes.name}: does not say which model made it; encode the recording again")
-    if int(codes.codes.max()) >= engine.classes:
-        raise AudiovqError(f"{codes.name}: holds codes that the prior does not know; encode it again")
-    body = _FIXED.pack(MAGIC, VERSION, bytes.fromhex(codes.fingerprint), bytes.fromhex(prior))
-    samples = 0 if codes.num_samples is None else codes.num_samples + 1
-    body += b"".join(map(_varint, (len(codes), codes.hop, codes.sample_rate, samples)))
-    body += struct.pack("<f", codes.gain or 0.0) + _pack_voice(codes.voice, voice_bits)
-    name = (codes.speaker or "").encode()
-    body += _varint(len(name)) + name
-    body += struct.pack("<I", zlib.crc32(codes.codes.astype("<u2").tobytes()))
-    words = _encode(codes.codes, engine, _point(codes.voice, voice_bits))
-    body += words.astype("<u4").tobytes()
-    return body + struct.pack("<I", zlib.crc32(body))
+    _check(codes, engine, form)
+    flags, facts = _describe(codes)
+    model, prior = (bytes.fromhex(value)[:4] for value in (form.codes.fingerprint, form.prior))
+    voice = b"" if codes.voice is None else _pack_voice(codes.voice, form)
+    words = rangecoder.encode(codes.rows, engine, _point(codes.voice, form)).astype("<u4").tobytes()
+    head = _FIXED.pack(MAGIC, VERSION, flags, model, prior) + facts
+    content = head + voice + _checksum(codes.codes) + words
+    return content + struct.pack("<I", zlib.crc32(content))
 
 
 def parse(content: bytes, name: str) -> Stream:
-    """Take a file apart. Raises: AudiovqError if it is no `.avq`, damaged, or of a later version."""
-    if len(content) < _FIXED.size + 8 or not content.startswith(MAGIC):
+    """Take a file apart. Raises: AudiovqError if it is no `.avq`, damaged, or of another version."""
+    if len(content) < 4 or not content.startswith(MAGIC):
         raise AudiovqError(f"{name}: is not an .avq file, or cut off; encode the recording again")
     if content[3] != VERSION:
-        raise AudiovqError(f"{name}: is of version {content[3]}, not {VERSION}; update audiovq")
+        remedy = "encode the recording again" if content[3] < VERSION else "update audiovq"
+        raise AudiovqError(f"{name}: is of version {content[3]}, this audiovq reads {VERSION}; {remedy}")
+    if len(content) < _FIXED.size + 4:
+        raise AudiovqError(f"{name}: is cut off; get it again")
     if zlib.crc32(content[:-4]) != struct.unpack("<I", content[-4:])[0]:
         raise AudiovqError(f"{name}: is damaged (its checksum does not fit); get it again")
     try:
-        _, _, model, prior = _FIXED.unpack_from(content)
-        at = _FIXED.size
-        numbers = []
-        for _ in range(4):
-            value, at = _read_varint(content, at)
-            numbers.append(value)
-        (gain,) = struct.unpack_from("<f", content, at)
-        voice, at = _read_voice(content, at + 4)
-        size, at = _read_varint(content, at)
-        speaker = content[at : at + size].decode()
-        (checksum,) = struct.unpack_from("<I", content, at + size)
-        words = np.frombuffer(content[at + size + 4 : -4], dtype="<u4").astype(np.uint32)
-    except (struct.error, ValueError, IndexError):
-        raise AudiovqError(f"{name}: is damaged (its header makes no sense); get it again") from None
-    count, hop, rate, samples = numbers
-    if not 0 < count < LONGEST:
-        raise AudiovqError(f"{name}: is damaged ({count} codes); get it again")
-    known = {
-        "hop": hop,
-        "sample_rate": rate,
-        "num_samples": samples - 1 if samples else None,
-        "gain": float(gain),
-        "voice": voice,
-        "speaker": speaker or None,
-        "fingerprint": model.hex(),
-        "name": name,
-    }
-    return Stream(known, prior.hex(), count, checksum, words)
+        return _parse_header(content[:-4], name)
+    except (struct.error, ValueError):
+        raise _senseless(name) from None
 
 
-def expand(stream: Stream, engine: PriorEngine, prior: str, voice_bits: int) -> CodeSequence:
+def expand(stream: Stream, engine: PriorEngine, form: StreamFormat) -> CodeSequence:
     """The codes of a file.
 
-    Raises: AudiovqError if it was made with another prior, or this machine does not find the codes again.
+    Raises: AudiovqError if it was made with another model or prior, its header makes no sense, or this
+        machine does not find the codes again.
     """
-    name = stream.known["name"]
-    if stream.prior != prior:
+    name, model = stream.name, form.codes
+    if stream.model != model.fingerprint[:8]:
         raise AudiovqError(
-            f"{name}: was made with prior {stream.prior}, but the one here is {prior}; give it with --prior"
+            f"{name}: made by model {stream.model}, but the model loaded is {model.fingerprint}; "
+            "give that one with --model"
         )
-    # One code stands in until the real ones are there: what the header says must make sense first.
-    checked = CodeSequence(np.zeros(1, dtype=np.uint16), **{**stream.known, "num_samples": None})
-    codes = _decode(stream, engine, _point(checked.voice, voice_bits))
-    if zlib.crc32(codes.astype("<u2").tobytes()) != stream.checksum:
+    if stream.prior != form.prior[:8]:
+        raise AudiovqError(
+            f"{name}: was made with prior {stream.prior}, but the one here is {form.prior[:8]}; "
+            "give it with --prior"
+        )
+    steps, voice, checksum, words = _open(stream, engine, form)
+    codes = rangecoder.decode(words, (steps, stream.levels), engine, _point(voice, form))
+    if _checksum(codes) != checksum:
         raise AudiovqError(
             f"{name}: cannot be decoded exactly here; decode it where it was made, or encode again"
         )
-    return replace(checked, codes=codes, num_samples=stream.known["num_samples"])
+    return CodeSequence(
+        codes,
+        hop=model.hop,
+        codebook_size=model.codebook_size,
+        frames_per_step=model.frames_per_step,
+        sample_rate=stream.sample_rate or model.model_rate,
+        num_samples=stream.num_samples,
+        gain=stream.gain,
+        voice=voice,
+        speaker=stream.speaker,
+        fingerprint=model.fingerprint,
+        model_rate=model.model_rate,
+        partial=stream.partial,
+        name=name,
+    )
 
 
-def _encode(codes: NDArray[np.uint16], engine: PriorEngine, voice: NDArray[np.float32] | None) -> Any:
-    import constriction
-
-    lanes = engine.lanes(1)
-    lanes.start(0, voice)
-    encoder = constriction.stream.queue.RangeEncoder()
-    counts = np.empty(engine.classes, dtype=np.int64)
-    family = constriction.stream.model.Categorical(perfect=False)
-    for start in range(0, len(codes), 256):
-        part = codes[start : start + 256].astype(np.int32)
-        shares = np.empty((len(part), engine.classes))
-        for row, logits in zip(shares, lanes.follow([0], part[None])[0], strict=True):
-            priorkernel.counts_of(logits, counts)
-            row[:] = counts * 2.0**-priorkernel.COUNT_BITS
-        encoder.encode(part, family, shares)
-    return encoder.get_compressed()
+def count_steps(stream: Stream, model: CodeFormat) -> int:
+    """Code steps that a file claims, by its header."""
+    if stream.steps is not None:
+        return stream.steps
+    assert stream.num_samples is not None
+    rate = stream.sample_rate or model.model_rate
+    return -(-resampled_length(stream.num_samples, rate, model.model_rate) // model.hop)
 
 
-def _decode(stream: Stream, engine: PriorEngine, voice: NDArray[np.float32] | None) -> NDArray[np.uint16]:
-    import constriction
-
-    lanes = engine.lanes(1)
-    lanes.start(0, voice)
-    decoder = constriction.stream.queue.RangeDecoder(stream.words)
-    categorical = constriction.stream.model.Categorical
-    counts = np.empty(engine.classes, dtype=np.int64)
-    codes = []
-    for _ in range(stream.count):
-        priorkernel.counts_of(lanes.peek(0), counts)
-        shares = counts * 2.0**-priorkernel.COUNT_BITS
-        try:
-            code = int(decoder.decode(categorical(shares, perfect=False)))
-        except (AssertionError, ValueError):
-            # Words that no encoder writes: the checksum of the codes cannot fit either.
-            return np.zeros(0, dtype=np.uint16)
-        lanes.push(0, code)
-        codes.append(code)
-    return np.array(codes, dtype=np.uint16)
+def _check(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> None:
+    """Raise AudiovqError for what could not be read again."""
+    model = form.codes
+    if codes.fingerprint is None:
+        raise AudiovqError(f"{codes.name}: does not say which model made it; encode the recording again")
+    own = (codes.hop, codes.frames_per_step, codes.codebook_size, codes.model_rate, codes.fingerprint)
+    wanted = (model.hop, model.frames_per_step, model.codebook_size, model.model_rate, model.fingerprint)
+    if own != wanted or not engine.knows(codes.rows):
+        raise AudiovqError(f"{codes.name}: holds codes that the prior does not know; encode it again")
+    if codes.voice is not None and not _fits(codes.voice, form):
+        raise AudiovqError(
+            f"{codes.name}: its voice does not fit this model ({form.voice_dims} values of "
+            f"{form.voice_bits} bits); encode the recording again"
+        )
+    try:
+        (codes.speaker or "").encode()
+    except UnicodeEncodeError:
+        raise AudiovqError(f"{codes.name}: speaker {codes.speaker!r} is no text; name another") from None
 
 
-def _point(voice: tuple[int, ...] | None, bits: int) -> NDArray[np.float32] | None:
-    return None if voice is None else voice_point(voice, bits)
+def _fits(voice: tuple[int, ...], form: StreamFormat) -> bool:
+    """Whether a voice is one of the model's."""
+    return 0 < len(voice) == form.voice_dims and max(voice) >> form.voice_bits == 0
 
 
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the top bit says that more follow."""
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def _describe(codes: CodeSequence) -> tuple[int, bytes]:
+    """Flags, and what follows the fingerprints up to the speaker."""
+    flags = codes.levels if codes.levels <= 3 else 0
+    flags |= _PARTIAL * codes.partial | _VOICE * (codes.voice is not None)
+    parts = [] if codes.levels <= 3 else [varint(codes.levels)]
+    if codes.sample_rate == codes.model_rate:
+        flags |= _OWN_RATE
+    else:
+        parts.append(varint(codes.sample_rate))
+    parts.append(varint(codes.num_samples or 0))
+    if codes.num_samples is None:
+        parts.append(varint(len(codes)))
+    if codes.gain is not None:
+        size = 1 if float(np.float32(codes.gain)) == codes.gain else 2
+        flags |= size << 2
+        parts.append(_GAINS[size].pack(codes.gain))
+    if codes.speaker is not None:
+        flags |= _SPEAKER
+        name = codes.speaker.encode()
+        parts += [varint(len(name)), name]
+    return flags, b"".join(parts)
 
 
-def _read_varint(content: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("number too long")
+def _parse_header(content: bytes, name: str) -> Stream:
+    """A file without the checksum at its end. Raises: ValueError or struct.error if it makes no sense."""
+    _, _, flags, model, prior = _FIXED.unpack_from(content)
+    reader = ByteReader(content, _FIXED.size)
+    levels = flags & 3 or reader.number()
+    rate = None if flags & _OWN_RATE else reader.number()
+    if rate is not None and not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise ValueError(f"a rate of {rate} Hz")
+    samples = reader.number()
+    steps = None if samples else reader.number()
+    if samples >= LARGEST_NUMBER or steps == 0 or (steps or 0) >= LARGEST_NUMBER:
+        raise ValueError(f"{samples} samples, {steps} steps")
+    gain = _read_gain(reader, flags >> 2 & 3)
+    speaker = reader.take(reader.number()).decode() if flags & _SPEAKER else None
+    return Stream(
+        name=name,
+        model=model.hex(),
+        prior=prior.hex(),
+        levels=levels,
+        sample_rate=rate,
+        num_samples=samples or None,
+        steps=steps,
+        gain=gain,
+        speaker=speaker,
+        partial=bool(flags & _PARTIAL),
+        has_voice=bool(flags & _VOICE),
+        rest=content[reader.at :],
+    )
 
 
-def _pack_voice(voice: tuple[int, ...] | None, bits: int) -> bytes:
-    if voice is None:
-        return b"\0"
+def _read_gain(reader: ByteReader, size: int) -> float | None:
+    """The gain of a size as flagged. Raises: ValueError for none that makes sense."""
+    if size == 0:
+        return None
+    if size not in _GAINS:
+        raise ValueError("a gain of no known size")
+    gain: float
+    (gain,) = _GAINS[size].unpack(reader.take(_GAINS[size].size))
+    if not 0 <= gain < 1e30:
+        raise ValueError(f"a gain of {gain}")
+    return gain
+
+
+def _open(
+    stream: Stream, engine: PriorEngine, form: StreamFormat
+) -> tuple[int, tuple[int, ...] | None, bytes, NDArray[np.uint32]]:
+    """Number of steps, voice, checksum of the codes and words. Raises: AudiovqError if they make no sense."""
+    voice_bytes = form.voice_bytes if stream.has_voice else 0
+    size = len(stream.rest) - voice_bytes - 2
+    possible = form.voice_dims or not stream.has_voice
+    if size < 0 or size % 4 or not possible or not 1 <= stream.levels <= engine.levels:
+        raise _senseless(stream.name)
+    voice = _read_voice(stream.rest[:voice_bytes], form) if stream.has_voice else None
+    checksum = stream.rest[voice_bytes : voice_bytes + 2]
+    words = np.frombuffer(stream.rest[voice_bytes + 2 :], dtype="<u4").astype(np.uint32)
+    steps = count_steps(stream, form.codes)
+    # The coder writes a word for every 32 bits, and at least one at the end.
+    if steps * stream.levels > priorkernel.CODES_PER_BIT * 32 * (len(words) + 1):
+        raise AudiovqError(
+            f"{stream.name}: is damaged (claims {steps} steps, more than it can hold); get it again"
+        )
+    return steps, voice, checksum, words
+
+
+def _senseless(name: str) -> AudiovqError:
+    return AudiovqError(f"{name}: is damaged (its header makes no sense); get it again")
+
+
+def _checksum(codes: NDArray[np.uint16]) -> bytes:
+    return struct.pack("<H", zlib.crc32(codes.astype("<u2").tobytes()) & 0xFFFF)
+
+
+def _point(voice: tuple[int, ...] | None, form: StreamFormat) -> NDArray[np.float32] | None:
+    return None if voice is None else voice_point(voice, form.voice_bits)
+
+
+def _pack_voice(voice: tuple[int, ...], form: StreamFormat) -> bytes:
     packed = 0
     for i, value in enumerate(voice):
-        packed |= value << (i * bits)
-    return bytes((len(voice), bits)) + packed.to_bytes(-(-len(voice) * bits // 8), "little")
+        packed |= value << (i * form.voice_bits)
+    return packed.to_bytes(form.voice_bytes, "little")
 
 
-def _read_voice(content: bytes, at: int) -> tuple[tuple[int, ...] | None, int]:
-    dims = content[at]
-    if dims == 0:
-        return None, at + 1
-    bits = content[at + 1]
-    size = -(-dims * bits // 8)
-    packed = int.from_bytes(content[at + 2 : at + 2 + size], "little")
-    return tuple(packed >> (i * bits) & ((1 << bits) - 1) for i in range(dims)), at + 2 + size
+def _read_voice(content: bytes, form: StreamFormat) -> tuple[int, ...]:
+    packed = int.from_bytes(content, "little")
+    bits = form.voice_bits
+    return tuple(packed >> (i * bits) & ((1 << bits) - 1) for i in range(form.voice_dims))

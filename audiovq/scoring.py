@@ -30,9 +30,11 @@ def score_file(tokenizer: Tokenizer, source: Path, speakers: int = 0, bound: boo
         speakers: how many of the trained speakers whose voice fits best to name.
         bound: score the samples too; takes a recording.
 
-    Returns: `seconds`; `bits_a_code` without a voice; `bits_a_code_own_voice` if the codes have one; with
-        `speakers`, bits a code by name, the best first; with `bound`, `decoder_bits_a_sample`,
-        `prior_bits_a_sample` and their sum `bound_bits_a_sample` (voice included in the prior's part).
+    Returns: `seconds`; `levels` of the codes; without a voice `bits_per_step`, `bits_per_second` and
+        `bits_per_level` (a list, bits of a code at each level), and if the codes have a voice the same with
+        it, under names that end in `_own_voice`; with `speakers`, bits a step by name, the best first; with
+        `bound`, `decoder_bits_a_sample`, `prior_bits_a_sample` and their sum `bound_bits_a_sample` (voice
+        included in the prior's part).
 
     Raises: AudiovqError for what cannot be read, or a bound on codes without their recording.
     """
@@ -44,28 +46,32 @@ def score_file(tokenizer: Tokenizer, source: Path, speakers: int = 0, bound: boo
         codes = tokenizer.encode(source)
     own = tokenizer.voices.own(codes)
     points = [None] if own is None else [None, own]
-    bits = tokenizer.prior.bits(codes.codes, points).mean(axis=1)
-    facts: dict[str, Any] = {"seconds": codes.seconds, "bits_a_code": float(bits[0])}
-    if own is not None:
-        facts["bits_a_code_own_voice"] = float(bits[1])
+    bits = tokenizer.prior.bits(codes.rows, points).mean(axis=1)
+    facts: dict[str, Any] = {"seconds": codes.seconds, "levels": codes.levels}
+    for by_level, ending in zip(bits, ("", "_own_voice"), strict=False):
+        facts[f"bits_per_step{ending}"] = float(by_level.sum())
+        facts[f"bits_per_second{ending}"] = float(by_level.sum()) * tokenizer.header.config.steps_per_second
+        facts[f"bits_per_level{ending}"] = by_level.tolist()
     if speakers:
-        facts["speakers"] = _by_speaker(tokenizer, codes.codes, speakers)
+        facts["speakers"] = _by_speaker(tokenizer, codes.rows, speakers)
     if bound:
         decoder = _decoder_bits(tokenizer, source, codes)
         voice = tokenizer.model.voice_encoder
         extra = voice.bits if own is not None and voice is not None else 0
-        prior = (float(bits[-1]) * len(codes) + extra) / (len(codes) * tokenizer.hop)
+        prior = (float(bits[-1].sum()) * len(codes) + extra) / (len(codes) * tokenizer.hop)
         facts["decoder_bits_a_sample"], facts["prior_bits_a_sample"] = decoder, prior
         facts["bound_bits_a_sample"] = decoder + prior
     return facts
 
 
 def _by_speaker(tokenizer: Tokenizer, codes: NDArray[np.uint16], count: int) -> dict[str, float]:
+    """Bits a step of codes `(T, N)` under the voices of the speakers who fit best, by name."""
     found: dict[str, float] = {}
     known = tokenizer.speakers
     for first in range(0, len(known), 64):
         part = known[first : first + 64]
-        bits = tokenizer.prior.bits(codes, [tokenizer.voices.of_speaker(s.number) for s in part]).mean(axis=1)
+        bits = tokenizer.prior.bits(codes, [tokenizer.voices.of_speaker(s.number) for s in part])
+        bits = bits.sum(axis=2).mean(axis=1)
         found.update({s.name: float(b) for s, b in zip(part, bits, strict=True)})
     return dict(sorted(found.items(), key=lambda item: item[1])[:count])
 

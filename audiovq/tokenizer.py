@@ -29,7 +29,7 @@ from audiovq.waveform.model import WaveformModel
 from audiovq.waveform.windows import WindowEncoder
 
 if TYPE_CHECKING:
-    from audiovq.codemodel import CodeModel
+    from audiovq.codemodel import PriorSampler
 
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "default.safetensors"
 TEMPERATURE = 1.0
@@ -85,7 +85,7 @@ class Tokenizer:
         prior: Path | None = None,
     ) -> None:
         self._prior_path = prior
-        self._prior: CodeModel | None = None
+        self._prior: PriorSampler | None = None
         self.model, self.header, self.path = model, header, path
         self.hop = model.code_hop
         self.code_format = header.code_format
@@ -105,17 +105,17 @@ class Tokenizer:
         return self.header.fingerprint
 
     @property
-    def prior(self) -> CodeModel:
+    def prior(self) -> PriorSampler:
         """What makes codes up, scores and compresses them. Raises AudiovqError if there is no prior."""
         if self._prior is None:
-            from audiovq.codemodel import CodeModel, prior_beside
+            from audiovq.codemodel import PriorSampler, prior_beside
 
             path = self._prior_path or prior_beside(self.path)
-            self._prior = CodeModel(path, self.header, self.voices)
+            self._prior = PriorSampler(path, self.header, self.voices)
         return self._prior
 
     def load_codes(self, path: str | os.PathLike[str]) -> CodeSequence:
-        """Codes from a `.npy`, an `.avq` or `"-"`; errors as for `CodeSequence.load` and `CodeModel.load`."""
+        """Codes from a `.npy`, an `.avq` or `"-"`; errors: `CodeSequence.load` and `PriorSampler.load`."""
         if os.fspath(path).endswith(".avq"):
             return self.prior.load(path)
         return CodeSequence.load(path, hop=self.hop)

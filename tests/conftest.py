@@ -75,15 +75,35 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory, tiny_model: Wavefo
 @pytest.fixture(scope="session")
 def tiny_prior_path(tiny_model_path: Path) -> Path:
     """An untrained prior of the tiny model, beside it, where it is found without being named."""
+    return save_tiny_prior(tiny_model_path, PriorConfig(16, 24, 0, (1, 2, 4), normalize=False, dropout=0.0))
+
+
+def save_tiny_prior(model: Path, config: PriorConfig) -> Path:
+    """An untrained prior, beside its model."""
     torch.manual_seed(3)
-    header = read_header(tiny_model_path)
-    size, voice = header.config.codebook.size, header.config.voice
-    of_model = PriorHeader(
-        PriorConfig(16, 24, (1, 2, 4), dropout=0.0), size, voice.dims, header.fingerprint, {}
-    )
-    path = tiny_model_path.with_name("tiny-prior.safetensors")
+    header = read_header(model)
+    codebook, voice = header.config.codebook, header.config.voice
+    of_model = PriorHeader(config, codebook.size, codebook.levels, voice.dims, header.fingerprint, {})
+    path = model.with_name(f"{model.stem}-prior.safetensors")
     save_prior(path, of_model.build(), of_model)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_levels_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of three levels and two frames a step, with an untrained prior beside it."""
+    torch.manual_seed(4)
+    config = tiny_config(codebook=CodebookConfig(size=32, levels=3, frames_per_step=2, dim=4))
+    path = tmp_path_factory.mktemp("levels") / "levels.safetensors"
+    table = [Speaker(i, name, "", 1.5) for i, name in enumerate(("ann", "bob"))]
+    save_model(path, WaveformModel(config, speakers=2).eval(), table, {})
+    save_tiny_prior(path, PriorConfig(16, 24, 12, (1, 2, 4), dropout=0.0))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_levels(tiny_levels_path: Path) -> Tokenizer:
+    return load(tiny_levels_path)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`.avq`: exact codes back, smaller than their nominal size, and damage found, never decoded."""
+"""`.avq`: everything comes back exactly, smaller than nominal, and damage is found, never decoded."""
 
 from __future__ import annotations
 
@@ -6,71 +6,125 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 import zlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from test_prior import K, V, tiny_prior
+from test_prior import CONFIG, K, V, tiny_prior
 
-from audiovq import bitstream
-from audiovq.codes import CodeSequence
+from audiovq import bitstream, rangecoder
+from audiovq.bitstream import StreamFormat
+from audiovq.codes import CodeFormat, CodeSequence
 from audiovq.errors import AudiovqError
 from audiovq.generate.prior import PriorEngine
+from audiovq.varint import ByteReader, varint
 
-MODEL, PRIOR, BITS = "0123456789abcdef", "89abcdef", 6
+LEVELS, HOP = 3, 256
+MODEL = CodeFormat(HOP, 2, K, LEVELS, 16_000, "0123456789abcdef")
+FORM = StreamFormat(MODEL, "89abcdef01234567", V, 6)
 
 
 @pytest.fixture(scope="module")
 def engine() -> PriorEngine:
-    return PriorEngine(tiny_prior())
+    return PriorEngine(tiny_prior(K, LEVELS, CONFIG))
 
 
-def drawn(engine: PriorEngine, count: int, seed: int = 1, **known: object) -> CodeSequence:
+def sequence(rows: np.ndarray, **known: Any) -> CodeSequence:
+    """Rows of the table, `(T, N)`, as codes of the model."""
+    own = {"hop": HOP, "codebook_size": K, "frames_per_step": 2, "fingerprint": MODEL.fingerprint}
+    return CodeSequence(rows.reshape(-1), **(own | known))
+
+
+def drawn(engine: PriorEngine, steps: int, seed: int = 1, levels: int = LEVELS, **known: Any) -> CodeSequence:
     """Codes that the prior itself makes up: those it knows best."""
     lanes = engine.lanes(1)
-    lanes.start(0, None, seed, 0.5)
-    codes = lanes.draw([0], count)[0].astype(np.uint16)
-    return CodeSequence(codes, fingerprint=MODEL, **known)  # type: ignore[arg-type]
+    lanes.start(0, None, seed, 0.5, levels=levels)
+    return sequence(lanes.draw([0], steps)[0], **known)
 
 
-def there_and_back(codes: CodeSequence, engine: PriorEngine) -> CodeSequence:
-    content = bitstream.compress(codes, engine, PRIOR, BITS)
-    return bitstream.expand(bitstream.parse(content, "x.avq"), engine, PRIOR, BITS)
+def there_and_back(codes: CodeSequence, engine: PriorEngine, form: StreamFormat = FORM) -> CodeSequence:
+    content = bitstream.compress(codes, engine, form)
+    return bitstream.expand(bitstream.parse(content, "codes"), engine, form)
 
 
-@pytest.mark.parametrize("count", [1, 2, 17, 255, 256, 257, 700])
-@pytest.mark.parametrize("voice", [None, (0, 63, 5, 17, 32)])
-def test_everything_comes_back(engine: PriorEngine, count: int, voice: tuple[int, ...] | None) -> None:
-    codes = drawn(
-        engine, count, sample_rate=44_100, num_samples=round(count * 128 * 44_100 / 16_000) - 3,
-        gain=0.123, voice=voice, speaker="Zoë",
-    )  # fmt: skip
-    back = there_and_back(codes, engine)
-    np.testing.assert_array_equal(back.codes, codes.codes)
-    for name in ("hop", "sample_rate", "num_samples", "voice", "speaker", "fingerprint"):
-        assert getattr(back, name) == getattr(codes, name)
-    assert back.gain == pytest.approx(codes.gain, rel=1e-7)
+def assert_equal(one: CodeSequence, other: CodeSequence) -> None:
+    """In every field, and of one type."""
+    for entry in fields(CodeSequence):
+        a, b = getattr(one, entry.name), getattr(other, entry.name)
+        if entry.name == "codes":
+            np.testing.assert_array_equal(a, b)
+        else:
+            assert a == b, entry.name
+            assert type(a) is type(b), entry.name
 
 
-def test_little_known_is_kept_little(engine: PriorEngine) -> None:
-    codes = drawn(engine, 3)
-    back = there_and_back(codes, engine)
-    assert (back.num_samples, back.voice, back.speaker) == (None, None, None)
-    assert len(bitstream.compress(codes, engine, PRIOR, BITS)) < 48
+@pytest.mark.parametrize("steps", [1, 2, 17, 127, 128, 129, 400])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_codes_come_back(engine: PriorEngine, steps: int, levels: int) -> None:
+    codes = drawn(engine, steps, levels=levels, num_samples=steps * HOP - 3)
+    assert codes.levels == levels
+    assert_equal(there_and_back(codes, engine), codes)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {},
+        {"sample_rate": 44_100, "num_samples": round(30 * HOP * 44_100 / 16_000) - 3},
+        {"sample_rate": 1_000},
+        {"gain": None, "partial": True},
+        {"gain": 0.0},
+        {"gain": 0.123},
+        {"gain": float(np.float32(0.123)), "speaker": "Zoë"},
+        {"speaker": ""},
+        {"speaker": "n" * 300, "voice": (0, 63, 5, 17, 32)},
+        {"voice": (63, 63, 63, 63, 63), "gain": 1e29, "partial": True, "sample_rate": 768_000},
+    ],
+)
+def test_everything_comes_back(engine: PriorEngine, known: dict[str, Any]) -> None:
+    codes = drawn(engine, 30, **known)
+    assert_equal(there_and_back(codes, engine), codes)
+    content = bitstream.compress(codes, engine, FORM)
+    stream = bitstream.parse(content, "codes")
+    for name in ("num_samples", "gain", "speaker", "partial", "levels"):
+        assert getattr(stream, name) == getattr(codes, name)
+    assert (stream.model, stream.prior) == ("01234567", "89abcdef")
+    assert stream.sample_rate == (None if codes.sample_rate == 16_000 else codes.sample_rate)
+    assert stream.has_voice == (codes.voice is not None)
+    assert bitstream.count_steps(stream, MODEL) == 30
+
+
+def test_more_than_three_levels() -> None:
+    engine = PriorEngine(tiny_prior(8, 5, CONFIG))
+    form = StreamFormat(CodeFormat(HOP, 2, 8, 5, 16_000, MODEL.fingerprint), FORM.prior, V, 6)
+    for levels in (3, 4, 5):
+        codes = drawn(engine, 10, levels=levels, codebook_size=8)
+        assert_equal(there_and_back(codes, engine, form), codes)
+
+
+def test_what_header_and_voice_cost(engine: PriorEngine) -> None:
+    """As the docstring says."""
+    for steps, expected in ((1, 25), (375, 26)):
+        codes = drawn(engine, steps, num_samples=steps * HOP)
+        words = rangecoder.encode(codes.rows, engine, None)
+        assert len(bitstream.compress(codes, engine, FORM)) - 4 * len(words) == expected
+    assert FORM._replace(voice_dims=16).voice_bytes == 12
 
 
 def test_size_is_what_the_prior_says(engine: PriorEngine) -> None:
-    codes = drawn(engine, 3_000)
-    few = len(bitstream.compress(replace(codes, codes=codes.codes[:1]), engine, PRIOR, BITS))
-    size = 8 * (len(bitstream.compress(codes, engine, PRIOR, BITS)) - few)
+    codes = drawn(engine, 1_000)
+    few = len(bitstream.compress(codes[:1], engine, FORM))
+    size = 8 * (len(bitstream.compress(codes, engine, FORM)) - few)
     lanes = engine.lanes(1)
     lanes.start(0)
-    logits = lanes.follow([0], codes.codes[None])[0].astype(np.float64)
-    share = np.exp(logits - logits.max(1, keepdims=True))
-    share /= share.sum(1, keepdims=True)
-    expected = -np.log2(share[np.arange(3_000), codes.codes]).sum()
+    logits = lanes.follow([0], codes.rows[None])[0].astype(np.float64)
+    share = np.exp(logits - logits.max(-1, keepdims=True))
+    share /= share.sum(-1, keepdims=True)
+    expected = -np.log2(np.take_along_axis(share, codes.indices[..., None].astype(np.int64), -1)).sum()
     assert abs(size - expected) < 64 + 0.001 * expected
     assert size < 0.9 * 3_000 * np.log2(K)
 
@@ -80,17 +134,51 @@ def test_any_codes_can_be_written(engine: PriorEngine) -> None:
     lanes = engine.lanes(1)
     lanes.start(0)
     worst = []
-    for _ in range(300):
-        worst.append(int(lanes.peek(0).argmin()))
+    for n in range(300):
+        worst.append(n % LEVELS * K + int(lanes.peek(0).argmin()))
         lanes.push(0, worst[-1])
-    codes = CodeSequence(np.array(worst), fingerprint=MODEL)
-    np.testing.assert_array_equal(there_and_back(codes, engine).codes, codes.codes)
+    codes = sequence(np.array(worst))
+    assert_equal(there_and_back(codes, engine), codes)
+
+
+def sure(engine: PriorEngine, steps: int) -> CodeSequence:
+    """Codes that always cost least."""
+    lanes = engine.lanes(1)
+    lanes.start(0, None, 0, 0.0)
+    return sequence(lanes.draw([0], steps)[0])
+
+
+def test_what_costs_next_to_nothing_can_be_read() -> None:
+    """A prior that is certain: each code costs 1/64 bit, and the header's claim is still believed."""
+    prior = tiny_prior(K, LEVELS, CONFIG)
+    prior.head_out_proj.bias.data.view(LEVELS, K)[:, 5] += 100
+    engine = PriorEngine(prior)
+    for steps in (1, 300, 2_000):
+        codes = sure(engine, steps)
+        assert set(codes.indices.reshape(-1)) == {5}
+        content = bitstream.compress(codes, engine, FORM)
+        assert len(content) < 40 + steps * LEVELS / 64 / 8
+        assert_equal(there_and_back(codes, engine), codes)
+
+
+def test_a_claim_beyond_what_the_words_hold_is_refused(engine: PriorEngine) -> None:
+    codes = drawn(engine, 4)
+    content = bitstream.compress(codes, engine, FORM)
+    at = bitstream._FIXED.size + 1  # behind the number of samples, which is 0
+    assert content[at] == 4
+    for claim in (10_000, 1 << 40, (1 << 48) - 1, 1 << 48, 1 << 62):
+        longer = content[:at] + varint(claim) + content[at + 1 : -4]
+        longer += zlib.crc32(longer).to_bytes(4, "little")
+        began = time.monotonic()
+        with pytest.raises(AudiovqError, match=r"x\.avq: is damaged \((claims|its header)"):
+            bitstream.expand(bitstream.parse(longer, "x.avq"), engine, FORM)
+        assert time.monotonic() - began < 1
 
 
 def test_damage_is_found(engine: PriorEngine) -> None:
-    """A thousand corruptions and truncations: each is one line, or (never, here) the same codes."""
-    codes = drawn(engine, 200, voice=(1, 2, 3, 4, 5))
-    whole = bitstream.compress(codes, engine, PRIOR, BITS)
+    """A thousand corruptions and truncations: each is one line."""
+    codes = drawn(engine, 100, voice=(1, 2, 3, 4, 5), speaker="ann")
+    whole = bitstream.compress(codes, engine, FORM)
     rng = np.random.default_rng(0)
     for trial in range(1_000):
         content = bytearray(whole)
@@ -103,42 +191,79 @@ def test_damage_is_found(engine: PriorEngine) -> None:
                 content[at] ^= int(rng.integers(1, 256))
         if bytes(content) == whole:
             continue
-        with pytest.raises(AudiovqError, match=r"x\.avq: "):
-            bitstream.expand(bitstream.parse(bytes(content), "x.avq"), engine, PRIOR, BITS)
+        with pytest.raises(AudiovqError, match=r"x\.avq: ") as caught:
+            bitstream.expand(bitstream.parse(bytes(content), "x.avq"), engine, FORM)
+        assert "\n" not in str(caught.value)
 
 
 def test_damage_with_a_fitting_checksum_is_found(engine: PriorEngine) -> None:
-    """Nonsense behind a good outer checksum: the header's sense and the checksum of the codes remain."""
-    whole = bitstream.compress(drawn(engine, 200), engine, PRIOR, BITS)
+    """Nonsense behind a good outer checksum: nothing but an AudiovqError or other facts about the codes, and
+    never a long run; wrong codes pass once in 65,536 times at most."""
+    codes = drawn(engine, 60, voice=(1, 2, 3, 4, 5), speaker="ann")
+    whole = bitstream.compress(codes, engine, FORM)
     rng = np.random.default_rng(1)
-    for at in range(4, len(whole) - 4):
+    began = time.monotonic()
+    for trial in range(400):
         content = bytearray(whole[:-4])
-        content[at] ^= int(rng.integers(1, 256))
+        at = trial if trial < 40 else int(rng.integers(4, len(content)))
+        content[min(at, len(content) - 1)] ^= int(rng.integers(1, 256))
+        if trial % 5 == 4:
+            del content[int(rng.integers(4, len(content))) :]
         content += zlib.crc32(content).to_bytes(4, "little")
         try:
-            stream = bitstream.parse(bytes(content), "x.avq")
-            if stream.count > 2_000:
-                continue  # as long as it says: only time is lost
-            back = bitstream.expand(stream, engine, PRIOR, BITS)
-        except AudiovqError:
+            back = bitstream.expand(bitstream.parse(bytes(content), "x.avq"), engine, FORM)
+        except AudiovqError as error:
+            assert "\n" not in str(error)
             continue
-        np.testing.assert_array_equal(back.codes, drawn(engine, 200).codes)
+        np.testing.assert_array_equal(back.codes, codes.codes)
+    assert time.monotonic() - began < 60
 
 
-def test_other_prior_other_version_no_model(engine: PriorEngine) -> None:
+def test_other_prior_other_model_other_version(engine: PriorEngine) -> None:
     codes = drawn(engine, 10)
-    whole = bitstream.compress(codes, engine, PRIOR, BITS)
+    whole = bitstream.compress(codes, engine, FORM)
+    stream = bitstream.parse(whole, "x.avq")
     with pytest.raises(AudiovqError, match=r"made with prior 89abcdef, but the one here is 00000000"):
-        bitstream.expand(bitstream.parse(whole, "x.avq"), engine, "0" * 8, BITS)
-    with pytest.raises(AudiovqError, match="version 2, not 1; update audiovq"):
-        bitstream.parse(whole[:3] + b"\2" + whole[4:], "x.avq")
+        bitstream.expand(stream, engine, FORM._replace(prior="0" * 16))
+    other = FORM._replace(codes=MODEL._replace(fingerprint="f" * 16))
+    with pytest.raises(AudiovqError, match=r"made by model 01234567, but the model loaded is f{16}"):
+        bitstream.expand(stream, engine, other)
+    with pytest.raises(AudiovqError, match=r"version 1, this audiovq reads 2; encode the recording again"):
+        bitstream.parse(whole[:3] + b"\1" + whole[4:], "x.avq")
+    with pytest.raises(AudiovqError, match="version 3, this audiovq reads 2; update audiovq"):
+        bitstream.parse(whole[:3] + b"\3" + whole[4:], "x.avq")
     for content in (b"", b"AVQ", b"RIFF" + bytes(80)):
         with pytest.raises(AudiovqError, match=r"not an \.avq file"):
             bitstream.parse(content, "x.avq")
-    with pytest.raises(AudiovqError, match="does not say which model"):
-        bitstream.compress(replace(codes, fingerprint=None), engine, PRIOR, BITS)
+
+
+def test_what_could_not_be_read_is_not_written(engine: PriorEngine) -> None:
+    codes = drawn(engine, 10, voice=(1, 2, 3, 4, 5))
+    for change, said in [
+        ({"fingerprint": None}, "does not say which model"),
+        ({"fingerprint": "f" * 16}, "does not know"),
+        ({"hop": 128}, "does not know"),
+        ({"model_rate": 8_000}, "does not know"),
+        ({"voice": (1, 2, 3, 4)}, "voice does not fit"),
+        ({"voice": (1, 2, 3, 4, 64)}, "voice does not fit"),
+        ({"voice": ()}, "voice does not fit"),
+        ({"speaker": "\ud800"}, "is no text"),
+    ]:
+        with pytest.raises(AudiovqError, match=said):
+            bitstream.compress(replace(codes, **change), engine, FORM)
     with pytest.raises(AudiovqError, match="does not know"):
-        bitstream.compress(CodeSequence(np.array([K]), fingerprint=MODEL), engine, PRIOR, BITS)
+        bitstream.compress(sequence(np.array([K + 1]), codebook_size=2 * K), engine, FORM)
+    with pytest.raises(AudiovqError, match="voice does not fit"):
+        bitstream.compress(replace(codes, voice=()), engine, FORM._replace(voice_dims=0))
+
+
+def test_numbers_of_variable_length() -> None:
+    for value, size in ((0, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), ((1 << 64) - 1, 10)):
+        assert len(varint(value)) == size
+        assert ByteReader(varint(value), 0).number() == value
+    for content in (b"", b"\x80", b"\xff" * 11):
+        with pytest.raises(ValueError, match=r"cut off|number too long"):
+            ByteReader(content, 0).number()
 
 
 def test_voice_points_are_the_encoders() -> None:
@@ -147,9 +272,9 @@ def test_voice_points_are_the_encoders() -> None:
     from audiovq.waveform.voice import VoiceEncoder
 
     levels = tuple(range(64))
-    encoder = VoiceEncoder(8, 8, 64, BITS)
+    encoder = VoiceEncoder(8, 8, 64, 6)
     np.testing.assert_allclose(
-        bitstream.voice_point(levels, BITS), encoder.from_levels(torch.tensor([levels]))[0], atol=1e-6
+        bitstream.voice_point(levels, 6), encoder.from_levels(torch.tensor([levels]))[0], atol=1e-6
     )
 
 
@@ -159,16 +284,16 @@ def test_a_processor_without_wide_vectors_makes_the_same_bytes(tmp_path: Path) -
     program = f"""
         import sys
         import numpy as np
-        from test_bitstream import BITS, MODEL, PRIOR, drawn
-        from test_prior import tiny_prior
+        from test_bitstream import FORM, LEVELS, drawn
+        from test_prior import CONFIG, K, tiny_prior
         from audiovq import bitstream
         from audiovq.generate.prior import PriorEngine
-        engine = PriorEngine(tiny_prior())
+        engine = PriorEngine(tiny_prior(K, LEVELS, CONFIG))
         lanes = engine.lanes(1)
         lanes.start(0, np.linspace(-1, 1, {V}).astype(np.float32), 3)
-        codes = drawn(engine, 400, voice=(9, 8, 7, 6, 5))
-        sys.stdout.buffer.write(lanes.follow([0], codes.codes[None]).tobytes())
-        sys.stdout.buffer.write(bitstream.compress(codes, engine, PRIOR, BITS))
+        codes = drawn(engine, 200, voice=(9, 8, 7, 6, 5))
+        sys.stdout.buffer.write(lanes.follow([0], codes.rows[None]).tobytes())
+        sys.stdout.buffer.write(bitstream.compress(codes, engine, FORM))
     """
     results = []
     for number, target in enumerate(({}, {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""})):
@@ -182,5 +307,5 @@ def test_a_processor_without_wide_vectors_makes_the_same_bytes(tmp_path: Path) -
         )
         assert run.returncode == 0, run.stderr.decode()
         results.append(run.stdout)
-    assert len(results[0]) > 400 * K * 4
+    assert len(results[0]) > 200 * LEVELS * K * 4
     assert results[0] == results[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
 from audiovq.priorfile import load_prior, save_prior
 from audiovq.tokenizer import Tokenizer, load
+from audiovq.training.bits import code_nats
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,49 @@ def test_generated_codes_are_complete(tokenizer: Tokenizer) -> None:
     assert len(made) == 1 and made.speaker in {"ann", "bob", "12"}
 
 
+@pytest.mark.parametrize("levels", [None, 1, 2, 3])
+def test_generated_codes_have_the_levels_asked_for(tiny_levels: Tokenizer, levels: int | None) -> None:
+    made, same = tiny_levels.prior.generate(0.64, 2, levels=levels, speaker="bob", seed=5)
+    assert len(made) == round(0.64 * 62.5) and made.levels == (levels or 3)
+    assert (made.hop, made.frames_per_step, made.codebook_size) == (256, 2, 32)
+    assert len(tiny_levels.decode(made, fast=True).samples) == len(made) * 256
+    (alone,) = tiny_levels.prior.generate(0.64, levels=levels, speaker="bob", seed=6)
+    np.testing.assert_array_equal(same.codes, alone.codes)
+    assert made.for_model(tiny_levels.code_format) is not None
+
+
+def test_prompts_of_some_levels_are_continued(tiny_levels: Tokenizer) -> None:
+    whole = tiny_levels.encode(speech(8_000))
+    for there, asked in ((3, None), (3, 2), (2, None), (2, 1), (1, 1)):
+        prompt = whole.coarse(there)
+        (made,) = tiny_levels.prior.generate(0.4, levels=asked, prompt=prompt, seed=2)
+        assert made.levels == (asked or there) and len(made) == len(whole) + 25
+        np.testing.assert_array_equal(made.rows[: len(whole)], whole.rows[:, : made.levels])
+        assert made.voice == whole.voice
+    with pytest.raises(AudiovqError, match="3 levels: the prompt has 2; ask for 1 to 2"):
+        tiny_levels.prior.generate(0.4, levels=3, prompt=whole.coarse(2))
+    with pytest.raises(AudiovqError, match="4 levels: the model has 3; ask for 1 to 3"):
+        tiny_levels.prior.generate(0.4, levels=4)
+
+
+def test_files_of_some_levels_come_back(tiny_levels: Tokenizer, tmp_path: Path) -> None:
+    """As from .npy and .json, in every field."""
+    whole = tiny_levels.encode(speech(30_000, 48_000), 48_000)
+    made = tiny_levels.prior.generate(0.5, levels=2, seed=1)[0]
+    sizes = []
+    for i, codes in enumerate((whole, whole.coarse(2), whole.coarse(1), made, whole[3:9])):
+        path = tmp_path / f"{i}.avq"
+        tiny_levels.save_codes(codes, path)
+        codes.save(tmp_path / f"{i}.npy")
+        sizes.append(path.stat().st_size)
+        back, other = tiny_levels.load_codes(path), tiny_levels.load_codes(tmp_path / f"{i}.npy")
+        np.testing.assert_array_equal(back.codes, codes.codes)
+        for entry in fields(CodeSequence):
+            if entry.name not in ("codes", "name"):
+                assert getattr(back, entry.name) == getattr(other, entry.name) == getattr(codes, entry.name)
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
 def test_sequence_of_many_is_the_one_of_its_seed(tokenizer: Tokenizer) -> None:
     for options in ({"speaker": 1}, {}):
         many = tokenizer.prior.generate(0.4, 20, seed=100, **options)  # type: ignore[arg-type]
@@ -66,18 +111,18 @@ def test_a_pause_is_drawn_again(tokenizer: Tokenizer, monkeypatch: pytest.Monkey
     """By another seed, the same whatever else is drawn; after some attempts it is left."""
     draw, seeds = tokenizer.prior.draw, []
 
-    def silent(frames: int, count: int = 1, *, seed: int, **options: object) -> np.ndarray:
+    def silent(steps: int, count: int = 1, *, seed: int, **options: object) -> np.ndarray:
         seeds.append(seed)
         if seed < 2**41:
-            return np.full((count, frames), 7, dtype=np.uint16)
-        return draw(frames, count, seed=seed, **options)  # type: ignore[arg-type]
+            return np.full((count, steps, 1), 7, dtype=np.uint16)
+        return draw(steps, count, seed=seed, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tokenizer.prior, "draw", silent)
     (made,) = tokenizer.prior.generate(1.0, seed=5, speaker=0)
     assert seeds == [5, 5 + 2**40, 5 + 2**41]
     monkeypatch.undo()
     (expected,) = draw(len(made), 1, seed=5 + 2**41, point=tokenizer.voices.of_speaker(0))
-    np.testing.assert_array_equal(made.codes, expected)
+    np.testing.assert_array_equal(made.rows, expected)
     (same,) = tokenizer.prior.generate(1.0, speaker=0, temperature=0.0)
     assert len(same) == 125
 
@@ -95,14 +140,14 @@ def test_prompt_is_continued(tokenizer: Tokenizer) -> None:
     point = tokenizer.voices.own(prompt)
     (likely,) = tokenizer.prior.generate(0.1, prompt=prompt, temperature=0.0, guidance=0.0)
     with torch.no_grad():
-        logits = prior(torch.from_numpy(likely.codes.astype(np.int64))[None], prior.voice(point))[0]
+        logits = prior(torch.from_numpy(likely.rows.astype(np.int64))[None], prior.voice(point))[0, :, 0]
     np.testing.assert_array_equal(logits.argmax(-1)[len(prompt) :], likely.codes[len(prompt) :])
 
 
 def test_bad_requests(tokenizer: Tokenizer, paper_tokenizer: Tokenizer) -> None:
     prior = tokenizer.prior
     for seconds in (0, -1, math.nan, math.inf, 1e9):
-        with pytest.raises(AudiovqError, match="cannot be made up"):
+        with pytest.raises(AudiovqError, match="cannot be generated"):
             prior.generate(seconds)
     with pytest.raises(AudiovqError, match="no speaker 'nobody'"):
         prior.generate(1, speaker="nobody")
@@ -116,17 +161,21 @@ def test_bad_requests(tokenizer: Tokenizer, paper_tokenizer: Tokenizer) -> None:
         _ = paper_tokenizer.prior
 
 
-def test_bits_are_those_of_the_parallel_form(tokenizer: Tokenizer) -> None:
-    codes = tokenizer.encode(speech(20_000))
-    own = tokenizer.voices.own(codes)
-    got = tokenizer.prior.bits(codes.codes, [None, own])
-    prior, _ = load_prior(tokenizer.prior.path)
-    table = torch.from_numpy(codes.codes.astype(np.int64))[None]
-    for row, point in zip(got, (None, own), strict=True):
-        with torch.no_grad():
-            nats = -torch.log_softmax(prior(table, prior.voice(point))[0], -1)
-        expected = nats.gather(1, table[0][:, None])[:, 0].numpy() / math.log(2)
-        np.testing.assert_allclose(row, expected, atol=1e-3)
+def test_bits_are_those_of_the_parallel_form(tokenizer: Tokenizer, tiny_levels: Tokenizer) -> None:
+    for model, levels in ((tokenizer, 1), (tiny_levels, 3), (tiny_levels, 2)):
+        codes = model.encode(speech(20_000)).coarse(levels)
+        own = model.voices.own(codes)
+        got = model.prior.bits(codes.rows, [None, own])
+        assert got.shape == (2, len(codes), levels)
+        prior, _ = load_prior(model.prior.path)
+        table = torch.from_numpy(codes.rows.astype(np.int64))[None]
+        for row, point in zip(got, (None, own), strict=True):
+            with torch.no_grad():
+                nats = code_nats(prior(table, prior.voice(point)), table)[0].numpy()
+            np.testing.assert_allclose(row, nats / math.log(2), atol=1e-3)
+    for wrong in (codes.codes, codes.rows[:, ::-1], codes.rows + 64):
+        with pytest.raises(AudiovqError, match=r"codes: not \(steps, levels\) of codes that the prior knows"):
+            tiny_levels.prior.bits(wrong, [None])
 
 
 # On the command line
@@ -136,7 +185,7 @@ def test_generate(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFi
     out = tmp_path / "made.wav"
     command = ["generate", *model_of(tokenizer), "--speaker", "ann", "--seconds", "0.4", "--seed", "7"]
     assert run([*command, "-o", str(out), "--codes"]) == 0
-    assert capsys.readouterr().err == f"{out}: 1 made up, 0.40 s\n"
+    assert capsys.readouterr().err == f"{out}: 1 generated, 0.40 s\n"
     assert soundfile.info(out).frames == 50 * 128
     codes = CodeSequence.load(out.with_suffix(".npy"))
     assert (len(codes), codes.speaker) == (50, "ann")
@@ -206,10 +255,23 @@ def test_score(tokenizer: Tokenizer, wav: Path, capsys: pytest.CaptureFixture[st
     assert facts["bound_bits_a_sample"] == pytest.approx(total)
     voice = tokenizer.model.voice_encoder
     assert voice is not None
-    expected = (facts["bits_a_code_own_voice"] * 63 + voice.bits) / (63 * 128)
+    expected = (facts["bits_per_step_own_voice"] * 63 + voice.bits) / (63 * 128)
     assert facts["prior_bits_a_sample"] == pytest.approx(expected)
     assert run(["score", str(wav), *model_of(tokenizer)]) == 0
-    assert f"{wav}: seconds 0.500  bits a code " in capsys.readouterr().out
+    assert f"{wav}: seconds 0.500  levels 1  bits per step " in capsys.readouterr().out
+
+
+def test_score_by_level(tiny_levels: Tokenizer, wav: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["score", str(wav), *model_of(tiny_levels), "--speakers", "1", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    for ending in ("", "_own_voice"):
+        assert len(facts[f"bits_per_level{ending}"]) == facts["levels"] == 3
+        assert sum(facts[f"bits_per_level{ending}"]) == pytest.approx(facts[f"bits_per_step{ending}"])
+        assert facts[f"bits_per_second{ending}"] == pytest.approx(62.5 * facts[f"bits_per_step{ending}"])
+    coarse = wav.with_suffix(".avq")
+    tiny_levels.save_codes(tiny_levels.encode(wav).coarse(2), coarse)
+    assert run(["score", str(coarse), *model_of(tiny_levels)]) == 0
+    assert "levels 2  bits per step " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -217,8 +279,9 @@ def test_score(tokenizer: Tokenizer, wav: Path, capsys: pytest.CaptureFixture[st
     [
         (["generate", "--speaker", "nobody"], "no speaker 'nobody'"),
         (["generate", "--speaker", "99"], "no speaker 99"),
-        (["generate", "--seconds", "0"], "cannot be made up"),
+        (["generate", "--seconds", "0"], "cannot be generated"),
         (["generate", "--top-k", "1000"], "top-k 1000"),
+        (["generate", "--levels", "2"], "2 levels: the model has 1"),
         (["generate", "--prior", "absent.safetensors"], "absent.safetensors: no such prior"),
         (["generate", "--prompt", "absent.wav"], "absent.wav"),
         (["convert", "absent.wav", "--speaker", "ann"], "absent.wav"),
@@ -252,7 +315,7 @@ def test_bad_input_is_one_line(
 def test_codes_shorter_than_the_receptive_field(tokenizer: Tokenizer, tmp_path: Path) -> None:
     codes = CodeSequence(np.array([3, 1]), fingerprint=tokenizer.fingerprint)
     assert len(codes) < tokenizer.prior.receptive_field
-    assert tokenizer.prior.bits(codes.codes, [None]).shape == (1, 2)
+    assert tokenizer.prior.bits(codes.rows, [None]).shape == (1, 2, 1)
     tokenizer.save_codes(codes, tmp_path / "short.avq")
     np.testing.assert_array_equal(tokenizer.load_codes(tmp_path / "short.avq").codes, [3, 1])
     (made,) = tokenizer.prior.generate(0.1, prompt=codes)

@@ -86,7 +86,7 @@ def test_the_prior_that_ships(default: Tokenizer) -> None:
     assert prior.path.parent == DEFAULT_MODEL.parent
     assert DEFAULT_MODEL.stat().st_size + prior.path.stat().st_size < 16_000_000
     codes = [default.encode(path) for path in sorted(DATA.glob("*.flac"))]
-    bits = [prior.bits(c.codes, [None, default.voices.own(c)]).mean(axis=1) for c in codes]
+    bits = [prior.bits(c.rows, [None, default.voices.own(c)]).mean(axis=(1, 2)) for c in codes]
     without, own = np.mean(bits, axis=0)
     assert own < without < 4.5  # of 9
 

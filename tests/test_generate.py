@@ -305,7 +305,8 @@ def test_functions_are_accurate() -> None:
 def test_what_is_cached_names_what_else_went_into_it(module: Any, others: str) -> None:
     """A file whose functions numba caches says which state of other files was compiled into them."""
     files = [Path(module.__file__).with_name(f"{name}.py").read_bytes() for name in others.split()]
-    assert hashlib.sha256(b"".join(files)).hexdigest()[:16] == module.SOURCES
+    found = hashlib.sha256(b"".join(files)).hexdigest()[:16]
+    assert found == module.SOURCES, "run scripts/stamp_kernels.py"
 
 
 def test_kernel_is_cached_for_the_next_process(decoder: WaveNetDecoder, frames: Frames) -> None:

@@ -236,42 +236,49 @@ def test_shares_are_all_of_it_each_once() -> None:
 def some_codes() -> CodeCorpus:
     rng = np.random.default_rng(1)
     lengths = (40, 9, 100, 33, 64, 12, 71)
-    sequences = [rng.integers(0, 16, n).astype(np.uint16) for n in lengths]
+    sequences = [(rng.integers(0, 16, (n, 3)) + np.arange(3) * 16).astype(np.uint16) for n in lengths]
     voices = rng.random((len(lengths), 3)).astype(np.float32)
     return CodeCorpus(sequences, voices, np.array([0, 1, 0, 1, 2, 2, -1]))
 
 
 def joined_up(parts: list[CodeCrops]) -> list[torch.Tensor]:
-    """Tensors of several parts as those of the batch; weights as those of a mean over parts."""
-    columns = [torch.cat([part[i] for part in parts]) for i in range(4)]
-    return [columns[0], columns[1], columns[2] / len(parts), columns[3]]
+    """Codes, codes before, levels, weights and voices of several parts as those of the batch; weights as
+    those of a mean over parts."""
+    names = ("codes", "before", "levels", "weights", "voices")
+    columns = [torch.cat([getattr(part, name) for part in parts]) for name in names]
+    columns[3] = columns[3] / len(parts)
+    return columns
 
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_crops_of_codes_do_not_depend_on_the_share(held_out: bool) -> None:
     def read(share: Share) -> list[CodeCrops]:
         if held_out:
-            return HeldOutReader(some_codes(), 32, 2, 16, share).pieces(1)
-        return CodeReader(some_codes(), 32, 8, 12, 5, 16, share).pieces(7)
+            return HeldOutReader(some_codes(), 32, 2, share).pieces(1)
+        return CodeReader(some_codes(), 32, 8, 12, 5, 0.5, share).pieces(7)
 
     if held_out:
         whole, parts = read(Share()), read(Share(0, 2, 2)) + read(Share(1, 2, 2))
         # The batch is filled up to a multiple of the parts, with what does not count.
         count = len(whole[0].codes)
-        assert all((column[count:] == 0).all() for column in [joined_up(parts)[2]])
+        assert (joined_up(parts)[3][count:] == 0).all()
     else:
         whole, parts = read(Share()), read(Share(0, 2, 3)) + read(Share(1, 2, 3))
         count = 12
     for one, other in zip(joined_up(whole), joined_up(parts), strict=True):
         torch.testing.assert_close(one, other[:count])
-    assert float(joined_up(whole)[2].sum()) == pytest.approx(1)
+    assert float(joined_up(whole)[3].sum()) == pytest.approx(1)
+    for part in parts:
+        torch.testing.assert_close(part.shares, whole[0].shares)
+    torch.testing.assert_close(whole[0].weights.sum((0, 1)), whole[0].shares)
+    assert held_out or set(whole[0].levels.tolist()) == {1, 2, 3}
 
 
 def test_held_out_batches_are_every_recording_once() -> None:
     corpus = some_codes()
-    reader = HeldOutReader(corpus, 200, 4, 16, Share(0, 1, 3))
+    reader = HeldOutReader(corpus, 200, 4, Share(0, 1, 3))
     counted = sum(int((part.weights > 0).sum()) for step in range(4) for part in reader.pieces(step))
-    assert counted == corpus.codes
+    assert counted == corpus.steps * 3
 
 
 # Where a process stands

@@ -1,4 +1,4 @@
-"""`audiovq generate` and `audiovq convert`: speech that nobody said, and said by someone else."""
+"""`audiovq generate` and `audiovq convert`: new speech from the prior, and speech in another voice."""
 
 from __future__ import annotations
 
@@ -29,16 +29,35 @@ if TYPE_CHECKING:
 @prior_option
 @speaker_option
 @voice_option
-@click.option("--seconds", type=float, default=4.0, show_default=True, help="Of each, without a prompt.")
-@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many.")
 @click.option(
-    "--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Of the codes."
+    "--seconds", type=float, default=4.0, show_default=True, help="Length of each, without the prompt."
 )
-@click.option("--top-k", type=click.IntRange(min=0), default=0, help="Of the k likeliest codes only; 0: all.")
-@click.option("--guidance", type=click.FloatRange(0, 100), help="More of the voice; 0: as the prior has it.")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences to generate."
+)
+@click.option(
+    "--levels", type=click.IntRange(min=1), metavar="N", help="Generate the first N code levels only."
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Temperature of drawing codes.",
+)
+@click.option(
+    "--top-k", type=click.IntRange(min=0), default=0, help="Draw among the K likeliest codes; 0: among all."
+)
+@click.option(
+    "--guidance",
+    type=click.FloatRange(0, 100),
+    help="Classifier-free guidance scale for the voice; 0 disables it.",
+)
 @seed_option
-@click.option("--prompt", type=click.Path(path_type=Path), metavar="FILE", help="A recording to continue.")
-@click.option("--codes", "with_codes", is_flag=True, help="Write the codes too, beside the sound.")
+@click.option(
+    "--prompt", type=click.Path(path_type=Path), metavar="FILE", help="Recording, or codes, to continue."
+)
+@click.option("--codes", "with_codes", is_flag=True, help="Also write the codes, beside the sound.")
 @click.option("--fast", is_flag=True, help="Use the spectral head instead of the WaveNet.")
 @click.option(
     "-o",
@@ -54,6 +73,7 @@ def generate(
     voice: Path | None,
     seconds: float,
     count: int,
+    levels: int | None,
     temperature: float,
     top_k: int,
     guidance: float | None,
@@ -64,12 +84,12 @@ def generate(
     out: Path | None,
     force: bool,
 ) -> None:
-    """Make speech up.
+    """Generate new speech from the prior.
 
-    The prior draws codes, the WaveNet speaks them: in the voice of a trained speaker (--speaker), of a
-    recording (--voice), or of nobody in particular. With --prompt the result begins with that recording.
-    It goes to generated.wav, with --count over 1 into the folder generated. Sequence i of many is the one
-    that --seed plus i gives alone.
+    The prior draws codes and the WaveNet decodes them: in the voice of a trained speaker (--speaker), of a
+    recording (--voice), or of a speaker whom the prior finds likely. With --prompt the result begins with
+    that recording. It is written to generated.wav, with --count over 1 to the folder generated. Sequence i of
+    many is the one that --seed plus i gives alone.
     """
     if speaker is not None and voice is not None:
         raise click.UsageError("--speaker and --voice exclude each other.")
@@ -77,6 +97,7 @@ def generate(
     if count > 1 and (out == Path("-") or out.suffix):
         raise click.UsageError("--out must be a folder when --count is over 1.")
     targets = [out] if count == 1 else [out / f"{seed + i:04}.wav" for i in range(count)]
+    from audiovq.codemodel import GUIDANCE
     from audiovq.errors import AudiovqError
     from audiovq.tokenizer import load
 
@@ -91,18 +112,19 @@ def generate(
     made = tokenizer.prior.generate(
         seconds,
         count,
+        levels=levels,
         speaker=name,
         voice=None if voice is None else tokenizer.voice_of(voice),
         prompt=None if prompt is None else _prompt(tokenizer, prompt),
         seed=seed,
         temperature=temperature,
         top_k=top_k,
-        **({} if guidance is None else {"guidance": guidance}),
+        guidance=GUIDANCE if guidance is None else guidance,
     )
     _speak(tokenizer, made, targets, seed, fast, force, with_codes)
     if out != Path("-"):
         total = sum(codes.seconds for codes in made)
-        click.echo(f"{out}: {len(made)} made up, {total:.2f} s", err=True)
+        click.echo(f"{out}: {len(made)} generated, {total:.2f} s", err=True)
 
 
 @click.command()

@@ -54,8 +54,9 @@ def prior(
     """Train the prior of a model.
 
     The recordings are encoded once and kept in RUN/codes. At the end RUN/prior.safetensors is written, and
-    how many bits a code costs on held-out recordings: under the prior, and under simpler models. CONFIG is a
-    TOML file; without it, the one that ships. Put the prior beside the model, or name it with --prior.
+    the bits that codes of held-out recordings cost are printed: under the prior, for every number of levels,
+    and under simpler models. CONFIG is a TOML file; without it, the one that ships. Put the prior beside the
+    model, or name it with --prior.
     """
     if snapshot is not None:
         check_writable(snapshot, force)

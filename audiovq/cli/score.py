@@ -14,7 +14,9 @@ from audiovq.cli.options import model_option, prior_option
 @click.argument("sources", metavar="IN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @model_option
 @prior_option
-@click.option("--speakers", type=click.IntRange(min=1), metavar="N", help="Name the N speakers it fits best.")
+@click.option(
+    "--speakers", type=click.IntRange(min=1), metavar="N", help="List the N trained speakers it fits best."
+)
 @click.option("--bound", is_flag=True, help="Bound on the bits a sample of the whole model, too (slower).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def score(
@@ -25,12 +27,13 @@ def score(
     bound: bool,
     as_json: bool,
 ) -> None:
-    """Say how likely recordings are.
+    """Measure how likely recordings are.
 
-    IN are recordings or codes. Printed are bits a code under the prior, without a voice and with the
-    recording's own; log2 of the codebook's size is what they cost without a prior. --bound adds what the
-    decoder needs for a sample given the codes, and the sum of both: the bound of papers on VQ-VAEs, in bits a
-    sample at 16 kHz. A sample is one of 256 mu-law levels of what the WaveNet draws; where linear prediction
+    IN are recordings or codes. Prints how many bits a code step and a second of sound cost under the prior,
+    without a voice and with the recording's own, and how many a code costs at each level, the coarse one
+    first; without a prior it would be log2 of the codebook's size. --bound adds what the decoder needs for a
+    sample given the codes, and the sum of both: the bound of papers on VQ-VAEs, in bits a sample at 16 kHz. A
+    sample is one of 256 mu-law levels of what the WaveNet draws; where linear prediction
     leaves it an excitation (the default model), its levels are not those of the sound, and only figures of
     such models compare.
     """
@@ -43,7 +46,14 @@ def score(
         if as_json:
             click.echo(json.dumps({"file": str(source), **facts}, ensure_ascii=False))
             continue
-        values = "  ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in facts.items() if isinstance(v, float))
+        values = "  ".join(f"{k.replace('_', ' ')} {_text(v)}" for k, v in facts.items() if k != "speakers")
         click.echo(f"{source}: {values}")
         for name, bits in facts.get("speakers", {}).items():
-            click.echo(f"    {name:<12} {bits:.3f} bits a code")
+            click.echo(f"    {name:<12} {bits:.3f} bits a step")
+
+
+def _text(value: float | list[float]) -> str:
+    """A number, or several joined by plus signs."""
+    if isinstance(value, list):
+        return " + ".join(map(_text, value))
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

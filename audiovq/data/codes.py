@@ -28,27 +28,42 @@ REPORT_SECONDS = 15.0
 
 
 class CodeCrops(NamedTuple):
-    """Crops for one step.
+    """Crops for one step of training.
 
-    codes: `(B, T)` int64; before: `(B,)` the code before each, K for none.
-    weights: `(B, T)` float32, 0 where a code does not count: in the padding, and where context is cut off.
-        The others are equal, such that the mean over all parts of a batch of the weighted sums is the mean
-        over the batch's codes that count.
+    codes: `(B, T, L)` int64.
+    before: `(B, L)` the codes of the step before each crop, -1 where there is none.
+    levels: `(B,)` int64, how many levels of each crop are predicted and known.
+    weights: `(B, T, L)` float32, 0 where a code does not count: in the padding, where context is cut off, and
+        at levels that a crop does not have. The others are equal, such that the mean over all parts of a
+        batch of the weighted sums is the mean over the batch's codes that count.
+    shares: `(L,)` float32, what share of the batch's codes that count each level has.
     voices: `(B, V)` voice points of another recording of the same speaker.
     part: which items of the step's batch these are.
     """
 
     codes: Tensor
     before: Tensor
+    levels: Tensor
     weights: Tensor
+    shares: Tensor
     voices: Tensor
     part: Part
 
 
+class CodeCrop(NamedTuple):
+    """Which crop: number of the recording, first step in it, number of the recording whose voice it gets, and
+    how many levels."""
+
+    number: int
+    start: int
+    voice: int
+    levels: int
+
+
 @dataclass(frozen=True)
 class CodeCorpus:
-    """Code sequences `(F,)` uint16, the voice point `(V,)` of each, and a number that recordings of the same
-    voice share (-1: unknown); files of the codes, if they come from files."""
+    """Code sequences `(T, L)` uint16, the voice point `(V,)` of each, and a number that recordings of the
+    same voice share (-1: unknown); files of the codes, if they come from files."""
 
     sequences: list[NDArray[np.uint16]]
     voices: NDArray[np.float32]
@@ -56,9 +71,14 @@ class CodeCorpus:
     paths: tuple[Path, ...] = ()
 
     @property
-    def codes(self) -> int:
-        """How many codes in all."""
+    def steps(self) -> int:
+        """How many code steps in all."""
         return sum(map(len, self.sequences))
+
+    @property
+    def levels(self) -> int:
+        """L."""
+        return self.sequences[0].shape[1]
 
 
 def encode_corpus(
@@ -125,12 +145,12 @@ def _gather(tokenizer: Tokenizer, rows: list[tuple[Path, int]]) -> CodeCorpus:
     paths = tuple(path for path, _ in rows)
     for path, number in rows:
         found = CodeSequence.load(path)
-        if found.fingerprint != tokenizer.fingerprint:
+        if found.fingerprint != tokenizer.fingerprint or found.levels != tokenizer.code_format.levels:
             raise AudiovqError(f"{path}: holds codes of another model; use another run folder")
         point = tokenizer.voices.own(found)
         if point is None:
             point = tokenizer.voices.of_speaker(None)
-        sequences.append(np.asarray(found.codes, dtype=np.uint16))
+        sequences.append(found.rows)
         voices.append(point[0].float().cpu().numpy())
         speakers.append(number)
     if not sequences:
@@ -143,11 +163,11 @@ class CodeReader(ReadAhead[CodeCrops]):
 
     Args:
         corpus: what to draw from, in proportion to length.
-        length: T, codes in a crop.
-        context: codes at the start of a crop inside a recording that do not count.
+        length: T, code steps in a crop.
+        context: steps at the start of a crop inside a recording that do not count.
         batch: B of a whole batch.
         seed: with a step number it fixes a batch.
-        classes: K.
+        coarse_prob: share of crops that have a random smaller number of levels.
         share: what of a batch is read here.
     """
 
@@ -158,82 +178,102 @@ class CodeReader(ReadAhead[CodeCrops]):
         context: int,
         batch: int,
         seed: int,
-        classes: int,
+        coarse_prob: float = 0.0,
         share: Share = ALL,
     ) -> None:
         super().__init__(batch, share)
         self.corpus, self.length, self.context = corpus, length, context
-        self.seed, self.classes = seed, classes
+        self.seed, self.coarse_prob = seed, coarse_prob
         lengths = np.array([len(s) for s in corpus.sequences], dtype=np.float64)
         self._shares = np.cumsum(lengths / lengths.sum())
         self._same = {n: np.flatnonzero(corpus.speakers == n) for n in np.unique(corpus.speakers)}
 
     def read_part(self, step: int, part: Part) -> CodeCrops:
         """Some crops of a step's batch."""
-        return self._crops(self._rows(step), part)
+        return self._read(self._crops(step), part)
 
     def names(self, step: int, part: Part) -> list[str]:
         """Files of some crops of a step's batch and of the voices beside them; numbers if none are known."""
-        rows = self._rows(step)
-        numbers = [n for item in part.numbers for n in (rows[item][0], rows[item][2])]
+        crops = self._crops(step)
+        numbers = [n for item in part.numbers for n in (crops[item].number, crops[item].voice)]
         paths = self.corpus.paths
         return [str(paths[n]) if paths else f"recording {n}" for n in dict.fromkeys(numbers)]
 
-    def _rows(self, step: int) -> list[tuple[int, int, int]]:
-        """Recording, place and whose voice, at random, of each item of a batch."""
-        rows = []
-        for item in range(self.batch):
-            rng = np.random.default_rng([self.seed, step, item])
-            number = int(np.searchsorted(self._shares, rng.random(), side="right"))
-            number = min(number, len(self._shares) - 1)
-            size = len(self.corpus.sequences[number])
-            # The beginning of a recording is a place as likely as `context` others.
-            start = int(rng.integers(-self.context, max(size - self.length, 0) + 1))
-            speaker = self.corpus.speakers[number]
-            same = self._same[speaker] if speaker >= 0 else np.array([number])
-            rows.append((number, max(0, start), int(same[rng.integers(len(same))])))
-        return rows
+    def _crops(self, step: int) -> list[CodeCrop]:
+        """At random, each item of a batch."""
+        return [self._crop(np.random.default_rng([self.seed, step, item])) for item in range(self.batch)]
 
-    def _crops(self, rows: list[tuple[int, int, int]], part: Part) -> CodeCrops:
-        chosen = [rows[item] for item in part.numbers]
-        codes = np.zeros((len(chosen), self.length), dtype=np.int64)
+    def _crop(self, rng: np.random.Generator) -> CodeCrop:
+        number = int(np.searchsorted(self._shares, rng.random(), side="right"))
+        number = min(number, len(self._shares) - 1)
+        size = len(self.corpus.sequences[number])
+        # The beginning of a recording is a place as likely as `context` others.
+        start = int(rng.integers(-self.context, max(size - self.length, 0) + 1))
+        speaker = self.corpus.speakers[number]
+        same = self._same[speaker] if speaker >= 0 else np.array([number])
+        voice = int(same[rng.integers(len(same))])
+        levels = self.corpus.levels
+        if levels > 1 and rng.random() < self.coarse_prob:
+            levels = int(rng.integers(1, levels))
+        return CodeCrop(number, max(0, start), voice, levels)
+
+    def _read(self, crops: list[CodeCrop], part: Part) -> CodeCrops:
+        chosen = [crops[item] for item in part.numbers]
+        levels = self.corpus.levels
+        codes = np.empty((len(chosen), self.length, levels), dtype=np.int64)
         weights = np.zeros(codes.shape, dtype=np.float32)
-        before = np.full(len(chosen), self.classes, dtype=np.int64)
-        counted = sum(max(0, stop - first) for first, stop in map(self._counted, rows))
-        for i, row in enumerate(chosen):
-            number, start, _ = row
-            sequence = self.corpus.sequences[number]
-            crop = sequence[start : start + self.length]
-            codes[i, : len(crop)] = crop
-            weights[i, slice(*self._counted(row))] = part.total / part.size / max(1, counted)
-            if start:
-                before[i] = sequence[start - 1]
-        voices = self.corpus.voices[[voice for _, _, voice in chosen]]
-        tensors = [torch.from_numpy(v) for v in (codes, before, weights, voices)]
-        return CodeCrops(tensors[0], tensors[1], tensors[2], tensors[3], part)
+        before = np.full((len(chosen), levels), -1, dtype=np.int64)
+        counted = self._count(crops)
+        for i, crop in enumerate(chosen):
+            sequence = self.corpus.sequences[crop.number]
+            rows = sequence[crop.start : crop.start + self.length]
+            codes[i, : len(rows)] = rows
+            # Any codes that their levels have.
+            codes[i, len(rows) :] = sequence[0]
+            steps = slice(*self._counted(crop))
+            weights[i, steps, : crop.levels] = part.total / part.size / max(1, counted.sum())
+            if crop.start:
+                before[i] = sequence[crop.start - 1]
+        return CodeCrops(
+            codes=torch.from_numpy(codes),
+            before=torch.from_numpy(before),
+            levels=torch.tensor([crop.levels for crop in chosen]),
+            weights=torch.from_numpy(weights),
+            shares=torch.from_numpy((counted / max(1, counted.sum())).astype(np.float32)),
+            voices=torch.from_numpy(self.corpus.voices[[crop.voice for crop in chosen]]),
+            part=part,
+        )
 
-    def _counted(self, row: tuple[int, int, int]) -> tuple[int, int]:
-        """From where to where the codes of a crop count."""
-        number, start, _ = row
-        return (self.context if start else 0), min(self.length, len(self.corpus.sequences[number]) - start)
+    def _counted(self, crop: CodeCrop) -> tuple[int, int]:
+        """From which to which step the codes of a crop count."""
+        size = len(self.corpus.sequences[crop.number])
+        return (self.context if crop.start else 0), min(self.length, size - crop.start)
+
+    def _count(self, crops: list[CodeCrop]) -> NDArray[np.int64]:
+        """Codes of a whole batch that count, `(L,)` by level."""
+        counts = np.zeros(self.corpus.levels, dtype=np.int64)
+        for crop in crops:
+            first, stop = self._counted(crop)
+            counts[: crop.levels] += max(0, stop - first)
+        return counts
 
 
 class HeldOutReader(CodeReader):
-    """Every recording from its beginning, with its own voice, in as many batches as asked for.
+    """Every recording from its beginning, with its own voice and all levels, in as many batches as asked for.
 
     Args: as `CodeReader`; batches: how many until they repeat.
     """
 
-    def __init__(
-        self, corpus: CodeCorpus, length: int, batches: int, classes: int, share: Share = ALL
-    ) -> None:
+    def __init__(self, corpus: CodeCorpus, length: int, batches: int, share: Share = ALL) -> None:
         pieces = share.processes * share.pieces
         each = -(-len(corpus.sequences) // (batches * pieces)) * pieces
-        super().__init__(corpus, length, 0, each, 0, classes, share)
+        super().__init__(corpus, length, 0, each, 0, 0.0, share)
         self.batches = batches
 
-    def _rows(self, step: int) -> list[tuple[int, int, int]]:
+    def _crops(self, step: int) -> list[CodeCrop]:
         numbers = range(step % self.batches, self.batch * self.batches, self.batches)
+        levels = self.corpus.levels
         # What lies beyond the last recording is the end of the first one, where no code is left to count.
-        nothing = 0, len(self.corpus.sequences[0]), 0
-        return [(n, 0, n) if n < len(self.corpus.sequences) else nothing for n in numbers]
+        nothing = CodeCrop(0, len(self.corpus.sequences[0]), 0, levels)
+        known = len(self.corpus.sequences)
+        return [CodeCrop(n, 0, n, levels) if n < known else nothing for n in numbers]

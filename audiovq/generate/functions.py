@@ -82,6 +82,22 @@ def copy(target: np.ndarray, source: np.ndarray) -> None:
         target[i] = source[i]
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def normalize(out: np.ndarray, x: np.ndarray, norm: np.ndarray) -> None:
+    """`out = x / sqrt(sum(x^2) / R + epsilon)`, with 1 / R and epsilon in `norm (2,)`: `WaveNet`'s
+    normalisation of R channels, padded with zeros.
+
+    One chain of fused multiply-adds, then a division and a square root: rounded alike on every processor.
+    """
+    total = np.float32(0)
+    for i in range(x.shape[0]):
+        total = multiply_add(x[i], x[i], total)
+    root = math.sqrt(multiply_add(total, norm[0], norm[1]))
+    scale = np.float32(1) / np.float32(root)
+    for i in range(x.shape[0]):
+        out[i] = x[i] * scale
+
+
 @njit(cache=True, nogil=True)
 def uniform(seed: Any, index: Any) -> Any:
     """Number `index` of stream `seed` (uint64 each), float64 in [0, 1): splitmix64 as a counter-based

@@ -18,27 +18,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from audiovq.generate.functions import STRICT, compand, copy, gate, pick, uniform
+from audiovq.generate.functions import STRICT, compand, copy, gate, normalize, pick, uniform
 from audiovq.generate.matrix import ROWS, borrowed, multiply, multiply_add, multiply_all, multiply_rows
 
 if TYPE_CHECKING:
     from audiovq.generate.pack import DecoderScratch, DecoderState, DecoderWeights, Stack, StackState
 
-SOURCES = "ef5e9a23f676644f"
+SOURCES = "3ff295dda6e82301"
 """As `functions.SOURCES`, and for the same reason, over `functions.py`, `matrix.py` and `vectors.py`."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
 def network(
-    w: Stack, s: StackState, x: np.ndarray, z: np.ndarray, gated: np.ndarray, skip: np.ndarray, frame: Any
+    w: Stack,
+    s: StackState,
+    x: np.ndarray,
+    h: np.ndarray,
+    z: np.ndarray,
+    gated: np.ndarray,
+    skip: np.ndarray,
+    frame: Any,
+    norm: Any,
 ) -> None:
     """One step of a gated stack for all of its lanes.
 
     Args:
-        s: state of A or more lanes; A of them, `frame[1]`, take part.
+        s: state of A or more lanes; A of them, those of `frame`, take part.
         x: `(A, Rp)` inputs, overwritten; z `(A, 2 Rp)` and gated `(A, L Rp)`: scratch.
+        h: `(A, Rp)` scratch for what the taps see; x itself where nothing is normalised.
         skip: `(A, Sp)` outputs, before any ReLU.
         frame: conditions `(A, F, L, 2 Rp)`, number of the frame, and those of the lanes `(A,)`.
+        norm: of `functions.normalize`; None: nothing is normalised, and what would do it is not compiled.
     """
     conditions, number, lanes = frame
     layers, width, count = w.dilations.shape[0], x.shape[1], lanes.shape[0]
@@ -58,11 +68,13 @@ def network(
                 for i in range(whole, dilation):
                     multiply(products[i], past, ring[i])
             condition, product, place = conditions[a, number, layer], products[slot], ring[slot]
-            sums, inputs = z[a], x[a]
+            sums, inputs = z[a], h[a]
+            if norm is not None:
+                normalize(inputs, x[a], norm)
             for i in range(2 * width):
                 sums[i] = condition[i] + product[i]
             copy(place, inputs)
-        multiply_all(z, w.now[layer], x, count)
+        multiply_all(z, w.now[layer], h, count)
         first, last = layer * width, (layer + 1) * width
         for a in range(count):
             gate(z[a], gated[a, first:last])
@@ -147,7 +159,7 @@ def run(
         for a in range(count):
             past = line[a, start + reach - seen : start + reach]
             _enter(w, s, t, lanes[a], a, (past, np.float32(1) / (gains[a, frame] * w.scale)))
-        network(w.stack, s.stack, t.x, t.z, t.gated, t.skip, (conditions, frame, lanes))
+        network(w.stack, s.stack, t.x, t.x, t.z, t.gated, t.skip, (conditions, frame, lanes), None)
         for a in range(count):
             skip = t.skip[a]
             for i in range(skip.shape[0]):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiovq.config import StageConfig
@@ -17,18 +16,20 @@ from audiovq.data.codes import CodeCorpus, CodeCrops, CodeReader, HeldOutReader,
 from audiovq.data.corpus import open_corpus
 from audiovq.data.shares import ALL, Share
 from audiovq.errors import AudiovqError
-from audiovq.prior import CodePrior, PriorTraining
+from audiovq.prior import PriorConfig, PriorNetwork, PriorTraining
 from audiovq.priorfile import PriorHeader, save_prior
 from audiovq.processes import first_before_others
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.training.bits import bits_table, measure
+from audiovq.training.bits import bits_table, code_nats, measure
 from audiovq.training.loop import EVAL_BATCHES
 from audiovq.training.progress import Example, say
 from audiovq.training.stage import Metrics, Stage
 from audiovq.training.start import Run
 
-CONTEXT = 64
-"""Codes at the start of a crop that do not count: there less is known than in the middle of a recording."""
+CONTEXT = 32
+"""Steps at the start of a crop that do not count: there less is known than in the middle of a recording."""
+RESIDUAL_SCALE = 0.5
+"""Of what a layer adds to the residual stream, while it is trained."""
 
 
 def main_prior(
@@ -43,7 +44,7 @@ def main_prior(
     pieces: int = 1,
     snapshot: str | Path | None = None,
 ) -> Path:
-    """Encode a corpus, train a prior over its codes and report its bits a code; returns the prior's path.
+    """Encode a corpus, train a prior over its codes and report what they cost; returns the prior's path.
 
     Args:
         config_path: TOML file or the name of a configuration that ships ("prior").
@@ -76,13 +77,71 @@ def main_prior(
     return Run(Path(out), resume, threads, device, pieces, written).train(task)
 
 
+class TrainablePrior(PriorNetwork):
+    """A prior in the form that learns fastest; `folded` gives the plain one, which is what is stored.
+
+    The vectors of codes, in the input and between levels, and the weights of logits are a free table plus a
+    linear map of the codebook's vectors, so that what is learned of a code holds for its neighbours too. The
+    residual stream gets `RESIDUAL_SCALE` of what a layer gives.
+
+    Args:
+        table: `(L K, s dim)`, the model's codebook; codebook_size: K.
+        voice_dims, config: as for `PriorNetwork`.
+    """
+
+    ADAMW = (*PriorNetwork.ADAMW, r"(input|level|output)_maps")
+    table: Tensor
+
+    def __init__(self, table: Tensor, codebook_size: int, voice_dims: int, config: PriorConfig) -> None:
+        levels = len(table) // codebook_size
+        super().__init__(codebook_size, levels, voice_dims, config, RESIDUAL_SCALE)
+        by_level = table.detach().float().view(levels, codebook_size, -1)
+        # Each level in its own unit: later ones have shorter vectors.
+        by_level = by_level / by_level.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-8)
+        self.register_buffer("table", by_level)
+        dim = by_level.shape[2]
+        hidden = config.hidden
+        scale = 0.5 / math.sqrt(dim)
+        self.input_maps = nn.Parameter(torch.randn(levels, dim, config.residual) * scale)
+        self.output_maps = nn.Parameter(torch.zeros(levels, dim, hidden or config.skip))
+        if levels > 1:
+            pairs = levels * (levels - 1) // 2
+            self.level_maps = nn.Parameter(torch.randn(pairs, dim, 2 * hidden) * scale)
+
+    def input_embedding(self) -> Tensor:
+        mapped = torch.bmm(self.table, self.input_maps).flatten(0, 1)
+        return self.code_embedding + torch.cat([mapped, torch.zeros_like(mapped[:1])])
+
+    def level_embedding(self, level: int, other: int) -> Tensor:
+        pair = level * (level - 1) // 2 + other
+        return super().level_embedding(level, other) + self.table[other] @ self.level_maps[pair]
+
+    def output_weights(self, level: int) -> Tensor:
+        return super().output_weights(level) + self.table[level] @ self.output_maps[level]
+
+    @torch.no_grad()
+    def folded(self) -> PriorNetwork:
+        """The plain network of the same function, with weights that are float16 numbers, on the CPU."""
+        plain = PriorNetwork(self.codebook_size, self.levels, self.voice_dims, self.config)
+        state = {name: value for name, value in self.state_dict().items() if name in plain.state_dict()}
+        state["code_embedding"] = self.input_embedding()
+        state["head_out_proj.weight"] = torch.cat([self.output_weights(n) for n in range(self.levels)])
+        if self.levels > 1:
+            pairs = [(n, k) for n in range(self.levels) for k in range(n)]
+            state["head_code_embedding"] = torch.stack([self.level_embedding(n, k) for n, k in pairs])
+        for i in range(self.net.layers - 1):
+            state[f"net.residual_proj.{i}"] = self.net.residual_proj[i] * self.net.residual_scale
+        plain.load_state_dict({name: value.cpu().half().float() for name, value in state.items()})
+        return plain.eval()
+
+
 class PriorStage(Stage):
     """The prior by the likelihood of codes."""
 
     monitor = "bits"
-    model: CodePrior
+    model: TrainablePrior
 
-    def __init__(self, model: CodePrior, config: StageConfig, settings: PriorTraining) -> None:
+    def __init__(self, model: TrainablePrior, config: StageConfig, settings: PriorTraining) -> None:
         super().__init__(model, config)
         self.settings = settings.prior
 
@@ -95,20 +154,32 @@ class PriorStage(Stage):
     def loss(self, batch: CodeCrops, step: int) -> tuple[Tensor, Metrics]:
         voices = self.model.voice(batch.voices)
         if self.model.training:
-            # Noise stands for voices nobody has; some crops have none.
-            generator, part = torch.Generator().manual_seed(step), batch.part
-            noise = torch.randn(part.total, voices.shape[1] - 1, generator=generator)
-            told = torch.rand(part.total, 1, generator=generator) >= self.settings.voice_drop_prob
-            voices[:, :-1] += self.settings.voice_noise * part.of(noise).to(voices.device)
-            voices = voices * part.of(told).to(voices.device)
-        logits = self.model(batch.codes, voices, batch.before)
-        nats = F.cross_entropy(logits.float().flatten(0, 1), batch.codes.flatten(), reduction="none")
-        loss = (nats * batch.weights.flatten()).sum()
-        return self.weights["likelihood"] * loss, {"bits": float(loss.detach()) / math.log(2)}
+            voices = self._disturbed(voices, batch, step)
+        logits = self.model(batch.codes, voices, batch.before, batch.levels)
+        nats = code_nats(logits, batch.codes) * batch.weights
+        # The share of a level turns its part of the mean over all codes into the mean over its own.
+        by_level = nats.detach().sum((0, 1)) / batch.shares.clamp_min(1e-8) / math.log(2)
+        return self.weights["likelihood"] * nats.sum(), self._metrics(by_level.tolist())
+
+    def _disturbed(self, voices: Tensor, batch: CodeCrops, step: int) -> Tensor:
+        """Noise on the voices stands for voices nobody has; some crops have none."""
+        generator, part = torch.Generator().manual_seed(step), batch.part
+        noise = torch.randn(part.total, voices.shape[1] - 1, generator=generator)
+        kept = torch.rand(part.total, 1, generator=generator) >= self.settings.voice_drop_prob
+        voices[:, :-1] += self.settings.voice_noise * part.of(noise).to(voices.device)
+        return voices * part.of(kept).to(voices.device)
+
+    @staticmethod
+    def _metrics(by_level: list[float]) -> Metrics:
+        """Bits of a step, and of a code at each level where there are several."""
+        metrics = {"bits": sum(by_level)}
+        if len(by_level) > 1:
+            metrics |= {f"bits_{i}": value for i, value in enumerate(by_level, 1)}
+        return metrics
 
 
 class PriorTask:
-    """A `CodePrior` and codes, as a `training.loop.Task`.
+    """A `TrainablePrior` and codes, as a `training.loop.Task`.
 
     Args:
         config: prior and training.
@@ -116,7 +187,7 @@ class PriorTask:
         codes: to train on; held_out: None for none.
     """
 
-    unit, file = "codes", "prior.safetensors"
+    unit, file = "code steps", "prior.safetensors"
 
     def __init__(
         self,
@@ -128,19 +199,17 @@ class PriorTask:
         self.config, self.tokenizer = config, tokenizer
         self.codes, self.held_out = codes, held_out
         self.train, self.stages = config.train, config.train.stages
-        self.classes = tokenizer.header.config.codebook.size
         self.identity = {"config": to_dict(config), "model": tokenizer.fingerprint}
         torch.manual_seed(config.train.seed)
-        c = config.prior
-        dims = codes.voices.shape[1]
-        self.model = CodePrior(self.classes, dims, c.residual, c.skip, c.dilations, c.dropout)
+        codebook = tokenizer.model.codebook
+        self.model = TrainablePrior(codebook.table(), codebook.size, codes.voices.shape[1], config.prior)
 
     def _length(self, config: StageConfig) -> int:
         rate = self.tokenizer.header.config.steps_per_second
         return max(CONTEXT + 1, round(config.seconds * rate))
 
     def amount(self, config: StageConfig) -> float:
-        """Codes in one step."""
+        """Steps of codes in one step of training."""
         return config.batch * self._length(config)
 
     def stage(self, config: StageConfig) -> PriorStage:
@@ -153,36 +222,38 @@ class PriorTask:
         length = self._length(config)
         if train:
             seed = self.train.seed * 100 + number
-            return CodeReader(self.codes, length, CONTEXT, config.batch, seed, self.classes, share)
+            return CodeReader(self.codes, length, CONTEXT, config.batch, seed, config.coarse_prob, share)
         if self.held_out is None:
             return None
-        return HeldOutReader(self.held_out, length, EVAL_BATCHES, self.classes, share)
+        return HeldOutReader(self.held_out, length, EVAL_BATCHES, share)
 
     def examples(self, config: StageConfig) -> list[Example]:
         """None: what it learns is heard in what it makes up, and that by `audiovq generate`."""
         return []
 
     def write(self, path: Path, done: list[dict[str, Any]]) -> None:
-        """Write the prior, and say how many bits a code costs under it and without it."""
+        """Write the prior, and say how many bits codes cost under it and without it."""
         training: dict[str, Any] = {
-            "codes": self.codes.codes,
+            "code_steps": self.codes.steps,
             "recordings": len(self.codes.sequences),
             "speeds": list(self.config.speeds),
-            "stages": [{("codes" if k == "amount" else k): v for k, v in row.items()} for row in done],
+            "stages": [{("code_steps" if k == "amount" else k): v for k, v in row.items()} for row in done],
         }
+        prior = self.model.folded()
         if self.held_out is not None:
-            self.model.cpu().eval()
-            bits = measure(self.model, self.codes, self.held_out)
+            bits = measure(prior, self.codes, self.held_out)
             training["held_out_bits"] = bits
-            say(bits_table({self.train.eval_split: bits}))
+            rate = self.tokenizer.header.config.steps_per_second
+            say(bits_table({self.train.eval_split: bits}, rate))
         header = PriorHeader(
-            self.config.prior,
-            self.classes,
-            self.model.voice_dims,
-            self.tokenizer.fingerprint,
-            training,
+            config=self.config.prior,
+            codebook_size=prior.codebook_size,
+            levels=prior.levels,
+            voice_dims=prior.voice_dims,
+            model=self.tokenizer.fingerprint,
+            training=training,
         )
-        save_prior(path, self.model, header, force=True)
+        save_prior(path, prior, header, force=True)
 
 
-__all__ = ["PriorTask", "main_prior"]
+__all__ = ["PriorTask", "TrainablePrior", "main_prior"]

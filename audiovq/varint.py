@@ -1,0 +1,37 @@
+"""Whole numbers of variable length, and reading one thing after the other from some bytes."""
+
+from __future__ import annotations
+
+
+def varint(value: int) -> bytes:
+    """A number from 0 up, seven bits a byte, the lowest first; the top bit says that more follow."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class ByteReader:
+    """Takes one thing after the other from some bytes, from `at` on."""
+
+    def __init__(self, content: bytes, at: int) -> None:
+        self.content, self.at = content, at
+
+    def take(self, size: int) -> bytes:
+        """The next so many bytes. Raises: ValueError if there are not as many."""
+        if size > len(self.content) - self.at:
+            raise ValueError("cut off")
+        self.at += size
+        return self.content[self.at - size : self.at]
+
+    def number(self) -> int:
+        """The next `varint`. Raises: ValueError if it is cut off or beyond 70 bits."""
+        value = 0
+        for shift in range(0, 70, 7):
+            (byte,) = self.take(1)
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise ValueError("number too long")
