@@ -121,7 +121,7 @@ class PriorSampler:
             own = voice if row % each == 0 else None
             lanes.start(row, own, seed + row // each, how.temperature, how.top_k, how.levels)
         if how.prompt is not None and len(how.prompt):
-            lanes.follow(rows, np.tile(how.prompt, (len(rows), 1, 1)))
+            lanes.advance(rows, np.tile(how.prompt, (len(rows), 1, 1)))
         drawn = lanes.draw(rows, steps, how.guidance if each == 2 else 0.0)
         return drawn[::each].astype(np.uint16)
 

@@ -186,6 +186,18 @@ def test_alone_in_lockstep_and_code_by_code_are_the_same_bits(name: str) -> None
                 single.push(0, int(codes[lane][at]))
 
 
+def test_advancing_is_following(engine: PriorEngine) -> None:
+    codes = some_codes(2, 30, 3).numpy()
+    drawn = []
+    for verb in (PriorLanes.follow, PriorLanes.advance):
+        lanes = engine.lanes(2)
+        for lane in range(2):
+            lanes.start(lane, None, seed=lane)
+        verb(lanes, range(2), codes)
+        drawn.append(lanes.draw(range(2), 20))
+    np.testing.assert_array_equal(*drawn)
+
+
 def test_draws_depend_on_the_seed_alone(engine: PriorEngine) -> None:
     voice = np.linspace(-1, 1, V).astype(np.float32)
     for count in (1, 2, 3):

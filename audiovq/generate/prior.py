@@ -172,12 +172,15 @@ class PriorLanes:
     def follow(self, lanes: Sequence[int], codes: NDArray[np.integer]) -> Floats:
         """Logits `(A, T, N, K)` of the codes `(A, T, N)`, each before it is seen; then they are the lanes'
         past."""
-        feed: NDArray[np.int64] = np.ascontiguousarray(codes, dtype=np.int64)
-        if feed.ndim != 3 or len(feed) != len(lanes) or not self.engine.knows(feed):
-            raise ValueError(f"codes: expected ({len(lanes)}, T, N) rows of their levels")
+        feed = self._checked(lanes, codes)
         logits = np.empty((*feed.shape, self.engine.weights.head_bias.shape[1]), dtype=np.float32)
         self._run(lanes, feed, feed.shape[1], logits)
         return logits[..., : self.engine.codebook_size]
+
+    def advance(self, lanes: Sequence[int], codes: NDArray[np.integer]) -> None:
+        """Make codes `(A, T, N)` the lanes' past, as `follow` does, but without keeping logits."""
+        feed = self._checked(lanes, codes)
+        self._run(lanes, feed, feed.shape[1], _NO_LOGITS)
 
     def peek(self, lane: int) -> Floats:
         """Logits `(K,)` of the next code of a lane, which `push` must then tell. Overwritten by the next call
@@ -200,6 +203,13 @@ class PriorLanes:
         state = self._state
         state.codes[lane, state.drawn[lane] % state.levels[lane]] = code
         state.drawn[lane] += 1
+
+    def _checked(self, lanes: Sequence[int], codes: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Codes to follow, `(A, T, N)`, as the loop takes them."""
+        feed: NDArray[np.int64] = np.ascontiguousarray(codes, dtype=np.int64)
+        if feed.ndim != 3 or len(feed) != len(lanes) or not self.engine.knows(feed):
+            raise ValueError(f"codes: expected ({len(lanes)}, T, N) rows of their levels")
+        return feed
 
     def _run(
         self,
@@ -245,9 +255,11 @@ def log_likelihoods(
         lanes.start(lane, voice, levels=codes.shape[1])
     rows = range(len(voices))
     first = np.arange(codes.shape[1]) * engine.codebook_size
+    # As much memory for many voices as for a few.
+    size = max(1, 4 * FOLLOWED_STEPS // len(voices))
     parts = []
-    for start in range(0, len(codes), FOLLOWED_STEPS):
-        part = np.asarray(codes[start : start + FOLLOWED_STEPS], dtype=np.int64)
+    for start in range(0, len(codes), size):
+        part = np.asarray(codes[start : start + size], dtype=np.int64)
         followed = np.tile(part, (len(voices), 1, 1))
         logits = lanes.follow(rows, followed).astype(np.float64)
         logits -= logits.max(axis=-1, keepdims=True)
