@@ -143,8 +143,8 @@ def test_resumed_equals_uninterrupted(
     backward = Loop._backward
 
     def stop_at_20(self: Loop, *args: object) -> object:
-        metrics, stop = backward(self, *args)  # type: ignore[arg-type]
-        return metrics, 15 if self.step == 20 else stop
+        metrics, stop, broken = backward(self, *args)  # type: ignore[arg-type]
+        return metrics, 15 if self.step == 20 else stop, broken
 
     monkeypatch.setattr(Loop, "_backward", stop_at_20)
     with pytest.raises(SystemExit):

@@ -268,12 +268,12 @@ def test_pictures_and_codes_have_names(tmp_path: Path) -> None:
     reader = PictureReader(open_pictures(tmp_path / "p.npz", 1)[0], 4, 40, seed=1)
     assert sorted(reader.names(0, whole(40))) == ["picture 0", "picture 1", "picture 2"]
     reader.close()
-    sequences = [np.full(8, n, np.uint16) for n in range(3)]
+    sequences = [np.full((8, 1), n, np.uint16) for n in range(3)]
     paths = tuple(Path(f"{n}.npy") for n in range(3))
     codes = CodeCorpus(sequences, np.zeros((3, 1), np.float32), np.full(3, -1), paths)
-    crops = CodeReader(codes, 8, 0, 4, seed=1, classes=4)
+    crops = CodeReader(codes, 8, 0, 4, seed=1)
     for part in (Part(0, 2, 4), Part(2, 2, 4)):
-        drawn = {f"{n}.npy" for n in crops.read_part(3, part).codes[:, 0].tolist()}
+        drawn = {f"{n}.npy" for n in crops.read_part(3, part).codes[:, 0, 0].tolist()}
         assert set(crops.names(3, part)) == drawn
     crops.close()
 

@@ -22,7 +22,7 @@ from audiovq.evaluation.codecs import Codec, Coded
 from audiovq.evaluation.griffin_lim import griffin_lim
 
 if TYPE_CHECKING:
-    from audiovq.codemodel import CodeModel
+    from audiovq.codemodel import PriorSampler
     from audiovq.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer
 
@@ -30,7 +30,7 @@ SEED = 0
 """Of the WaveNet's draws and of Griffin-Lim's phases, so that scores can be repeated."""
 
 
-def prior_of(tokenizer: Tokenizer) -> CodeModel | None:
+def prior_of(tokenizer: Tokenizer) -> PriorSampler | None:
     """The model's prior; None if it has none. Raises AudiovqError for a prior that cannot be used."""
     try:
         return tokenizer.prior
@@ -99,7 +99,7 @@ def tokenizer_codec(tokenizer: Tokenizer, decoder: Decoder, levels: int | None =
     return run
 
 
-def _through_file(prior: CodeModel, codes: CodeSequence) -> tuple[CodeSequence, float]:
+def _through_file(prior: PriorSampler, codes: CodeSequence) -> tuple[CodeSequence, float]:
     """Codes as an `.avq` file gives them back, and its size in bits."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "codes.avq")

@@ -65,8 +65,8 @@ class SpeechStage(Stage):
 
     @torch.no_grad()
     def _target(self, batch: Batch, log_magnitude: Tensor) -> Tensor:
-        """What a decoder is to make of the codes, `(B, N)`: the recording, or with `target_passes` the recording
-        moved towards the spectra `(B, F, bins)` that the codes predict.
+        """What a decoder is to make of the codes, `(B, N)`: the recording, or with `target_passes` the
+        recording moved towards the spectra `(B, F, bins)` that the codes predict.
 
         The difference is what the codes do not say; taught on it, a decoder makes it up as noise.
         """
