@@ -115,7 +115,7 @@ def read_codes(
 
 
 def checksum(codes: NDArray[np.uint16]) -> str:
-    """CRC-32 of codes as little-endian bytes, 8 hex digits: it tells a sidecar of other codes."""
+    """CRC-32 of codes as little-endian bytes, 8 hex digits: it detects a sidecar of other codes."""
     return f"{zlib.crc32(codes.astype('<u2').tobytes()):08x}"
 
 
@@ -152,7 +152,7 @@ def _read_sidecar(path: Path, kind: Kind) -> dict[str, Any]:
     try:
         known = json.loads(_read_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise AudiovqError(f"{path}: is not JSON ({error}); mend it or remove it") from error
+        raise AudiovqError(f"{path}: is not JSON ({error}); fix it or remove it") from error
     if not isinstance(known, dict) or known.get("format") != kind.format:
         raise AudiovqError(f"{path}: is not a sidecar of codes of a {kind.of}; rename it or the .npy")
     if (version := known.get("version")) != kind.version:

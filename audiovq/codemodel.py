@@ -248,11 +248,15 @@ class PriorSampler:
 
     def save(self, codes: CodeSequence, path: str | os.PathLike[str], *, force: bool = False) -> int:
         """Write codes as `.avq`; returns its size in bytes. Raises: AudiovqError as `bitstream.compress`."""
-        filled = replace(codes.for_model(self.model.code_format), fingerprint=self.model.fingerprint)
         with PartialFile(path, force=force) as file:
-            content = bitstream.compress(filled, self.engine, self.stream_format)
+            content = self.compressed(codes)
             file.write(content)
         return len(content)
+
+    def compressed(self, codes: CodeSequence) -> bytes:
+        """What `save` writes."""
+        filled = replace(codes.for_model(self.model.code_format), fingerprint=self.model.fingerprint)
+        return bitstream.compress(filled, self.engine, self.stream_format)
 
     def load(self, path: str | os.PathLike[str]) -> CodeSequence:
         """Read an `.avq` file. Raises: AudiovqError if it is damaged, of another model or prior, or not read

@@ -90,6 +90,10 @@ class CodeSequence:
         for name in ("num_samples", "codebook_size"):
             if getattr(self, name) is not None:
                 self._require_count(name, getattr(self, name))
+        if self.codebook_size is not None and self.codebook_size > 65_536:
+            raise AudiovqError(
+                f"{self.name}: codebook_size is {self.codebook_size}; it must be at most 65536"
+            )
         if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
             raise AudiovqError(
                 f"{self.name}: sample_rate is {self.sample_rate} Hz; "
@@ -125,7 +129,7 @@ class CodeSequence:
         size = self.codebook_size
         if size is None:
             return 1
-        found = self.codes // size
+        found = self.codes.astype(np.int64) // size
         starts = np.flatnonzero(found == 0)
         levels = int(starts[1]) if len(starts) > 1 else len(found)
         wanted = np.arange(len(found)) % levels
@@ -165,7 +169,7 @@ class CodeSequence:
         """The codes by step and level, `(T, levels)`, each from 0 to K - 1."""
         if self.codebook_size is None:
             return self.rows
-        return self.rows - (np.arange(self.levels) * self.codebook_size).astype(np.uint16)
+        return (self.rows - np.arange(self.levels) * self.codebook_size).astype(np.uint16)
 
     @property
     def frame_rate(self) -> float:
@@ -292,4 +296,4 @@ def _is_gain(value: object) -> bool:
 _KNOWN = tuple(
     entry.name for entry in fields(CodeSequence) if entry.init and entry.name not in ("codes", "name")
 )
-"""What the sidecar holds, besides what the array tells itself."""
+"""What the sidecar holds, besides what the array holds."""

@@ -123,7 +123,7 @@ class VoiceConfig:
 
 @dataclass(frozen=True)
 class ConditionerConfig:
-    """Stack at code rate; `window` samples of its spectrum; low bins of the window twice as long."""
+    """Stack at frame rate; `window` samples of its spectrum; low bins of the window twice as long."""
 
     channels: int = 256
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4)
@@ -156,7 +156,7 @@ class SpectralConfig:
 
 @dataclass(frozen=True)
 class WaveNetConfig:
-    """WaveNet decoder: `group` samples a step, channels, dilations in steps, linear prediction order."""
+    """WaveNet decoder: `samples_per_step`, channels, dilations in steps, linear prediction order."""
 
     samples_per_step: int = 4
     residual: int = 64
@@ -257,6 +257,13 @@ class Config:
 
     def __post_init__(self) -> None:
         self.train.require_stages(STAGES)
+        even = self.model.conditioner.window % self.model.encoder.hop == 0
+        for stage in self.train.stages:
+            _require(
+                even or not stage.target_passes,
+                f"stage {stage.stage}: target_passes needs a conditioner.window that is a multiple of the "
+                f"hop ({self.model.encoder.hop})",
+            )
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

@@ -183,7 +183,7 @@ class _Work:
                     return
                 job = self._jobs.pop()
             try:
-                codes = self.tokenizer.load_codes(job.source)
+                codes = self.tokenizer.load_codes(job.source).for_model(self.tokenizer.code_format)
                 request = self.tokenizer.request(codes, **self.options)
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 rate = codes.sample_rate

@@ -18,8 +18,8 @@ from audiovq.audio import SAMPLE_RATE
 class HighPass:
     """Second-order Butterworth high-pass of a 16 kHz stream: takes off direct current and rumble.
 
-    State and sums are float64. Before the first sample the signal counts as having stood at its value for
-    ever, so that an offset does not begin with a step. The recursion is written as matrix products over
+    State and sums are float64. Before its first sample the signal counts as constant at that value, so that
+    an offset does not begin with a step. The recursion is written as matrix products over
     chunks of fixed size (scipy.signal, which has this filter, takes half as long to load as torch does).
 
     Args:

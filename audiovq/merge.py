@@ -6,10 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from audiovq.config import ModelConfig
 from audiovq.configfile import apply_override, from_dict, to_dict
 from audiovq.errors import AudiovqError
+from audiovq.files import PartialFile
 from audiovq.modelfile import NOT_STORED, load_model, save_model
+from audiovq.priorfile import load_prior, save_prior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +22,9 @@ PARTS = ("spectral_head", "wavenet")
 """Of a model, that train on frozen codes."""
 SETTINGS = ("name", "corrections", "correction_momentum", "output_gain_db")
 """Of the configuration, that no weight depends on."""
+NOT_COMPARED = (*PARTS, *NOT_STORED, "voice_table.")
+"""Beside what only training needs, the speakers' points: each run takes them anew from the voice encoder,
+whose weights it read rounded. BASE's are kept."""
 
 
 def merge_models(
@@ -26,18 +33,24 @@ def merge_models(
     out: Path,
     overrides: Sequence[str] = (),
     force: bool = False,
+    prior: Path | None = None,
 ) -> str:
     """Write the model of `base` with some of `PARTS` from other files, which must have the same codes.
 
     Args:
         parts: model files by name of the part that is taken from them.
         overrides: `key=value` pairs on those values of the model's configuration that `SETTINGS` names.
+        prior: of `base`; it is written beside `out`, as that of the merged model, whose codes are the same.
 
     Returns: the fingerprint.
     Raises: AudiovqError for files that cannot be read, a part of a model with other codes or another
         configuration, a value that weights depend on, or an output that cannot be written.
     """
     model, header = load_model(base)
+    network, of_base = (None, None) if prior is None else load_prior(prior, header.fingerprint)
+    beside = out.with_name(f"{out.stem}-prior{out.suffix}")
+    if network is not None:
+        PartialFile(beside, force=force).discard()  # before the model is written, not after it
     state = model.state_dict()
     stages = list(header.training.get("stages", []))
     for name, path in parts.items():
@@ -45,17 +58,22 @@ def merge_models(
         if _shapes(theirs.config) != _shapes(header.config):
             raise AudiovqError(f"{path}: has another configuration than {base}; train both with the same")
         values = other.state_dict()
+        if not any(key.startswith(f"{name}.") for key in values):
+            raise AudiovqError(f"{path}: this model has no {name}; leave it out")
         for key, value in state.items():
             if key.startswith(f"{name}."):
                 value.copy_(values[key])
-            elif not key.startswith((*PARTS, *NOT_STORED)) and not bool((value == values[key]).all()):
+            elif not key.startswith(NOT_COMPARED) and not torch.equal(value, values[key]):
                 raise AudiovqError(
                     f"{path}: its {key} is not that of {base}; train its {name} with --init {base}"
                 )
         stages += [row for row in theirs.training.get("stages", []) if row not in stages]
     model.config = _with_settings(header.config, overrides)
     training: dict[str, Any] = {**header.training, "stages": stages}
-    return save_model(out, model, list(header.speakers), training, force)
+    fingerprint = save_model(out, model, list(header.speakers), training, force)
+    if network is not None and of_base is not None:
+        save_prior(beside, network, replace(of_base, model=fingerprint), force)
+    return fingerprint
 
 
 def _with_settings(config: ModelConfig, overrides: Sequence[str]) -> ModelConfig:

@@ -130,11 +130,17 @@ def load_weights(model: WaveformModel, path: str | Path, exactly: bool = False) 
         of other shapes; but unless `exactly`, a voice table of other speakers and a codebook of other levels
         or steps are left out.
     """
-    read_header(path)
+    theirs = read_header(path).config.codebook
+    own = model.config.codebook
+    # Tables of the same shape mean something else where levels or steps are cut in another way.
+    other_codes = (theirs.levels, theirs.frames_per_step) != (own.levels, own.frames_per_step)
+    left_out = MAY_DIFFER[1:] if other_codes and not exactly else ()
     stored = read_tensors(path, KIND)
     state = model.state_dict()
     taken = set()
     for name, value in stored.items():
+        if name in left_out:
+            continue
         if name in state and state[name].shape == value.shape:
             state[name].copy_(value)
             taken.add(name)

@@ -17,6 +17,8 @@ class StageConfig:
     warmup: steps; then constant, then linear decay over the last `lr_decay` share of the steps.
     ema_decay: of the averaged copy of the weights, which is what a stage leaves behind.
     weight_decay: of both optimizers; grad_clip: largest norm of the gradients.
+    blend: share of the weights from before the stage in the mean that it leaves behind (arXiv 2109.01903).
+        Of a short stage with another aim, the discriminator's, it keeps most of the gain at less of the cost.
     patience: end after so many held-out scores in a row that were no better, with the best weights; 0: never.
     quantize_after: step from which the codebook quantises.
     coarse_prob: share of crops that are decoded from a random smaller number of levels.
@@ -39,6 +41,7 @@ class StageConfig:
     warmup: int = 100
     lr_decay: float = 0.6
     ema_decay: float = 0.998
+    blend: float = 0.0
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     patience: int = 0
@@ -69,7 +72,7 @@ class StageConfig:
             "discriminator_lead",
         ):
             _require(0 <= getattr(self, name) < math.inf, f"stage {self.stage}: {name} must not be negative")
-        for name in ("lr_decay", "ema_decay", "coarse_prob", "warp_prob"):
+        for name in ("lr_decay", "ema_decay", "blend", "coarse_prob", "warp_prob"):
             _require(0 <= getattr(self, name) <= 1, f"stage {self.stage}: {name} must lie in 0..1")
 
 

@@ -32,6 +32,7 @@ class StandInTokenizer:
     """Answers as a tokenizer does; keeps what it was asked."""
 
     hop = 128
+    path = Path("stand-in.safetensors")
     code_format = CodeFormat(128, 1, 512, 1, 16_000, "f00d")
     speakers = (StandInSpeaker(0, "p225", "F", 2.5), StandInSpeaker(1, "1998", "", 0.25))
 

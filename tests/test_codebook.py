@@ -433,3 +433,14 @@ def test_k_means_leaves_no_centre_empty() -> None:
     centres, chosen = kmeans(data, 16, seed=0)
     assert torch.bincount(chosen, minlength=16).min() > 0
     torch.testing.assert_close(kmeans(data, 16, seed=0)[0], centres)
+
+
+def test_an_evaluation_does_not_start_the_tables() -> None:
+    codebook = Codebook(8, 3, levels=2, frames_per_step=2).train()
+    z = torch.randn(2, 40, 3)
+    codebook(z, quantise=False)
+    codebook.eval()
+    codebook(z)
+    codebook.train()
+    codebook.update_ema()
+    assert not bool(codebook.started)

@@ -228,6 +228,12 @@ def test_avq_from_end_to_end(
     codes, back = tokenizer.encode(wav), tokenizer.load_codes(small)
     np.testing.assert_array_equal(back.codes, codes.codes)
     assert (back.voice, back.num_samples) == (codes.voice, codes.num_samples)
+    capsys.readouterr()
+    codes.save(tmp_path / "plain.npy")
+    for path in (small, tmp_path / "plain.npy"):
+        assert run(["info", str(path), *model_of(tokenizer), "--json"]) == 0
+        rate = json.loads(capsys.readouterr().out)["stored_bits_per_second"]
+        assert rate == pytest.approx(8 * small.stat().st_size / codes.seconds)
     assert run(["decode", str(small), str(tmp_path / "back.wav"), *model_of(tokenizer), "--fast"]) == 0
     assert soundfile.info(tmp_path / "back.wav").frames == 24_000
     (tmp_path / "in").mkdir()

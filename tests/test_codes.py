@@ -344,3 +344,9 @@ def test_numpy_numbers_are_numbers(tmp_path: Path) -> None:
     )
     sequence.save(tmp_path / "codes.npy")
     assert facts(CodeSequence.load(tmp_path / "codes.npy")) == facts(sequence)
+
+
+def test_a_codebook_as_large_as_codes_allow(tmp_path: Path) -> None:
+    codes = CodeSequence(np.array([0, 65_535]), codebook_size=65_536)
+    assert codes.levels == 1 and codes.indices.tolist() == [[0], [65_535]]
+    assert "at most 65536" in refusal(lambda: CodeSequence(np.array([0]), codebook_size=65_537))

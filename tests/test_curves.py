@@ -10,7 +10,14 @@ import pytest
 
 from audiovq.cli.main import run
 from audiovq.errors import AudiovqError
-from audiovq.evaluation.curves import draw_curves, read_metrics, smoothed
+from audiovq.evaluation.curves import (
+    Curve,
+    StageCurves,
+    _draw_stage,
+    draw_curves,
+    read_metrics,
+    smoothed,
+)
 
 
 @pytest.fixture
@@ -101,3 +108,17 @@ def test_what_is_no_run_is_one_line(content: str | None, problem: str, tmp_path:
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["curves", *arguments]) == 2
     assert "Error: " in capsys.readouterr().err
+
+
+def test_levels_have_panels_of_their_own(tmp_path: Path) -> None:
+    """A perplexity of each level is no loss term, and bits of each stand beside those of a step."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    for names, labels in (
+        (("mel", "loud", "perplexity_1", "perplexity_2", "bits_per_code"), ["loss terms", "perplexity"]),
+        (("bits", "bits_1", "bits_2"), ["bits a step"]),
+    ):
+        curve = Curve(np.arange(1.0, 100), np.arange(1.0, 100) / 3600, np.linspace(5, 2, 99))
+        figure = plt.figure()
+        _draw_stage(figure, StageCurves(0, dict.fromkeys(names, curve)), "x", None, "code")
+        assert [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()] == labels
+        plt.close(figure)

@@ -9,10 +9,13 @@ import torch
 from conftest import tiny_config
 
 from audiovq.cli.main import run
-from audiovq.config import ModelConfig
+from audiovq.config import ModelConfig, SpectralConfig, WaveNetConfig
 from audiovq.errors import AudiovqError
 from audiovq.merge import merge_models
-from audiovq.modelfile import NOT_STORED, Speaker, load_model, save_model
+from audiovq.modelfile import NOT_STORED, Speaker, load_model, read_header, save_model
+from audiovq.prior import PriorConfig
+from audiovq.priorfile import PriorHeader, save_prior
+from audiovq.tokenizer import load
 from audiovq.waveform.model import WaveformModel
 
 
@@ -55,6 +58,7 @@ def test_each_part_comes_from_its_own_file(tmp_path: Path) -> None:
         ("wavenet", tiny_config(high_pass_hz=20), [], "another configuration"),
         ("wavenet", None, ["model.encoder.hop=64"], "weights depend on encoder.hop"),
         ("wavenet", None, ["corrections=-1"], "corrections must lie in"),
+        ("wavenet", tiny_config(wavenet=WaveNetConfig(residual=8)), [], "another configuration"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -73,3 +77,41 @@ def test_what_does_not_fit_is_refused(
 
 def test_something_must_be_asked_for(tmp_path: Path) -> None:
     assert run(["merge", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+
+
+def test_the_prior_goes_along(tmp_path: Path) -> None:
+    base = save(tmp_path / "base.safetensors")
+    torch.manual_seed(0)
+    config = PriorConfig(16, 24, dilations=(1, 2), dropout=0.0, hidden=0)
+    header = PriorHeader(config, 64, 1, 4, read_header(base).fingerprint, {})
+    save_prior(tmp_path / "p.safetensors", header.build(), header)
+    options = ["--prior", str(tmp_path / "p.safetensors"), "--set", "corrections=1"]
+    out = tmp_path / "out.safetensors"
+    assert run(["merge", str(base), str(out), *options]) == 0
+    tokenizer = load(out)
+    assert tokenizer.fingerprint != header.model
+    assert tokenizer.prior.header.model == tokenizer.fingerprint
+    other = save(tmp_path / "other.safetensors", "encoder.")
+    with pytest.raises(AudiovqError, match="not of"):
+        merge_models(other, {}, tmp_path / "no.safetensors", [], prior=tmp_path / "p.safetensors")
+    assert not (tmp_path / "no.safetensors").exists()
+
+
+def test_points_of_speakers_are_those_of_the_base(tmp_path: Path) -> None:
+    """Each run takes them anew, from weights that it read rounded."""
+    base = save(tmp_path / "base.safetensors")
+    other = save(tmp_path / "other.safetensors", "wavenet.")
+    model, header = load_model(other)
+    with torch.no_grad():
+        model.voice_table.points[1] += 0.1
+    save_model(other, model, list(header.speakers), header.training, force=True)
+    merge_models(base, {"wavenet": other}, tmp_path / "out.safetensors")
+    points = load_model(tmp_path / "out.safetensors")[0].voice_table.points
+    assert torch.equal(points, load_model(base)[0].voice_table.points)
+
+
+def test_a_part_that_is_not_there(tmp_path: Path) -> None:
+    config = tiny_config(spectral_head=SpectralConfig(enabled=False))
+    base = save(tmp_path / "base.safetensors", config=config)
+    with pytest.raises(AudiovqError, match="has no spectral_head"):
+        merge_models(base, {"spectral_head": base}, tmp_path / "out.safetensors")

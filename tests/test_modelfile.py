@@ -199,3 +199,13 @@ def test_another_number_of_speakers(tiny_model_path: Path, tmp_path: Path) -> No
     assert torch.equal(model.voice_table.points, table)
     stored = safetensors.torch.load_file(tiny_model_path)
     assert torch.equal(model.codebook.vectors, stored["codebook.vectors"].float())
+
+
+def test_tables_cut_in_another_way_are_not_taken(three_levels_path: Path) -> None:
+    """Of the same shape, rows of one level would become another's."""
+    levels = CodebookConfig(size=24, levels=2, frames_per_step=2, dim=4)
+    model = WaveformModel(tiny_config(codebook=levels), speakers=2)
+    before = model.codebook.vectors.clone()
+    taken = load_weights(model, three_levels_path)
+    assert "codebook.vectors" not in taken and torch.equal(model.codebook.vectors, before)
+    assert "encoder.smooth.weight" in taken

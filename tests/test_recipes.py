@@ -14,6 +14,7 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -414,9 +415,12 @@ def test_voices_are_found_prepared_and_checked(
         assert np.abs(samples).max() == pytest.approx(0.9, abs=1e-3)
         assert len(samples) / rate == pytest.approx(1.35, abs=0.1)
     corpus = open_corpus(out)
-    assert corpus.speakers == () and corpus.splits == ("train-voices",), "no model lists them"
+    assert len(corpus.speakers) > 0 and corpus.splits == ("train-voices",)
+    config = load_config("default", [load_stage(RECIPES / "default", "train").LISTED])
+    shown = [s for s in corpus.speakers if any(fnmatchcase(s, p) for p in config.train.listed_speakers)]
+    assert shown == [], "no model lists them"
     with open(out / "manifest.tsv", encoding="utf-8", newline="") as file:
-        assert next(csv.DictReader(file, delimiter="\t"))["voice"] == rows[0]["speaker"]
+        assert next(csv.DictReader(file, delimiter="\t"))["speaker"] == rows[0]["speaker"]
     capsys.readouterr()
     layout.check.main(recipe.Run(out, tmp_path / "run"))
     assert "0 verified by checksum, 3 by length" in capsys.readouterr().err
@@ -469,7 +473,9 @@ def test_the_default_recipe_trains_and_scores_its_splits(
         load_stage(RECIPES / "default", stage).main(run)
     (_, named), *evaluations = called
     config = load_config("default", list(named["overrides"]))
-    assert config.train.train_splits == ("train", "train-singles", "train-voices") and config.train.seed == 1
+    assert config.train.train_splits == ("train", "train-singles", "train-voices")
+    assert config.train.seed == 1
+    assert config.train.listed_speakers == ("ls*", "vcc*")
     assert [args[3] for args in evaluations] == ["eval-speakers", "eval-voices"]
     assert len({args[args.index("--json") + 1] for args in evaluations}) == 2
 

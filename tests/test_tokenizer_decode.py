@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -367,5 +368,24 @@ def test_commands_know_levels(three_levels_path: Path, tmp_path: Path, recording
     assert command(["decode", str(out), str(back), "--levels", "3", "--force", *options]) == 1
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.flac").write_bytes(recording.read_bytes())
-    assert command(["encode", str(tmp_path / "in"), str(tmp_path / "codes"), "--levels", "1", *options]) == 0
+    folder = ["encode", str(tmp_path / "in"), str(tmp_path / "codes"), *options]
+    assert command([*folder, "--levels", "1"]) == 0
     assert CodeSequence.load(tmp_path / "codes" / "a.npy").levels == 1
+    assert command([*folder, "--levels", "1"]) == 0
+    assert command([*folder, "--levels", "2"]) == 1, "what is there has another number of levels"
+
+
+def test_bare_arrays_of_levels(
+    three_levels: Tokenizer, three_levels_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a sidecar the model knows K and the hop, in folders and in info too."""
+    codes = three_levels.encode(speech(16_000))
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", codes.codes)
+    options = ["--model", str(three_levels_path)]
+    assert command(["decode", str(tmp_path / "in"), str(tmp_path / "out"), "--fast", *options]) == 0
+    assert soundfile.info(tmp_path / "out" / "a.wav").frames == len(codes) * 256
+    capsys.readouterr()
+    assert command(["info", str(tmp_path / "in" / "a.npy"), "--json", *options]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["steps"], facts["levels"], facts["hop_samples"]) == (len(codes), 3, 256)

@@ -67,12 +67,21 @@ warmup = 3
 lr = 5e-3
 muon_lr = 0.02
 weights = { adversarial = 0.03 }
+blend = 0.4
 [[train.stages]]
 stage = "wavenet"
 steps = 4
 batch = 2
 seconds = 0.256
 target_passes = 3
+"""
+
+PLAIN = """[[train.stages]]
+stage = "codes"
+steps = 6
+batch = 4
+seconds = 0.256
+quantize_after = 2
 """
 
 
@@ -127,6 +136,49 @@ def test_resumed_equals_uninterrupted(folder: Path, whole: Path, tmp_path: Path,
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
 
 
+def test_resumed_right_before_the_discriminators_stage(folder: Path, tmp_path: Path) -> None:
+    """The checkpoint between two stages holds no discriminator."""
+    save = Loop._save
+
+    def save_and_die(self: Loop, groups: Any, finished: bool = False) -> None:
+        save(self, groups, finished)
+        if finished and self.stage_number == 0:
+            raise SystemExit("killed")
+
+    two = CONFIG.replace('[[train.stages]]\nstage = "codes"', PLAIN + '[[train.stages]]\nstage = "codes"', 1)
+    (tmp_path / "two.toml").write_text(two)
+    arguments = (tmp_path / "two.toml", folder / "corpus")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_save", save_and_die)
+        with pytest.raises(SystemExit):
+            main_train(*arguments, tmp_path / "run", threads=1, stages=["codes"])
+    main_train(*arguments, tmp_path / "run", threads=1, stages=["codes"], resume=True)
+    main_train(*arguments, tmp_path / "whole", threads=1, stages=["codes"])
+    found, wanted = (
+        safetensors.torch.load_file(tmp_path / name / "checkpoint.safetensors") for name in ("run", "whole")
+    )
+    assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+def test_a_blended_stage_leaves_a_mean_of_its_ends(folder: Path, tmp_path: Path) -> None:
+    def trained(blend: float, steps: int, name: str) -> dict[str, torch.Tensor]:
+        options = [f"train.stages.1.blend={blend}", f"train.stages.1.steps={steps}"]
+        options += ["train.stages.1.lr=0.02", "train.stages.1.warmup=0"]
+        arguments = {"threads": 1, "stages": ["wavenet"], "overrides": options}
+        path = main_train(folder / "levels.toml", folder / "corpus", tmp_path / name, **arguments)
+        return load_model(path)[0].state_dict()
+
+    plain, half = trained(0.0, 3, "plain"), trained(0.5, 3, "half")
+    torch.manual_seed(0)
+    config = load_config(folder / "levels.toml")
+    before = SpeechTask(config, open_corpus(folder / "corpus")).model.state_dict()
+    for name in ("wavenet.head_out_proj.weight", "wavenet.net.taps.0", "wavenet.code_embedding"):
+        wanted = (plain[name] + before[name]) / 2
+        torch.testing.assert_close(half[name], wanted, atol=2e-3, rtol=2e-3)
+        assert float((half[name] - plain[name]).abs().max()) > 1e-3
+    assert torch.equal(half["encoder.smooth.weight"], plain["encoder.smooth.weight"])
+
+
 def test_a_snapshot_holds_the_averaged_weights_so_far(folder: Path, tmp_path: Path) -> None:
     save = Loop._save
 
@@ -147,7 +199,8 @@ def test_a_snapshot_holds_the_averaged_weights_so_far(folder: Path, tmp_path: Pa
     assert sorted(path.name for path in run.iterdir()) == before
     model, header = load_model(out)
     checkpoint = Checkpoint.load(run / "checkpoint.safetensors")
-    averaged = checkpoint.groups["ema"]["conditioner.in_proj.weight"]
+    name = "conditioner.in_proj.weight"
+    averaged = checkpoint.groups["ema"][name].lerp(checkpoint.groups["before"][name], 0.4)
     assert torch.equal(model.conditioner.in_proj.weight, averaged.half().float())
     (row,) = header.training["stages"]
     assert (row["stage"], row["steps"]) == ("codes", 8)

@@ -99,7 +99,7 @@ def _encode_folder(
     fingerprint = tokenizer.info()["fingerprint"]
 
     def finished(job: Job) -> bool:
-        return not force and _is_finished(job.target, fingerprint)
+        return not force and _is_finished(job.target, fingerprint, levels)
 
     run = FolderRun(jobs, finished, "encoded", out)
     with progress_bar(len(run.todo), "file") as bar:
@@ -120,8 +120,11 @@ def _counted(codes: CodeSequence) -> str:
     return f"{len(codes)} steps of {codes.levels} codes"
 
 
-def _is_finished(target: Path, fingerprint: object) -> bool:
-    """Whether `target` and its sidecar stand there; AudiovqError if another model made them."""
+def _is_finished(target: Path, fingerprint: object, levels: int | None) -> bool:
+    """Whether `target` and its sidecar are there.
+
+    Raises: AudiovqError if another model made them, or they hold another number of levels.
+    """
     from audiovq.codes import CodeSequence
     from audiovq.errors import AudiovqError
 
@@ -129,6 +132,9 @@ def _is_finished(target: Path, fingerprint: object) -> bool:
         return target.exists()
     if not (target.exists() and target.with_suffix(".json").exists()):
         return False
-    if CodeSequence.load(target).fingerprint != fingerprint:
+    found = CodeSequence.load(target)
+    if found.fingerprint != fingerprint:
         raise AudiovqError(f"{target}: was made by another model; name another folder or give --force")
+    if levels is not None and found.levels != levels:
+        raise AudiovqError(f"{target}: holds {found.levels} levels; name another folder or give --force")
     return True

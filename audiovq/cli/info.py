@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from audiovq.cli.options import model_option
+
+if TYPE_CHECKING:
+    from audiovq.codes import CodeSequence
+    from audiovq.tokenizer import Tokenizer
+
+
+STORED_SECONDS = 300.0
+"""Longer recordings are not compressed just to say how many bits they take."""
 
 
 @click.command()
@@ -18,13 +27,14 @@ from audiovq.cli.options import model_option
 def info(path: Path | None, model: Path | None, as_json: bool) -> None:
     """Say what a code file or a model is.
 
-    FILE ends in .npy (codes) or .safetensors (a model); without it, the model is described.
-    The rate of codes in bits depends on the model that made them: --model if it was not the one that ships.
+    FILE ends in .npy or .avq (codes) or .safetensors (a model); without it, the model is described. How many
+    bits codes take when they are stored depends on the model that made them: give --model if it was not the
+    one that ships.
     """
     from audiovq.tokenizer import load
 
-    if path is not None and path.suffix == ".npy":
-        facts = _about_codes(path, load(model).info())
+    if path is not None and path.suffix in (".npy", ".avq"):
+        facts = _about_codes(path, load(model))
     else:
         facts = load(path or model).info()
     if as_json:
@@ -58,11 +68,12 @@ def speakers(model: Path | None, as_json: bool) -> None:
         click.echo(f"{number:>6}  {name:<{width}}  {sex or '-':<3}  {minutes:7.1f}")
 
 
-def _about_codes(path: Path, model: dict[str, object]) -> dict[str, object]:
-    """Facts of a code file; `model` are those of the model that may have made it."""
-    from audiovq.codes import CodeSequence
-
-    codes = CodeSequence.load(path)
+def _about_codes(path: Path, tokenizer: Tokenizer) -> dict[str, object]:
+    """Facts of a code file; `tokenizer` is of the model that may have made it."""
+    model = tokenizer.info()
+    codes = tokenizer.load_codes(path)
+    if codes.fingerprint is None and codes.codebook_size is None:
+        codes = codes.for_model(tokenizer.code_format)
     same = codes.fingerprint is not None and codes.fingerprint == model.get("fingerprint")
     size = codes.codebook_size
     return {
@@ -75,6 +86,7 @@ def _about_codes(path: Path, model: dict[str, object]) -> dict[str, object]:
         "steps_per_second": codes.frame_rate,
         "codes_per_second": codes.frame_rate * codes.levels,
         "bits_per_second": codes.frame_rate * codes.levels * math.log2(size) if size else None,
+        "stored_bits_per_second": _stored_rate(path, tokenizer, codes) if same else None,
         "voice_bits": model.get("voice_bits") if same and codes.voice is not None else None,
         "seconds": codes.seconds,
         "sample_rate_hz": codes.sample_rate,
@@ -87,6 +99,22 @@ def _about_codes(path: Path, model: dict[str, object]) -> dict[str, object]:
         "fingerprint": codes.fingerprint,
         "made_by_this_model": same,
     }
+
+
+def _stored_rate(path: Path, tokenizer: Tokenizer, codes: CodeSequence) -> float | None:
+    """Bits a second as `.avq`, header and voice included; None where the model has no prior."""
+    from audiovq.codemodel import prior_beside
+    from audiovq.errors import AudiovqError
+
+    if path.suffix == ".avq":
+        return 8 * path.stat().st_size / codes.seconds
+    if codes.seconds > STORED_SECONDS or not prior_beside(tokenizer.path).exists():
+        return None
+    try:
+        return 8 * len(tokenizer.prior.compressed(codes)) / codes.seconds
+    except AudiovqError:
+        # Codes without a prior that fits them are described all the same.
+        return None
 
 
 def _text(value: object) -> str:

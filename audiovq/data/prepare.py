@@ -157,7 +157,7 @@ def _run(todo: list[tuple[int, Source]], out: Path, workers: int) -> Iterator[_R
         while True:
             # A few ahead of the workers, not all of a million.
             for chunk in itertools.islice(queue, 3 * workers - len(waiting)):
-                waiting.add(pool.submit(_prepare_chunk, chunk, out))
+                waiting.add(_submit(pool, chunk, out))
             if not waiting:
                 return
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -173,6 +173,14 @@ def _run(todo: list[tuple[int, Source]], out: Path, workers: int) -> Iterator[_R
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, chunk: list[tuple[int, Source]], out: Path) -> Future[list[_Result]]:
+    try:
+        return pool.submit(_prepare_chunk, chunk, out)
+    except OSError:
+        # While a pool that lost a process shuts down, its pipe is closed before it says so.
+        raise BrokenProcessPool from None
 
 
 _IGNORE_INTERRUPTS = (signal.SIGINT, signal.SIG_IGN)

@@ -25,7 +25,8 @@ SMOOTHED_SHARE = 0.02
 """Training curves are averaged over about this share of a stage: a step's batch is small and says little."""
 
 _COLUMNS = ["stage", "step", "seconds", "name", "value"]
-_NOT_DRAWN = ("norm", "used")
+_NOT_DRAWN = ("norm", "used", "bits_per_code", "fooled")
+_PERPLEXITY = "perplexity"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 _START_SHARE = 0.03
 
@@ -140,12 +141,16 @@ def draw_curves(
 def _draw_stage(area: Any, stage: StageCurves, title: str, size: int | None, unit_of_bits: str) -> None:
     """The panels of a stage, one over the other: those of bits, loss terms and perplexity that it has."""
     names = list(dict.fromkeys(n.removeprefix(HELD_OUT) for n in stage.curves))
-    terms = [n for n in names if n not in ("bits", "perplexity", *_NOT_DRAWN)]
+    # With levels of codes there is a perplexity of each, and bits of each beside those of a step.
+    perplexities = [n for n in names if n.startswith(_PERPLEXITY)]
+    bits = [n for n in names if n == "bits" or (n.startswith("bits_") and n not in _NOT_DRAWN)]
+    terms = [n for n in names if n not in (*bits, *perplexities, *_NOT_DRAWN)]
+    unit_of_bits = "step" if "bits_1" in names else unit_of_bits
     of = "" if size is None else f", of {size}"
     panels: list[tuple[str, list[str], float]] = [
-        (f"bits a {unit_of_bits}", ["bits"] if "bits" in names else [], 3.0),
-        ("loss terms" if len(terms) > 1 else "".join(terms), terms, 1.3 if "bits" in names else 3.0),
-        (f"perplexity{of}", ["perplexity"] if "perplexity" in names else [], 1.6),
+        (f"bits a {unit_of_bits}", bits, 3.0),
+        ("loss terms" if len(terms) > 1 else "".join(terms), terms, 1.3 if bits else 3.0),
+        (f"perplexity{of}", perplexities, 1.6),
     ]
     panels = [panel for panel in panels if panel[1]]
     axes = area.subplots(
@@ -191,7 +196,7 @@ def _scale_values(axis: Any, stage: StageCurves, names: Sequence[str], logarithm
         if curve is not None:
             smooth = curve.values if name.startswith(HELD_OUT) else smoothed(curve.values)
             late = smooth[curve.steps >= _START_SHARE * curve.steps[-1]]
-            values.append(late if name != "perplexity" else smooth)
+            values.append(late if _PERPLEXITY not in name else smooth)
     seen = np.concatenate(values)
     seen = seen[np.isfinite(seen) & ((seen > 0) | (not logarithmic))]
     if len(seen) == 0:
@@ -203,7 +208,7 @@ def _scale_values(axis: Any, stage: StageCurves, names: Sequence[str], logarithm
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("")
         axis.set_ylim(lowest / 1.3, highest * 1.3)
-    elif "perplexity" in names:
+    elif any(name.startswith(_PERPLEXITY) for name in names):
         axis.set_ylim(0, highest * 1.1)
     else:
         margin = max(0.08 * (highest - lowest), 1e-3)

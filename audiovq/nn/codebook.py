@@ -197,7 +197,7 @@ class Codebook(nn.Module):
         Returns the decoder's input `(B, ..., T s, C)` and a `Quantised`.
         """
         e = self.to_codebook_space(z)
-        self._asked = self._asked or quantise
+        self._asked = self._asked or (quantise and self.training)
         if self.training and self.residual and not self.started:
             self._candidates.append(e.detach().reshape(-1, 1, self.dim))
             codes = torch.zeros((*e.shape[:-1], self.levels), dtype=torch.long, device=e.device)

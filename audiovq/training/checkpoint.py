@@ -1,8 +1,9 @@
-"""Checkpoints: one safetensors file with everything that training needs to go on as if never stopped.
+"""Checkpoints: one safetensors file with everything that training needs to continue with the same result.
 
-Tensors are named `model.*` (weights), `ema.*` (their running average), `optimizer.*` and `stage.*` (a
-discriminator); the header holds the configuration, the stage, the step and the speaker table. Batches depend
-on the step number alone, so no reader state is stored. Written to a temporary name, then renamed.
+Tensors are named `model.*` (weights), `ema.*` (their running average), `best.*` (that of a stage's best
+score), `before.*` (from before the stage), `optimizer.*` and `stage.*` (a discriminator). The header holds
+the configuration, the stage, the step and the speaker table. Batches depend on the step number alone, so that
+no reader state is stored. Written to a temporary name, then renamed.
 """
 
 from __future__ import annotations

@@ -152,11 +152,15 @@ class Loop:
         return path
 
     def snapshot(self, path: Path) -> None:
-        """Write the model of the checkpoint that was loaded, weights averaged, without training on."""
+        """Write the model that the loaded checkpoint's stage would leave behind if it ended now."""
         assert self._pending is not None, "load a checkpoint first"
         state = self.task.model.state_dict()
-        for name, value in self._pending.groups.get("ema", {}).items():
+        groups = self._pending.groups
+        blend = self.task.stages[self.stage_number].blend if groups.get("before") else 0.0
+        for name, value in (groups.get("ema", {}) | groups.get("best", {})).items():
             state[name].copy_(value)
+            if blend:
+                state[name].lerp_(groups["before"][name], blend)
         self.task.write(path, self._done())
 
     def _done(self) -> list[dict[str, Any]]:
@@ -178,6 +182,7 @@ class Loop:
         self._best = Best()
         optimizer = Optimizer(stage.named_parameters(), config, cast(Declared, task.model))
         average = Average(task.model, names, config.ema_decay)
+        before_stage = {n: v.clone() for n, v in average.values.items()} if config.blend else {}
         if self._pending is not None:
             groups = self._pending.groups
             optimizer.load_state(groups.get("optimizer", {}))
@@ -185,6 +190,7 @@ class Loop:
             average.values.update(self._to_device(groups.get("ema", {})))
             score, misses, at = self._pending.header["best"]
             self._best = Best(score, misses, at, self._to_device(groups.get("best", {})))
+            before_stage = self._to_device(groups.get("before", before_stage))
             self._pending = None
         reader = task.reader(self.stage_number, True, self.share)
         assert reader is not None, "there is nothing to train on"
@@ -229,7 +235,7 @@ class Loop:
                         say(f"{config.stage}  {self.step}  held out:  {values}")
                 if now - saved > task.train.checkpoint_seconds or stop:
                     groups = {"optimizer": optimizer.state(), "ema": average.values, "stage": stage.state()}
-                    self._save({**groups, "best": self._best.values})
+                    self._save({**groups, "best": self._best.values, "before": before_stage})
                     saved = now
                 if config.patience and self._best.misses >= config.patience:
                     if self.here.first:
@@ -242,7 +248,10 @@ class Loop:
         finally:
             reader.close()
         average.values.update(self._best.values)
+        for name, value in before_stage.items():
+            average.values[name].lerp_(value, config.blend)
         average.swap(task.model)
+        self._best = Best()
         self._save({}, finished=True)
 
     def _backward(

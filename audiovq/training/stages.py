@@ -31,7 +31,7 @@ from audiovq.waveform.decoder import Frames
 from audiovq.waveform.model import WaveformModel
 
 TARGET_MOMENTUM = 0.99
-"""Of the passes that make the WaveNet's target."""
+"""Of the passes that make the target of spectral head and WaveNet."""
 
 
 class SpeechStage(Stage):
@@ -116,7 +116,8 @@ class CodesStage(SpeechStage):
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of `state`."""
-        if self.adversary is not None:
+        # A checkpoint from between two stages holds none: the discriminator starts anew.
+        if self.adversary is not None and tensors:
             self.adversary.load_state_dict(tensors)
 
     def modules(self) -> list[nn.Module]:
@@ -142,10 +143,12 @@ class CodesStage(SpeechStage):
     def _warp(self, batch: Batch, step: int) -> Tensor:
         """Frequency ratios of each crop; 1 for most.
 
-        A crop whose spectrum is moved no longer fits its voice, and is to come out like the voice: so the
-        decoder learns whom to believe when codes of one speaker meet the voice of another.
+        A crop whose spectrum is moved no longer fits its voice, and is to come out like the voice. That
+        teaches the decoder to follow the voice over speaker cues left in the codes.
         """
-        generator, crops = torch.Generator().manual_seed(step), batch.part.total
+        # Not the numbers that drop voices: no crop would be without a voice and unwarped.
+        generator = torch.Generator().manual_seed(step + 2_000_000_011)
+        crops = batch.part.total
         chosen = torch.rand(crops, generator=generator) < self.config.warp_prob
         octaves = (2 * torch.rand(crops, generator=generator) - 1) * self.config.warp_octaves
         ratios = torch.where(chosen, torch.exp2(octaves), torch.ones(()))

@@ -1,4 +1,4 @@
-"""From codes to what the decoders are given: features and a log-magnitude spectrum at code rate."""
+"""From codes to what the decoders are given: features and a log-magnitude spectrum at frame rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from audiovq.nn.spectral import istft
 
 
 class Condition(NamedTuple):
-    """Conditioner output at code rate.
+    """Conditioner output at frame rate.
 
     features: `(B, F, C)`.
     log_magnitude: `(B, F, window // 2 + 1)`, natural log of the Hann-window magnitude around each hop.
@@ -26,7 +26,7 @@ class Condition(NamedTuple):
 
 
 class Conditioner(nn.Module):
-    """Feed-forward stack at code rate with wide context on both sides, conditioned on the voice.
+    """Feed-forward stack at frame rate with wide context on both sides, conditioned on the voice.
 
     Args:
         in_channels: channels of the codebook's output.

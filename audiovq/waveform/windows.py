@@ -67,7 +67,7 @@ class WindowEncoder:
                     window[0] = torch.from_numpy(signal[: left + span + right])
                     window *= gain
                     valid = min(WINDOW_FRAMES, count - frames_done)
-                    # The last step is filled with zeros, in which nobody speaks.
+                    # Zeros that fill the last step are left out of the voice.
                     spoken = min(valid, frames - frames_done)
                     block_codes, pooled = self._window(window.to(device), valid, spoken)
                     step = frames_done // each
