@@ -155,16 +155,18 @@ def test_those_that_ship_load(name: str) -> None:
     assert from_dict(kind, kept) == config
 
 
-def test_the_default_ships_and_is_the_classes_default() -> None:
+def test_the_default_ships() -> None:
     assert "default" in SHIPPED
-    assert load_config("default").model == ModelConfig()
-    assert load_config("default").model.bits_per_second() == 1125
+    model = load_config("default").model
+    assert (model.steps_per_second, model.codebook.levels, model.code_hop) == (62.5, 3, 256)
+    assert round(model.bits_per_second()) == 1748 and round(model.bits_per_second(1)) == 583
+    assert ModelConfig().bits_per_second() == 1125, "the classes' own is one level of a frame a step"
 
 
 def test_a_folder_of_the_same_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "default").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert load_config("default").model == ModelConfig()
+    assert load_config("default").model.codebook.levels == 3
 
 
 def test_configurations_are_frozen() -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MANIFEST_COLUMNS = ("path", "split", "speaker", "voice", "corpus", "version", "origin", "seconds", "sha256")
+MANIFEST_COLUMNS = ("path", "split", "speaker", "corpus", "version", "origin", "seconds", "sha256")
 
 SILENCE_RANGES_DB = range(25, 61)
 """Frames this far below the loudest one, and further, are silence when they lie at an end.
@@ -155,7 +155,7 @@ def write_tables(out: Path, rows: Sequence[dict[str, str]]) -> None:
         table, MANIFEST_COLUMNS, delimiter="\t", lineterminator="\n", extrasaction="ignore"
     )
     writer.writeheader()
-    writer.writerows(manifest_row(row) for row in rows)
+    writer.writerows(rows)
     sexes = {row["speaker"]: row["sex"] for row in rows if check.has_checksum(row)}
     people = "".join(f"{name}  -  {sex}\n" for name, sex in sorted(sexes.items()))
     for name, content in (
@@ -164,17 +164,6 @@ def write_tables(out: Path, rows: Sequence[dict[str, str]]) -> None:
     ):
         with PartialFile(out / name, force=True) as file:
             file.write(content.encode())
-
-
-def manifest_row(row: dict[str, str]) -> dict[str, str]:
-    """A row of the list as manifest.tsv has it.
-
-    A model lists the speakers of its manifest. Common Voice asks that nobody tries to find out who its
-    speakers are, so the running names of train-voices and eval-voices go to the column voice alone.
-    """
-    if check.has_checksum(row):
-        return {**row, "voice": row["speaker"]}
-    return {**row, "voice": row["speaker"], "speaker": ""}
 
 
 def copy(source: Path, target: Path) -> None:
