@@ -368,6 +368,9 @@ def test_commands_know_levels(three_levels_path: Path, tmp_path: Path, recording
     assert command(["decode", str(out), str(back), "--levels", "3", "--force", *options]) == 1
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.flac").write_bytes(recording.read_bytes())
+    converted = ["convert", str(recording), str(tmp_path / "y.wav"), "--speaker", "eve", "--fast", *options]
+    assert command([*converted, "--levels", "1"]) == 0
+    assert command([*converted, "--levels", "4", "--force"]) == 1
     folder = ["encode", str(tmp_path / "in"), str(tmp_path / "codes"), *options]
     assert command([*folder, "--levels", "1"]) == 0
     assert CodeSequence.load(tmp_path / "codes" / "a.npy").levels == 1

@@ -10,6 +10,7 @@ import click
 from audiovq.cli.options import (
     check_writable,
     force_option,
+    levels_option,
     model_option,
     prior_option,
     seed_option,
@@ -136,6 +137,7 @@ def generate(
 @seed_option
 @temperature_option
 @click.option("--fast", is_flag=True, help="Use the spectral head instead of the WaveNet.")
+@levels_option
 @force_option
 def convert(
     source: Path,
@@ -146,12 +148,14 @@ def convert(
     seed: int,
     temperature: float | None,
     fast: bool,
+    levels: int | None,
     force: bool,
 ) -> None:
     """Say a recording's words in another voice.
 
     IN is a recording or `-`; OUT defaults to IN_converted.wav. The voice is that of a trained speaker
-    (--speaker) or of any recording (--voice).
+    (--speaker) or of any recording (--voice). Fine levels of the codes hold more of the source's voice:
+    --levels 1 comes nearer to the target, and loses clearness.
     """
     if (speaker is None) == (voice is None):
         raise click.UsageError("Give --speaker or --voice, one of them.")
@@ -165,16 +169,16 @@ def convert(
 
     tokenizer = load(model)
     name = speaker_name(speaker, tokenizer)
-    levels = None if voice is None else tokenizer.voice_of(voice)
+    heard = None if voice is None else tokenizer.voice_of(voice)
     if name is not None:
         tokenizer.voices.number(name)
-    codes = tokenizer.encode(source)
+    codes = tokenizer.encode(source, levels=levels)
     with speech_bar(codes.seconds) as bar:
         tokenizer.decode_file(
             codes,
             out,
             speaker=name,
-            voice=levels,
+            voice=heard,
             seed=seed,
             temperature=TEMPERATURE if temperature is None else temperature,
             fast=fast,
