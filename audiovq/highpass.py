@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +88,7 @@ class _HighPassMatrices(NamedTuple):
     steady: NDArray[np.float64]
 
 
+@lru_cache(maxsize=8)
 def _high_pass_matrices(cutoff_hz: float, size: int, chunks: int) -> _HighPassMatrices:
     # Bilinear transform of 1 / (s^2 + sqrt(2) s + 1), high-pass form.
     k = math.tan(math.pi * cutoff_hz / SAMPLE_RATE)

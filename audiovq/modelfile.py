@@ -184,9 +184,11 @@ def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str,
 
 def _look_ahead(model: WaveformModel, config: ModelConfig) -> dict[str, float]:
     """Seconds of the recording that each part sees beyond the sound that it makes."""
+    from audiovq.nn.spectral import pass_reach
+
     hop = model.frame_hop
     frames = model.conditioner.reach_frames + model.wavenet.reach_frames
-    passes = config.corrections * (config.conditioner.window // hop + 1)
+    passes = config.corrections * pass_reach(config.conditioner.window, hop)
     samples = {
         "encoder": model.encoder.reach_frames * hop + model.encoder.frontend.reach_samples[1],
         "code_step": model.code_hop - hop,

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--count", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences to generate."
 )
-@click.option(
-    "--levels", type=click.IntRange(min=1), metavar="N", help="Generate the first N code levels only."
-)
+@levels_option
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
@@ -88,7 +86,7 @@ def generate(
     """Generate new speech from the prior.
 
     The prior draws codes and the WaveNet decodes them: in the voice of a trained speaker (--speaker), of a
-    recording (--voice), or of a speaker whom the prior finds likely. With --prompt the result begins with
+    recording (--voice), or of a speaker that the prior finds likely. With --prompt the result begins with
     that recording. It is written to generated.wav, with --count over 1 to the folder generated. Sequence i of
     many is the one that --seed plus i gives alone.
     """

@@ -60,7 +60,7 @@ class WordTools:
     Attributes:
         recognise: mono float32 `(T,)` at 16 kHz to text.
         normalise: text to words with single spaces between, spelt one way.
-        count: errors of normalised texts against as many references, none of which is empty.
+        count: word errors of hypotheses against as many references, each of them not empty.
     """
 
     recognise: Callable[[Signal], str]

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.nn.spectral import istft, stft
+from audiovq.nn.spectral import istft, pass_reach, stft
 
 FLOOR = 0.003
 """Magnitude added to both spectra before their ratio is taken: silence is not amplified."""
@@ -55,7 +55,7 @@ class SpectralCorrection:
         self.passes = passes
         self.momentum = momentum
         # A sample depends on frames that reach it, which depend on samples that reach them.
-        self.reach = passes * (window // hop + 1)
+        self.reach = passes * pass_reach(window, hop)
         self._signal = torch.zeros(0)
         self._target: Tensor | None = None
         self._before = 0

@@ -9,6 +9,7 @@ in bf16 half the codes are lost.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -69,9 +70,8 @@ class Codebook(nn.Module):
 
     State (buffers): `vectors (L K, s dim)` is a parameter for "gradient", a buffer for "ema"; `ema_counts
     (L K)` and `ema_sums (L K, s dim)` are the moving count and moving sum of the vectors assigned to each
-    code, in vectors a step; `num_restarts` counts restarted codes so far and seeds the next draw; `started`
-    says whether residual tables were found yet; `start_vectors` and `start_count` hold what they will be
-    found on.
+    code, in vectors a step; `num_restarts` counts restarted codes and seeds the next draw; `started`: whether
+    residual tables were found yet; `start_vectors` and `start_count`: what they will be found on.
     """
 
     vectors: Tensor
@@ -166,23 +166,31 @@ class Codebook(nn.Module):
         if self.residual:
             self.started.fill_(True)
 
-    def lookup(self, codes: Tensor) -> Tensor:
-        """Codes `(..., T, N)` of the first N levels to decoder input `(..., T s, C)`.
+    def lookup(self, codes: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Codes `(B, ..., T, N)`, `levels (B,)` of them seen (or all), to decoder input `(B, ..., T s, C)`.
 
         Raises: IndexError for a code outside 0..L K - 1.
         """
-        return self.from_codebook_space(F.embedding(codes, self.table()).sum(-2))
+        vectors = F.embedding(codes, self.table())
+        if levels is not None:
+            seen = torch.arange(codes.shape[-1], device=codes.device) < levels.unsqueeze(-1)
+            vectors = vectors * seen.view(len(levels), *[1] * (codes.dim() - 2), -1, 1)
+        return self.from_codebook_space(vectors.sum(-2))
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
         """Encoder output `(..., T s, C)` to codes `(..., T, L)` int64."""
-        rest = self.to_codebook_space(z)
-        codes = []
+        return torch.stack([rows for rows, _, _ in self._each_level(self.to_codebook_space(z))], dim=-1)
+
+    def _each_level(self, e: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows `(..., T)`, their vectors `(..., T, s dim)`, and what those quantise: `e`, then the rest."""
+        table = self.table()
+        rest = e
         for level in range(self.levels):
-            rows = self.nearest(rest, level)
-            rest = rest - F.embedding(rows, self.table())
-            codes.append(rows)
-        return torch.stack(codes, dim=-1)
+            rows = self.nearest(rest.detach(), level)
+            chosen = F.embedding(rows, table)
+            yield rows, chosen, rest
+            rest = rest - chosen.detach()
 
     def forward(
         self, z: Tensor, quantise: bool = True, levels: Tensor | None = None
@@ -208,27 +216,20 @@ class Codebook(nn.Module):
         return self.from_codebook_space(quantised.vectors), quantised
 
     def _quantise(self, e: Tensor, quantise: bool, levels: Tensor | None) -> Quantised:
-        table = self.table()
         total = torch.zeros_like(e)
-        rest = e
         commitment_loss = e.new_zeros(())
         codebook_loss = e.new_zeros(())
         codes, rests = [], []
-        for level in range(self.levels):
-            rows = self.nearest(rest.detach(), level)
-            chosen = F.embedding(rows, table)
+        for level, (rows, chosen, rest) in enumerate(self._each_level(e)):
             # Both terms are taken before the straight-through step: after it they would be zero.
             commitment_loss = commitment_loss + F.mse_loss(rest, chosen.detach()) / self.levels
             if self.update == "gradient":
                 codebook_loss = codebook_loss + F.mse_loss(chosen, rest.detach()) / self.levels
             codes.append(rows)
             rests.append(rest.detach().reshape(-1, self.dim))
-            rest = rest - chosen.detach()
-            if levels is None:
-                total = total + chosen
-            else:
-                seen = (levels > level).view(-1, *[1] * (e.dim() - 1))
-                total = total + chosen * seen
+            if levels is not None:
+                chosen = chosen * (levels > level).view(-1, *[1] * (e.dim() - 1))
+            total = total + chosen
         rows = torch.stack(codes, dim=-1)
         self._count(rows, rests)
         passed = e + (total - e).detach() if quantise else e
@@ -260,9 +261,7 @@ class Codebook(nn.Module):
 
         To be called once the weights have moved, after one forward pass in training mode or several (the
         pieces of a batch). Joined processes together do what one would with all their vectors, and hold
-        the same codebook afterwards, to the bit.
-
-        Returns: how the codes were chosen.
+        the same codebook afterwards, to the bit. Returns how the codes were chosen.
         """
         counts = self._tally
         self._tally = torch.zeros_like(self.ema_counts)

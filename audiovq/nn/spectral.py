@@ -17,6 +17,11 @@ def frame_padding(window: int, hop: int) -> tuple[int, int]:
     return left, window - hop - left
 
 
+def pass_reach(window: int, hop: int) -> int:
+    """Hops on each side that a hop of `istft(change(stft(x)))` depends on: as far as its windows reach."""
+    return window // hop + 1
+
+
 def frames(signal: Tensor, window: int, hop: int, padded: bool = False) -> Tensor:
     """Cut `(B, N)` into overlapping frames `(B, N // hop, window)`.
 

@@ -1,4 +1,4 @@
-"""The best held-out score of a stage, for stopping early."""
+"""The best held-out score of a stage, for stopping early, and the weights that a stage leaves behind."""
 
 from __future__ import annotations
 
@@ -25,3 +25,15 @@ class Best:
             return
         self.score, self.misses, self.step = score, 0, step
         self.values = {name: value.clone() for name, value in values.items()}
+
+
+def left_behind(
+    ema: dict[str, torch.Tensor],
+    best: dict[str, torch.Tensor],
+    before: dict[str, torch.Tensor],
+    blend: float,
+) -> dict[str, torch.Tensor]:
+    """Weights that a stage leaves behind, by name: averaged, those of the best score if there is one, and
+    with `blend` a share of those from before the stage."""
+    values = ema | best
+    return {name: value.lerp(before[name], blend) if before else value for name, value in values.items()}

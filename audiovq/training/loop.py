@@ -17,7 +17,7 @@ from audiovq import processes
 from audiovq.config import StageConfig, TrainConfig
 from audiovq.data.shares import Part, Share, whole
 from audiovq.errors import AudiovqError
-from audiovq.training.best import Best
+from audiovq.training.best import Best, left_behind
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.finite import SkippedSteps, not_finite
 from audiovq.training.optimizer import Average, Declared, Optimizer
@@ -156,11 +156,13 @@ class Loop:
         assert self._pending is not None, "load a checkpoint first"
         state = self.task.model.state_dict()
         groups = self._pending.groups
-        blend = self.task.stages[self.stage_number].blend if groups.get("before") else 0.0
-        for name, value in (groups.get("ema", {}) | groups.get("best", {})).items():
-            state[name].copy_(value)
-            if blend:
-                state[name].lerp_(groups["before"][name], blend)
+        ema = groups.get("ema", {})
+        best = groups.get("best", {})
+        before = groups.get("before", {})
+        if self.stage_number < len(self.task.stages):
+            blend = self.task.stages[self.stage_number].blend
+            for name, value in left_behind(ema, best, before, blend).items():
+                state[name].copy_(value)
         self.task.write(path, self._done())
 
     def _done(self) -> list[dict[str, Any]]:
@@ -247,9 +249,7 @@ class Loop:
                     raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
         finally:
             reader.close()
-        average.values.update(self._best.values)
-        for name, value in before_stage.items():
-            average.values[name].lerp_(value, config.blend)
+        average.values.update(left_behind(average.values, self._best.values, before_stage, config.blend))
         average.swap(task.model)
         self._best = Best()
         self._save({}, finished=True)

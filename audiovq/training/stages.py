@@ -55,13 +55,7 @@ class SpeechStage(Stage):
     def _frozen_condition(self, batch: Batch, step: int) -> Condition:
         """Conditioner output for the batch's codes, without gradient."""
         codes = self.model.encode(batch.heard)
-        voice = self._voices(batch, step)
-        levels = self._levels(batch, step)
-        if levels is None:
-            return self.model.condition(codes, voice)
-        # Crop by crop: a sum over fewer levels is another lookup.
-        vectors = [self.model.codebook.lookup(c[:, :n]) for c, n in zip(codes, levels.tolist(), strict=True)]
-        return self.model.conditioner(torch.stack(vectors), voice)
+        return self.model.condition(codes, self._voices(batch, step), self._levels(batch, step))
 
     @torch.no_grad()
     def _target(self, batch: Batch, log_magnitude: Tensor) -> Tensor:

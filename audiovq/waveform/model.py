@@ -140,9 +140,13 @@ class WaveformModel(nn.Module):
         """Codes `(B, T, L)` int64 of `(B, T * code_hop)` samples with zeros around them."""
         return self.codebook.encode(self.encoder(signal))
 
-    def condition(self, codes: Tensor, voice: Tensor) -> Condition:
-        """Conditioner output at frame rate for codes `(B, T, N)` of N levels and voice points `(B, V)`."""
-        return self.conditioner(self.codebook.lookup(codes), voice)
+    def condition(self, codes: Tensor, voice: Tensor, levels: Tensor | None = None) -> Condition:
+        """Conditioner output at frame rate for codes `(B, T, N)` of N levels and voice points `(B, V)`.
+
+        Args:
+            levels: `(B,)`, how many levels are seen of each item; None: all.
+        """
+        return self.conditioner(self.codebook.lookup(codes, levels), voice)
 
     def log_powers(self, signal: Tensor) -> Tensor:
         """The filterbank's log powers `(B, F, features)` of `(B, N)` samples, zeros around them."""
