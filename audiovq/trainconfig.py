@@ -25,7 +25,8 @@ class StageConfig:
     jitter: the WaveNet's input noise, in mu-law codes.
     target_passes: passes of the spectral correction, with momentum .99, that move the recording towards the
         predicted spectra before spectral head or WaveNet are taught on it (0: the recording as it is).
-    warp_prob: share of crops that reach the encoder with frequencies moved by up to `warp_octaves`.
+    warp_prob: share of the codes stage's crops that the encoder hears at another pitch than that of target
+        and voice, by up to `warp_octaves`, with formants moved by up to `warp_formants` octaves more.
     discriminator_lr: of the discriminator, where the weight "adversarial" is above 0; the model feels it
         after `discriminator_lead` steps.
     mixed_precision: products in bf16, on devices that are faster at it.
@@ -50,7 +51,8 @@ class StageConfig:
     jitter: float = 2.0
     target_passes: int = 0
     warp_prob: float = 0.35
-    warp_octaves: float = 0.5
+    warp_octaves: float = 0.6
+    warp_formants: float = 0.25
     discriminator_lr: float = 1e-3
     discriminator_lead: int = 150
     mixed_precision: bool = True
@@ -70,6 +72,8 @@ class StageConfig:
             "jitter",
             "target_passes",
             "discriminator_lead",
+            "warp_octaves",
+            "warp_formants",
         ):
             _require(0 <= getattr(self, name) < math.inf, f"stage {self.stage}: {name} must not be negative")
         for name in ("lr_decay", "ema_decay", "blend", "coarse_prob", "warp_prob"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,26 @@ def test_speed_moves_the_pitch(tmp_path: Path) -> None:
     assert float(signal.min()) > 890 and float(signal.max()) < 1_110
     assert float(signal.max() - signal.min()) > 50
     torch.testing.assert_close(peaks(batch.voice), signal, rtol=0, atol=4.0)
+
+
+def test_warped_crops_are_heard_at_another_pitch_and_pace(tmp_path: Path) -> None:
+    """What is heard holds the crop's time at another pace; the voice is at the crop's pitch."""
+    record(tmp_path / "a.wav", 4.0, hz=1_000)
+    reader = CropReader(open_corpus(tmp_path), (), 8_000, 8_000, 32, seed=1, warp_prob=0.5, warp_octaves=0.5)
+    batch = reader.read(0)
+    assert batch.heard.shape == (32, math.ceil(8_000 * 2**0.5)) and batch.signal.shape == (32, 8_000)
+
+    def peaks(signal: torch.Tensor) -> torch.Tensor:
+        return torch.fft.rfft(signal[:, 500:5_500], 64_000).abs().argmax(-1) / 4.0
+
+    crop, heard = peaks(batch.signal), peaks(batch.heard)
+    torch.testing.assert_close(peaks(batch.voice), crop, rtol=0, atol=10.0)
+    torch.testing.assert_close(crop / heard, batch.stride, rtol=0.01, atol=0)
+    assert float(torch.minimum(crop, heard).min()) > 980, "nothing is played slower"
+    plain = batch.stride == 1
+    assert 8 <= int(plain.sum()) <= 24
+    assert torch.equal(batch.heard[plain, :8_000], batch.signal[plain])
+    assert float(batch.stride.min()) < 0.8 and float(batch.stride.max()) > 1.25
 
 
 def test_a_recording_shorter_than_a_crop_is_followed_by_zeros(tmp_path: Path) -> None:

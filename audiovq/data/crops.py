@@ -6,6 +6,7 @@ stopped, nothing of the reader has to be stored, and a batch may be shared out (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,7 +38,9 @@ class Batch(NamedTuple):
     """Crops for one step.
 
     signal: `(B, N)` float32 at 16 kHz, loudness normalised.
-    heard: `(B, N)`, what the encoder hears of it: the same, for some crops with offset, hum and noise.
+    heard: `(B, H)`, what the encoder hears of it: the same, for some crops with offset, hum and noise, or at
+        another pitch and pace. H is N, or more where crops are warped.
+    stride: `(B,)`, samples of `heard` to a sample of `signal`: 1 but for warped crops.
     voice: `(B, M)` another crop of the same speaker.
     rows: `(B,)` int64, speaker number + 1 (0: unknown).
     part: which items of the step's batch these are.
@@ -45,15 +48,19 @@ class Batch(NamedTuple):
 
     signal: Tensor
     heard: Tensor
+    stride: Tensor
     voice: Tensor
     rows: Tensor
     part: Part
 
 
 class _Pair(NamedTuple):
-    """A crop `(N,)`, another `(M,)` of the same speaker, that speaker's row, and the recordings of both."""
+    """A crop `(N,)`, what is heard of it and how many samples of that to one of the crop, another crop `(M,)`
+    of the same speaker, that speaker's row, and the recordings of both crops."""
 
     signal: np.ndarray
+    heard: np.ndarray
+    stride: float
     voice: np.ndarray
     row: int
     paths: tuple[str, str]
@@ -73,6 +80,8 @@ class CropReader(ReadAhead[Batch]):
         share: what of a batch is read here.
         high_pass_hz: of the model.
         disturb_prob: share of crops that are heard with offset, hum and noise.
+        warp_prob: share of crops that are heard at another pitch than that of crop and voice, by up to
+            `warp_octaves`: one of the two is played faster.
         report: called with a line for each recording that cannot be read, another crop takes its place, and
             `close` tells how many there were; without it, reading such a one raises AudiovqError.
     """
@@ -91,6 +100,8 @@ class CropReader(ReadAhead[Batch]):
         report: Callable[[str], None] | None = None,
         high_pass_hz: float = 0.0,
         disturb_prob: float = 0.0,
+        warp_prob: float = 0.0,
+        warp_octaves: float = 0.0,
     ) -> None:
         super().__init__(batch, share)
         self.corpus = corpus
@@ -101,6 +112,8 @@ class CropReader(ReadAhead[Batch]):
         self.level_db = level_db
         self.high_pass_hz = high_pass_hz
         self.disturb_prob = disturb_prob
+        self.warp_prob = warp_prob
+        self.warp_octaves = warp_octaves
         self._rows = {name: i + 1 for i, name in enumerate(speakers)}
         lengths = corpus.table.seconds
         self._shares = np.cumsum(lengths / lengths.sum())
@@ -123,16 +136,19 @@ class CropReader(ReadAhead[Batch]):
 
     def read_part(self, step: int, part: Part) -> Batch:
         """Some crops of a step's batch."""
-        signals, heard, voices, rows = [], [], [], []
+        signals, heard, strides, voices, rows = [], [], [], [], []
+        longest = math.ceil(self.samples * 2**self.warp_octaves) if self.warp_prob else self.samples
         for item in part.numbers:
             rng = np.random.default_rng([self.seed, step, item])
             pair = self._pair(rng)
             signals.append(pair.signal)
-            heard.append(self._disturbed(pair.signal, rng))
+            disturbed = self._disturbed(pair.heard, rng)
+            heard.append(np.pad(disturbed, (0, longest - len(disturbed))))
+            strides.append(pair.stride)
             voices.append(pair.voice)
             rows.append(pair.row)
-        stack = [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (signals, heard, voices)]
-        return Batch(stack[0], stack[1], stack[2], torch.tensor(rows), part)
+        stack = [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (signals, heard, strides, voices)]
+        return Batch(stack[0], stack[1], stack[2], stack[3], torch.tensor(rows), part)
 
     def names(self, step: int, part: Part) -> list[str]:
         """Recordings of some crops of a step's batch, and of the voices beside them; read once more, as which
@@ -170,12 +186,21 @@ class CropReader(ReadAhead[Batch]):
             if self.speed and rng.random() < 0.7:
                 speed += self.speed * (2 * rng.random() - 1)
             level = 10 ** (self.level_db * rng.standard_normal() / 20)
+            warp = 1.0
+            if self.warp_prob and rng.random() < self.warp_prob:
+                warp = 2 ** (self.warp_octaves * (2 * rng.random() - 1))
+            # Above 1, crop and voice are played faster; below 1, what is heard is. Nothing is played slower,
+            # which would leave the top of the band empty: but for the voice, nothing may tell of the warp.
+            faster = max(warp, 1.0)
             try:
-                signal = self._crop(u, self.samples, speed, rng) * level
+                source = self._crop(u, math.ceil(self.samples * faster), speed, rng) * level
                 # The voice crop gets the same speed: it must say what the target sounds like.
                 other = self._other(number, rng)
-                voice = self._crop(other, self.voice_samples, speed, rng)
-                return _Pair(signal, voice, self._row(u), (u.path, other.path))
+                voice = self._crop(other, math.ceil(self.voice_samples * faster), speed, rng)
+                signal = _faster(source, faster)[: self.samples]
+                heard = source if warp >= 1 else _faster(source, 1 / warp)
+                voice = _faster(voice, faster)[: self.voice_samples]
+                return _Pair(signal, heard, warp, voice, self._row(u), (u.path, other.path))
             except AudiovqError as error:
                 # That a file cannot be read depends on nothing but the file: the next draw is as repeatable.
                 if self._report is None:
@@ -224,3 +249,12 @@ class CropReader(ReadAhead[Batch]):
             part = (place - low).astype(np.float32)
             x = x[low] * (1 - part) + x[low + 1] * part
         return x[:samples]
+
+
+def _faster(x: np.ndarray, factor: float) -> np.ndarray:
+    """A signal `(T,)` played `factor` times faster, `(ceil(T / factor),)`; pitch and formants go up too."""
+    if factor == 1.0:
+        return x
+    length = math.ceil(len(x) / factor)
+    played = soxr.resample(x, factor * SAMPLE_RATE, SAMPLE_RATE)[:length]
+    return np.pad(played, (0, length - len(played)))

@@ -122,6 +122,8 @@ class SpeechTask:
         if not corpus.utterances:
             return None
         config = self.stages[number]
+        # A crop that does not fit its voice is for models that hear voices, while they learn their codes.
+        warps = train and config.stage == "codes" and self.config.model.voice.encoder
         hop = self.config.model.code_hop
         samples = max(1, round(config.seconds * SAMPLE_RATE / hop)) * hop
         voice = round(VOICE_SECONDS * SAMPLE_RATE / hop) * hop if self.config.model.voice.encoder else hop
@@ -138,6 +140,8 @@ class SpeechTask:
             report=say,
             high_pass_hz=self.config.model.high_pass_hz,
             disturb_prob=self.train.disturb_prob if train else 0.0,
+            warp_prob=config.warp_prob if warps else 0.0,
+            warp_octaves=config.warp_octaves,
         )
 
     def examples(self, config: StageConfig) -> list[Example]:

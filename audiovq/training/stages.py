@@ -28,7 +28,7 @@ from audiovq.training.optimizer import DISCRIMINATOR
 from audiovq.training.stage import Metrics, Stage
 from audiovq.waveform.conditioner import Condition
 from audiovq.waveform.decoder import Frames
-from audiovq.waveform.model import WaveformModel
+from audiovq.waveform.model import Warp, WaveformModel
 
 TARGET_MOMENTUM = 0.99
 """Of the passes that make the target of spectral head and WaveNet."""
@@ -45,6 +45,8 @@ class SpeechStage(Stage):
             generator = torch.Generator().manual_seed(step)
             drawn = batch.part.of(torch.rand(batch.part.total, generator=generator))
             drop = (drawn < self.model.config.voice.drop_prob).to(batch.rows.device)
+            # What comes of a warped crop is for its voice to say.
+            drop &= batch.stride == 1
         return self.model.voice_points(batch.voice, batch.rows, drop)
 
     def _quantises(self, step: int) -> bool:
@@ -120,7 +122,7 @@ class CodesStage(SpeechStage):
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         voice = self._voices(batch, step)
         quantise = self._quantises(step)
-        warp = self._warp(batch, step) if self.model.codebook.training else None
+        warp = self._warp(batch, step)
         levels = self._levels(batch, step)
         condition, quantised = self.model.encode_decode(batch.heard, voice, quantise, warp, levels)
         terms = self.spectra(condition, batch.signal)
@@ -134,19 +136,19 @@ class CodesStage(SpeechStage):
             metrics |= seen
         return loss, metrics
 
-    def _warp(self, batch: Batch, step: int) -> Tensor:
-        """Frequency ratios of each crop; 1 for most.
+    def _warp(self, batch: Batch, step: int) -> Warp | None:
+        """How far the encoder hears each crop moved, most of them not at all; None: none of them.
 
-        A crop whose spectrum is moved no longer fits its voice, and is to come out like the voice. That
-        teaches the decoder to follow the voice over speaker cues left in the codes.
+        A crop that is heard at another pitch, with other formants, does not fit its voice, and is to come out
+        like the voice. That teaches the decoder to follow the voice over speaker cues left in the codes.
         """
-        # Not the numbers that drop voices: no crop would be without a voice and unwarped.
+        if not (self.config.warp_prob and self.model.voice_encoder and self.model.codebook.training):
+            return None
         generator = torch.Generator().manual_seed(step + 2_000_000_011)
-        crops = batch.part.total
-        chosen = torch.rand(crops, generator=generator) < self.config.warp_prob
-        octaves = (2 * torch.rand(crops, generator=generator) - 1) * self.config.warp_octaves
-        ratios = torch.where(chosen, torch.exp2(octaves), torch.ones(()))
-        return batch.part.of(ratios).to(batch.signal.device)
+        octaves = (2 * torch.rand(batch.part.total, generator=generator) - 1) * self.config.warp_formants
+        formants = batch.part.of(torch.exp2(octaves)).to(batch.signal.device)
+        formants = torch.where(batch.stride == 1, torch.ones_like(formants), formants)
+        return Warp(batch.stride, batch.signal.shape[1] // self.model.frame_hop, formants)
 
 
 class SpectralStage(SpeechStage):

@@ -80,9 +80,17 @@ class FilterbankFront(nn.Module):
         """Number of log powers a frame."""
         return self.out_proj.in_features
 
-    def log_powers(self, signal: Tensor) -> Tensor:
-        """Log band powers before the projection, `(B, F, features)`, roughly in -1..1."""
-        wide = signal.unfold(-1, self.long, self.hop)
+    def log_powers(self, signal: Tensor, stride: Tensor | None = None, frames: int = 0) -> Tensor:
+        """Log band powers before the projection, `(B, F, features)`, roughly in -1..1.
+
+        Args:
+            signal: `(B, left + F*hop + right)`.
+            stride: `(B,)` hops from one frame to the next, 1 without it; then F is `frames`.
+        """
+        if stride is None:
+            wide = signal.unfold(-1, self.long, self.hop)
+        else:
+            wide = self._strided(signal, stride, frames)
         offset = (self.long - self.short) // 2
         narrow = wide[..., offset : offset + self.short]
         pitch = _power(wide, self.long_filters)
@@ -92,11 +100,18 @@ class FilterbankFront(nn.Module):
             powers = torch.cat([mel.float(), pitch.float()], dim=-1)
             return torch.log(powers + LOG_FLOOR) * 0.25 + 1.0
 
+    def _strided(self, signal: Tensor, stride: Tensor, frames: int) -> Tensor:
+        """Windows `(B, F, long)` around the centres of hops that are `stride` times as long."""
+        centres = (torch.arange(frames, device=signal.device) + 0.5) * (self.hop * stride).unsqueeze(1)
+        starts = (centres - self.hop / 2).round().long().clamp(0, signal.shape[-1] - self.long)
+        windows = signal.unfold(-1, self.long, 1)
+        return windows[torch.arange(len(signal), device=signal.device).unsqueeze(1), starts]
+
     def warp(self, log_powers: Tensor, ratio: Tensor) -> Tensor:
-        """Move spectra along the frequency axis, as if by another speaker: pitch and formants, not time.
+        """Move the bands along the frequency axis, formants more than pitch, as if of another speaker.
 
         Args:
-            log_powers: `(B, F, features)`; ratio: `(B,)`, frequency of a partial after over before.
+            log_powers: `(B, F, features)`; ratio: `(B,)`, frequency of a formant after over before.
         """
         import librosa  # only training moves spectra
 
@@ -107,9 +122,9 @@ class FilterbankFront(nn.Module):
         wanted = centres / ratio.unsqueeze(-1)
         right = torch.searchsorted(centres, wanted).clamp(1, bands - 1)
         place = right - 1 + (wanted - centres[right - 1]) / (centres[right] - centres[right - 1])
-        # Bin i of the long window lies at (i + 1) times its spacing.
-        harmonic = torch.arange(1, self.pitch_bins + 1, device=ratio.device) / ratio.unsqueeze(-1) - 1
-        return torch.cat([_at(mel, place), _at(pitch, harmonic)], dim=-1)
+        # Mirrored at the end of the band: an empty end would tell how far spectra were moved.
+        place = torch.where(place > bands - 1, 2 * (bands - 1) - place, place)
+        return torch.cat([_at(mel, place), pitch], dim=-1)
 
     def forward(self, signal: Tensor) -> Tensor:
         return self.out_proj(self.log_powers(signal))

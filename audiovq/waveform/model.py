@@ -17,6 +17,18 @@ from audiovq.waveform.encoder import Encoder, FilterbankFront, StridedFront
 from audiovq.waveform.voice import VoiceEncoder, VoiceTable
 
 
+class Warp(NamedTuple):
+    """How far the encoder hears crops moved in training.
+
+    stride: `(B,)` hops from a frame to the next. frames: F.
+    formants: `(B,)` ratios by which the bands are moved (`FilterbankFront.warp`).
+    """
+
+    stride: Tensor
+    frames: int
+    formants: Tensor
+
+
 class Encoded(NamedTuple):
     """Training-time pass through encoder, codebook and conditioner."""
 
@@ -116,21 +128,24 @@ class WaveformModel(nn.Module):
         signal: Tensor,
         voice: Tensor,
         quantise: bool = True,
-        warp: Tensor | None = None,
+        warp: Warp | None = None,
         levels: Tensor | None = None,
     ) -> Encoded:
         """Training pass.
 
         Args:
-            signal: `(B, N)`, N whole code steps; voice: points `(B, V)`.
-            warp: `(B,)` ratios by which the encoder sees frequencies moved (`FilterbankFront.warp`).
+            signal: `(B, N)`, N whole code steps, or with `warp` any that its strides reach.
+            voice: points `(B, V)`.
+            warp: how the encoder hears another speaker than the voice's.
             levels: `(B,)`, how many levels of codes the conditioner sees; None: all.
         """
         frontend = self.encoder.frontend
         if warp is None or not isinstance(frontend, FilterbankFront):
             latents = self.encoder(signal)
         else:
-            frames = frontend.out_proj(frontend.warp(self.log_powers(signal), warp))
+            padded = F.pad(signal, frontend.reach_samples)
+            log_powers = frontend.log_powers(padded, warp.stride, warp.frames)
+            frames = frontend.out_proj(frontend.warp(log_powers, warp.formants))
             latents = self.encoder.from_frames(frames)
         vectors, quantised = self.codebook(latents, quantise, levels)
         return Encoded(self.conditioner(vectors, voice), quantised)
