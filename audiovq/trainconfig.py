@@ -50,8 +50,8 @@ class StageConfig:
     coarse_prob: float = 0.15
     jitter: float = 2.0
     target_passes: int = 0
-    warp_prob: float = 0.35
-    warp_octaves: float = 0.6
+    warp_prob: float = 0.4
+    warp_octaves: float = 0.7
     warp_formants: float = 0.25
     discriminator_lr: float = 1e-3
     discriminator_lead: int = 150
