@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from audiovq.codes import CodeSequence
     from audiovq.errors import AudiovqError
+    from audiovq.speech.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer, load
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ __all__ = ["AudiovqError", "CodeSequence", "Tokenizer", "__version__", "load"]
 
 _HOME = {
     "AudiovqError": "audiovq.errors",
-    "CodeSequence": "audiovq.codes",
+    "CodeSequence": "audiovq.speech.codes",
     "Tokenizer": "audiovq.tokenizer",
     "load": "audiovq.tokenizer",
 }

@@ -11,25 +11,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audiovq.audio import (
-    SAMPLE_RATE,
-    LoudnessMeter,
-)
-from audiovq.audio_io import LARGEST_SAMPLE, AudioReader, Recording, check_rate
-from audiovq.audio_writer import AudioWriter
-from audiovq.codes import CodeSequence
-from audiovq.decoding import DecodeOptions, Finish, decoded_length
+from audiovq.audio.highpass import high_passed
+from audiovq.audio.loudness import LoudnessMeter
+from audiovq.audio.reader import LARGEST_SAMPLE, AudioReader, Recording, check_rate
+from audiovq.audio.writer import AudioWriter
+from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
-from audiovq.generate.settings import Precision, check_sampling
-from audiovq.generate.synthesis import Request, Synthesiser
-from audiovq.highpass import high_passed
-from audiovq.modelfile import ModelHeader, Speaker, describe, load_model, save_model
-from audiovq.voices import VoiceSpace
-from audiovq.waveform.model import WaveformModel
-from audiovq.waveform.windows import WindowEncoder
+from audiovq.kernels.options import Precision, check_sampling
+from audiovq.speech.chunked_encoder import WindowEncoder
+from audiovq.speech.codes import CodeSequence
+from audiovq.speech.model import WaveformModel
+from audiovq.speech.modelfile import ModelHeader, Speaker, describe, load_model, save_model
+from audiovq.speech.output import DecodeOptions, Finish, decoded_length
+from audiovq.speech.synthesis import Request, Synthesiser
+from audiovq.speech.voices import VoiceSpace
 
 if TYPE_CHECKING:
-    from audiovq.codemodel import PriorSampler
+    from audiovq.prior.sampler import PriorSampler
 
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "default.safetensors"
 TEMPERATURE = 1.0
@@ -108,7 +106,7 @@ class Tokenizer:
     def prior(self) -> PriorSampler:
         """What makes codes up, scores and compresses them. Raises AudiovqError if there is no prior."""
         if self._prior is None:
-            from audiovq.codemodel import PriorSampler, prior_beside
+            from audiovq.prior.sampler import PriorSampler, prior_beside
 
             path = self._prior_path or prior_beside(self.path)
             self._prior = PriorSampler(path, self.header, self.voices)
@@ -267,7 +265,7 @@ class Tokenizer:
     # Encoding
 
     def _encode_array(self, samples: NDArray[np.floating], rate: int) -> CodeSequence:
-        from audiovq.audio import resample
+        from audiovq.audio.resample import resample
 
         if samples.ndim != 1 or samples.size == 0:
             raise AudiovqError(f"array: shape {samples.shape}; give mono samples (T,), at least one")

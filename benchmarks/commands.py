@@ -22,12 +22,11 @@ from pathlib import Path
 import numpy as np
 
 import audiovq
-from audiovq.audio import SAMPLE_RATE
-from audiovq.audio_io import read
-from audiovq.audio_writer import write
-from audiovq.codes import CodeSequence
-from audiovq.files import Job
-from audiovq.folders import decode_files
+from audiovq.audio.reader import read
+from audiovq.audio.writer import write
+from audiovq.batch import Job, decode_files
+from audiovq.config.speech import SAMPLE_RATE
+from audiovq.speech.codes import CodeSequence
 
 DATA = Path(__file__).parents[1] / "data"
 SECONDS = 10

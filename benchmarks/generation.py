@@ -23,13 +23,14 @@ import torch
 from numba import njit
 
 import audiovq
-from audiovq.audio import SAMPLE_RATE
-from audiovq.audio_io import read
-from audiovq.generate.engine import WaveNetEngine
-from audiovq.generate.matrix import PANEL, ROWS, multiply, multiply_rows
-from audiovq.generate.pack import Precision, aligned, in_large_pages
-from audiovq.generate.reference import TorchStream
-from audiovq.waveform.decoder import Frames, WaveNetDecoder
+from audiovq.audio.reader import read
+from audiovq.config.speech import SAMPLE_RATE
+from audiovq.kernels.matmul import PANEL, ROWS, multiply, multiply_rows
+from audiovq.kernels.options import Precision
+from audiovq.kernels.packing import aligned, in_large_pages
+from audiovq.speech.decoder import Frames, WaveNetDecoder
+from audiovq.speech.engine import WaveNetEngine
+from audiovq.speech.torch_engine import TorchStream
 
 RECORDING = Path(__file__).parents[1] / "data" / "ls1998_008.flac"
 LANES = (4, 16, 64)

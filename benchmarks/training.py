@@ -25,14 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiovq.audio import SAMPLE_RATE
-from audiovq.config import StageConfig, load_config
+from audiovq.config.speech import SAMPLE_RATE, load_config
+from audiovq.config.training import StageConfig
 from audiovq.data.corpus import open_corpus
 from audiovq.nn.wavenet import WaveNet
+from audiovq.training.launch import keep_freed_memory
 from audiovq.training.optimizer import Optimizer
 from audiovq.training.precision import bf16_is_faster
-from audiovq.training.run import SpeechTask
-from audiovq.training.start import keep_freed_memory
+from audiovq.training.speech import SpeechTask
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from audiovq.config import (
+from audiovq.config.prior import PriorConfig
+from audiovq.config.speech import (
     CodebookConfig,
     ConditionerConfig,
     EncoderConfig,
@@ -19,11 +20,10 @@ from audiovq.config import (
     VoiceConfig,
     WaveNetConfig,
 )
-from audiovq.modelfile import Speaker, read_header, save_model
-from audiovq.prior import PriorConfig
-from audiovq.priorfile import PriorHeader, save_prior
+from audiovq.prior.file import PriorHeader, save_prior
+from audiovq.speech.model import WaveformModel
+from audiovq.speech.modelfile import Speaker, read_header, save_model
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.waveform.model import WaveformModel
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from audiovq.config import CodebookConfig
-from audiovq.image.config import ImageModelConfig, NetworkConfig, PixelCNNConfig
+from audiovq.config.image import ImageModelConfig, NetworkConfig, PixelCNNConfig
+from audiovq.config.speech import CodebookConfig
+from audiovq.image.files import Pixels
 from audiovq.image.model import ImageModel
 from audiovq.image.modelfile import save_model
-from audiovq.image.pictures import Pixels
 
 TRAINED = {"pictures": 7, "stages": [{"stage": "image"}, {"stage": "pixelcnn"}]}
 

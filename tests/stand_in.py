@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.codes import CodeFormat, CodeSequence
+from audiovq.batch import Job
 from audiovq.errors import AudiovqError
-from audiovq.files import Job
+from audiovq.speech.codes import CodeFormat, CodeSequence
 
 RECORDING = Path(__file__).parents[1] / "data" / "ls1998_008.flac"
 
@@ -96,10 +96,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandInTokenizer:
     module = types.ModuleType("audiovq.tokenizer")
     module.load = load  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "audiovq.tokenizer", module)
-    folders = types.ModuleType("audiovq.folders")
+    folders = types.ModuleType("audiovq.batch")
+    folders.Job = Job  # type: ignore[attr-defined]
     folders.encode_files = StandInTokenizer.encode_files  # type: ignore[attr-defined]
     folders.decode_files = StandInTokenizer.decode_files  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "audiovq.folders", folders)
+    monkeypatch.setitem(sys.modules, "audiovq.batch", folders)
     return stand_in
 
 

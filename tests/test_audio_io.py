@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.audio import SAMPLE_RATE, resampled_length
-from audiovq.audio_io import AudioReader, AudioWriter, Recording, read, read_span, write
+from audiovq.audio.reader import AudioReader, AudioWriter, Recording, read, read_span, write
+from audiovq.audio.resample import resampled_length
+from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 
 RATES = (8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000)
@@ -290,7 +291,7 @@ def test_a_byte_of_padding_is_not_missing_audio(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     program = """
         import resource, sys
-        from audiovq.audio_io import AudioReader
+        from audiovq.audio.reader import AudioReader
         with AudioReader(sys.argv[1]) as reader:
             assert sum(len(block) for block in reader.blocks()) == reader.num_samples
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

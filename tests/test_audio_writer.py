@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.audio import SAMPLE_RATE
-from audiovq.audio_io import AudioWriter, read, write
+from audiovq.audio.reader import AudioWriter, read, write
+from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 
 
@@ -122,7 +122,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 def test_standard_output_is_a_whole_wav(tmp_path: Path) -> None:
     program = """
         import numpy as np
-        from audiovq.audio_io import AudioWriter
+        from audiovq.audio.writer import AudioWriter
         with AudioWriter("-", sample_rate=8000, num_samples=501) as writer:
             writer.write(np.zeros(1002))
     """
@@ -139,7 +139,7 @@ def test_standard_output_comes_block_by_block(tmp_path: Path) -> None:
     program = """
         import sys
         import numpy as np
-        from audiovq.audio_writer import AudioWriter
+        from audiovq.audio.writer import AudioWriter
         with AudioWriter("-", sample_rate=16000, num_samples=3000) as writer:
             writer.write(np.full(1000, 0.5))
             sys.stdin.readline()

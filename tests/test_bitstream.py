@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from test_prior import CONFIG, K, V, tiny_prior
 
-from audiovq import bitstream, rangecoder
-from audiovq.bitstream import StreamFormat
-from audiovq.codes import CodeFormat, CodeSequence
 from audiovq.errors import AudiovqError
-from audiovq.generate.prior import PriorEngine
-from audiovq.varint import ByteReader, varint
+from audiovq.io.varint import ByteReader, varint
+from audiovq.prior import bitstream, rangecoder
+from audiovq.prior.bitstream import StreamFormat
+from audiovq.prior.engine import PriorEngine
+from audiovq.speech.codes import CodeFormat, CodeSequence
 
 LEVELS, HOP = 3, 256
 MODEL = CodeFormat(HOP, 2, K, LEVELS, 16_000, "0123456789abcdef")
@@ -269,7 +269,7 @@ def test_numbers_of_variable_length() -> None:
 def test_voice_points_are_the_encoders() -> None:
     import torch
 
-    from audiovq.waveform.voice import VoiceEncoder
+    from audiovq.speech.voice_encoder import VoiceEncoder
 
     levels = tuple(range(64))
     encoder = VoiceEncoder(8, 8, 64, 6)
@@ -286,8 +286,8 @@ def test_a_processor_without_wide_vectors_makes_the_same_bytes(tmp_path: Path) -
         import numpy as np
         from test_bitstream import FORM, LEVELS, drawn
         from test_prior import CONFIG, K, tiny_prior
-        from audiovq import bitstream
-        from audiovq.generate.prior import PriorEngine
+        from audiovq.prior import bitstream
+        from audiovq.prior.engine import PriorEngine
         engine = PriorEngine(tiny_prior(K, LEVELS, CONFIG))
         lanes = engine.lanes(1)
         lanes.start(0, np.linspace(-1, 1, {V}).astype(np.float32), 3)

@@ -197,9 +197,9 @@ def test_train_passes_its_options_on(
         seen.update(config=config, **options)
         return options["out"] / "model.safetensors"
 
-    module = types.ModuleType("audiovq.training.run")
+    module = types.ModuleType("audiovq.training.speech")
     module.main_train = main_train  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "audiovq.training.run", module)
+    monkeypatch.setitem(sys.modules, "audiovq.training.speech", module)
     options = [
         "--data",
         "d",

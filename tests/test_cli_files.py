@@ -8,9 +8,9 @@ import pytest
 import soundfile
 from stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
-from audiovq.cli.batch import default_out, find_jobs
+from audiovq.cli.folders import default_out, find_jobs
 from audiovq.cli.main import run
-from audiovq.codes import CodeSequence
+from audiovq.speech.codes import CodeSequence
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from conftest import speech
 from stand_in import one_line
 
 from audiovq.cli.main import run
-from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
-from audiovq.priorfile import load_prior, save_prior
+from audiovq.prior.file import load_prior, save_prior
+from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.training.bits import code_nats
+from audiovq.training.code_bits import code_nats
 
 
 @pytest.fixture(scope="module")

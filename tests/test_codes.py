@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audiovq import files
-from audiovq.codes import CodeFormat, CodeSequence
 from audiovq.errors import AudiovqError
+from audiovq.io import atomic
+from audiovq.speech.codes import CodeFormat, CodeSequence
 
 
 def refusal(act: Callable[[], object]) -> str:
@@ -252,7 +252,7 @@ def test_nothing_is_overwritten_or_left_half_done(tmp_path: Path, monkeypatch: p
             raise OSError(28, "No space left on device")
         real(old, new)
 
-    monkeypatch.setattr(files.os, "replace", fail_on_sidecar)
+    monkeypatch.setattr(atomic.os, "replace", fail_on_sidecar)
     assert "No space left" in refusal(lambda: example().save(path))
     assert os.listdir(tmp_path) == []
     monkeypatch.undo()

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from audiovq import config as module
-from audiovq.config import Config, EncoderConfig, ModelConfig, StageConfig, load_config
-from audiovq.configfile import from_dict, load_toml, to_dict
+from audiovq.config import speech as module
+from audiovq.config.image import ImageConfig
+from audiovq.config.prior import PriorTraining
+from audiovq.config.speech import Config, EncoderConfig, ModelConfig, load_config
+from audiovq.config.toml import from_dict, load_toml, to_dict
+from audiovq.config.training import StageConfig
 from audiovq.errors import AudiovqError
-from audiovq.image.config import ImageConfig
-from audiovq.prior import PriorTraining
 
-SHIPPED = sorted(p.stem for p in Path(module.__file__).parent.glob("configs/*.toml"))
+SHIPPED = sorted(p.stem for p in Path(module.__file__).parent.glob("presets/*.toml"))
 
 
 def refusal(path: Path, text: str = "", overrides: list[str] | None = None) -> str:

@@ -12,11 +12,12 @@ import pytest
 import soundfile
 import torch
 
-from audiovq.audio import loudness_gain, resample
-from audiovq.audio_io import EXTENSIONS
+from audiovq.audio.loudness import loudness_gain
+from audiovq.audio.reader import EXTENSIONS
+from audiovq.audio.resample import resample
 from audiovq.data.corpus import Corpus, open_corpus, speaker_details
 from audiovq.data.crops import Batch, CropReader
-from audiovq.data.shares import Part, Share
+from audiovq.data.sharding import Part, Share
 from audiovq.errors import AudiovqError
 
 

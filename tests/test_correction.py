@@ -8,8 +8,8 @@ import torch
 from conftest import speech
 from numpy.typing import NDArray
 
-from audiovq.generate.correction import SpectralCorrection, correct
-from audiovq.nn.spectral import log_magnitude, stft
+from audiovq.nn.stft import log_magnitude, stft
+from audiovq.speech.spectral_correction import SpectralCorrection, correct
 
 WINDOW, HOP, FRAMES = 512, 128, 90
 

@@ -10,14 +10,7 @@ import pytest
 
 from audiovq.cli.main import run
 from audiovq.errors import AudiovqError
-from audiovq.evaluation.curves import (
-    Curve,
-    StageCurves,
-    _draw_stage,
-    draw_curves,
-    read_metrics,
-    smoothed,
-)
+from audiovq.plots.curves import Curve, StageCurves, _draw_stage, draw_curves, read_metrics, smoothed
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import pytest
 import torch
 from conftest import DATA
 
-from audiovq.audio import loudness_gain, pre_emphasis
-from audiovq.audio_io import read
-from audiovq.config import load_config
-from audiovq.generate.engine import WaveNetEngine
-from audiovq.nn.spectral import log_magnitude, stft
+from audiovq.audio.companding import pre_emphasis
+from audiovq.audio.loudness import loudness_gain
+from audiovq.audio.reader import read
+from audiovq.config.speech import load_config
+from audiovq.nn.stft import log_magnitude, stft
+from audiovq.speech.engine import WaveNetEngine
 from audiovq.tokenizer import DEFAULT_MODEL, Tokenizer, load
 
 UNHEARD = ("ls1998_008.flac", "ls2033_005.flac")

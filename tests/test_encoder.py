@@ -11,12 +11,12 @@ import torch
 from conftest import tiny_config
 from torch import Tensor, nn
 
-from audiovq.config import CodebookConfig, EncoderConfig, SpectralConfig, VoiceConfig
+from audiovq.config.speech import CodebookConfig, EncoderConfig, SpectralConfig, VoiceConfig
 from audiovq.errors import AudiovqError
 from audiovq.nn.blocks import ResidualStack, TimeConv
-from audiovq.waveform.encoder import LOG_FLOOR, Encoder, FilterbankFront, StridedFront
-from audiovq.waveform.model import WaveformModel
-from audiovq.waveform.voice import VoiceEncoder, VoiceTable
+from audiovq.speech.encoder import LOG_FLOOR, Encoder, FilterbankFront, StridedFront
+from audiovq.speech.model import WaveformModel
+from audiovq.speech.voice_encoder import VoiceEncoder, VoiceTable
 
 STRIDES = {64: [2] * 6, 640: [2, 2, 2, 2, 2, 4, 5], 60: [3, 4, 5]}
 

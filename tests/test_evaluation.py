@@ -40,7 +40,7 @@ from audiovq.evaluation.rate_plot import draw_rates, make_figure
 from audiovq.evaluation.round_trip import decode_fast, decode_wavenet, prior_of, tokenizer_codec
 from audiovq.evaluation.systems import SYSTEMS, System, find_systems
 from audiovq.evaluation.words import WordErrors
-from audiovq.nn.spectral import istft, log_magnitude, stft
+from audiovq.nn.stft import istft, log_magnitude, stft
 from audiovq.tokenizer import Tokenizer, load
 
 

@@ -13,13 +13,14 @@ from conftest import DATA, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import CONFIG, STAGE, TWO_STAGES, corpus, metrics, same_model, whole  # noqa: F401
 
-from audiovq.config import ConditionerConfig, SpectralConfig, StageConfig
+from audiovq.config.speech import ConditionerConfig, SpectralConfig
+from audiovq.config.training import StageConfig
 from audiovq.data.corpus import open_corpus
+from audiovq.speech.model import WaveformModel
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.training.examples import COUNT, SECONDS, SpeechExamples
-from audiovq.training.progress import MetricsLog
-from audiovq.training.run import main_train
-from audiovq.waveform.model import WaveformModel
+from audiovq.training.metrics_log import MetricsLog
+from audiovq.training.previews import COUNT, SECONDS, SpeechExamples
+from audiovq.training.speech import main_train
 
 
 @pytest.fixture

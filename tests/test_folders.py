@@ -14,10 +14,10 @@ import pytest
 import soundfile
 from conftest import speech
 
-from audiovq.codes import CodeSequence
+from audiovq.batch import Job, decode_files, encode_files
 from audiovq.errors import AudiovqError
-from audiovq.files import Job, PartialFile, remove_leftovers
-from audiovq.folders import decode_files, encode_files
+from audiovq.io.atomic import PartialFile, remove_leftovers
+from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer
 
 LENGTHS = (3_000, 100, 20_000, 7_777, 1, 12_000, 640)

@@ -10,8 +10,8 @@ from torch import Tensor
 from audiovq.nn import fused
 from audiovq.nn.blocks import fusable
 from audiovq.nn.wavenet import WaveNet
+from audiovq.speech.decoder import WaveNetDecoder
 from audiovq.training.precision import bf16_is_faster
-from audiovq.waveform.decoder import WaveNetDecoder
 
 KINDS = (torch.bfloat16, torch.float32)
 

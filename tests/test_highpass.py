@@ -7,7 +7,7 @@ import pytest
 from conftest import speech
 from scipy.signal import butter, sosfilt, sosfilt_zi
 
-from audiovq.highpass import HighPass, high_pass, high_passed
+from audiovq.audio.highpass import HighPass, high_pass, high_passed
 from audiovq.tokenizer import Tokenizer
 
 

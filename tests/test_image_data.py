@@ -12,12 +12,12 @@ import pytest
 import torch
 from image_parts import photo
 
-from audiovq.data import pictures as data
-from audiovq.data.patches import PictureBatch, PictureReader, patches
-from audiovq.data.pictures import Pictures, open_pictures
-from audiovq.data.shares import ALL, Share
+from audiovq.data.sharding import ALL, Share
 from audiovq.errors import AudiovqError
-from audiovq.image.pictures import write_picture
+from audiovq.image import dataset as data
+from audiovq.image.dataset import Pictures, open_pictures
+from audiovq.image.files import write_picture
+from audiovq.image.loader import PictureBatch, PictureReader, patches
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -18,20 +18,13 @@ import torch
 from image_parts import TRAINED, photo, save_tiny, tiny_config, tiny_model
 from PIL import Image
 
-from audiovq.codefile import checksum
 from audiovq.errors import AudiovqError
-from audiovq.image import pictures
+from audiovq.image import files
 from audiovq.image.codes import CodeGrid
+from audiovq.image.files import grid, open_picture, pad_to_multiple, read_picture, to_channels, write_picture
 from audiovq.image.modelfile import KIND, load_model, load_weights, read_header, save_model
-from audiovq.image.pictures import (
-    grid,
-    open_picture,
-    pad_to_multiple,
-    read_picture,
-    to_channels,
-    write_picture,
-)
-from audiovq.tensorfile import seal
+from audiovq.io.codefile import checksum
+from audiovq.io.tensorfile import seal
 
 
 def refusal(function: object, *args: object) -> str:
@@ -126,8 +119,8 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> 
 
 def test_a_hundred_megapixels_are_read_in_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit allows them; rows are copied alone, so a reader need not hold a second picture."""
-    assert pictures.LARGEST_PIXELS > 100_000_000
-    monkeypatch.setattr(pictures, "LARGEST_PIXELS", 400)
+    assert files.LARGEST_PIXELS > 100_000_000
+    monkeypatch.setattr(files, "LARGEST_PIXELS", 400)
     write_picture(tmp_path / "a.png", photo(20, 20))
     write_picture(tmp_path / "b.png", photo(20, 21))
     with open_picture(tmp_path / "a.png") as picture:

@@ -13,12 +13,12 @@ from image_parts import photo, tiny_config, tiny_model
 from torch import Tensor
 
 import audiovq
+from audiovq.config.image import ImageConfig, NetworkConfig, PixelCNNConfig, load_image_config
 from audiovq.errors import AudiovqError
-from audiovq.image.config import ImageConfig, NetworkConfig, PixelCNNConfig, load_image_config
 from audiovq.image.likelihood import PixelDistribution, to_unit
 from audiovq.image.model import ImageModel
 from audiovq.nn.codebook import Codebook
-from audiovq.waveform.model import WaveformModel
+from audiovq.speech.model import WaveformModel
 
 # Likelihood
 
@@ -146,7 +146,7 @@ def test_a_decoder_that_is_told_the_class() -> None:
 
 
 def test_both_backends_have_the_same_codebook(tiny_model_path: Path) -> None:
-    from audiovq.modelfile import load_model
+    from audiovq.speech.modelfile import load_model
 
     speech, _ = load_model(tiny_model_path)
     pictures = tiny_model()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from audiovq.config.image import PixelCNNConfig
 from audiovq.errors import AudiovqError
-from audiovq.image.config import PixelCNNConfig
 from audiovq.image.pixelcnn import PixelCNN
 from audiovq.image.sampling import Sampling, Stacks, draw, draw_naively
 

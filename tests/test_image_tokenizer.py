@@ -15,11 +15,11 @@ from PIL import Image
 
 from audiovq.cli.image import image
 from audiovq.cli.main import cli, run
+from audiovq.config.image import NetworkConfig
 from audiovq.errors import AudiovqError
 from audiovq.image import tokenizer as module
 from audiovq.image.codes import CodeGrid
-from audiovq.image.config import NetworkConfig
-from audiovq.image.pictures import pad_to_multiple, read_picture, write_picture
+from audiovq.image.files import pad_to_multiple, read_picture, write_picture
 from audiovq.image.tokenizer import ImageTokenizer, load
 
 if "image" not in cli.commands:

@@ -14,15 +14,15 @@ import torch
 from conftest import torchrun
 from image_parts import photo
 
-from audiovq.data.pictures import open_pictures
+from audiovq.config.image import load_image_config
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.image import score
-from audiovq.image.config import load_image_config
+from audiovq.image.dataset import open_pictures
 from audiovq.image.modelfile import load_model, read_header
 from audiovq.image.tokenizer import load
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.image import ImageTask, main_prior, main_train
-from audiovq.training.loop import Loop
+from audiovq.training.trainer import Loop
 
 CONFIG = """
 [model]

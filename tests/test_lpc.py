@@ -7,7 +7,7 @@ import torch
 from scipy.linalg import solve_toeplitz
 from scipy.signal import freqz, lfilter
 
-from audiovq.audio import mu_law_decode, pre_emphasis
+from audiovq.audio.companding import mu_law_decode, pre_emphasis
 from audiovq.nn import lpc
 from audiovq.nn.excitation import excite
 

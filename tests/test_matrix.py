@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_wavenet import tiny_decoder
 
-from audiovq.generate.matrix import multiply_all
-from audiovq.generate.pack import aligned, in_one_block, in_pairs, pack_decoder, padded, panels, widen
+from audiovq.kernels.matmul import multiply_all
+from audiovq.kernels.packing import aligned, in_one_block, in_pairs, padded, panels, widen
+from audiovq.speech.packing import pack_decoder
 
 
 def unpaired(weights: Any) -> Any:

@@ -9,14 +9,14 @@ import torch
 from conftest import tiny_config
 
 from audiovq.cli.main import run
-from audiovq.config import ModelConfig, SpectralConfig, WaveNetConfig
+from audiovq.config.prior import PriorConfig
+from audiovq.config.speech import ModelConfig, SpectralConfig, WaveNetConfig
 from audiovq.errors import AudiovqError
-from audiovq.merge import merge_models
-from audiovq.modelfile import NOT_STORED, Speaker, load_model, read_header, save_model
-from audiovq.prior import PriorConfig
-from audiovq.priorfile import PriorHeader, save_prior
+from audiovq.prior.file import PriorHeader, save_prior
+from audiovq.speech.model import WaveformModel
+from audiovq.speech.modelfile import NOT_STORED, Speaker, load_model, read_header, save_model
 from audiovq.tokenizer import load
-from audiovq.waveform.model import WaveformModel
+from audiovq.training.merge import merge_models
 
 
 def save(path: Path, change: str = "", config: ModelConfig | None = None, stage: str = "codes") -> Path:

@@ -14,12 +14,20 @@ import safetensors.torch
 import torch
 from conftest import tiny_config
 
-from audiovq.config import CodebookConfig
-from audiovq.configfile import to_dict
+from audiovq.config.speech import CodebookConfig
+from audiovq.config.toml import to_dict
 from audiovq.errors import AudiovqError
-from audiovq.modelfile import KIND, NOT_STORED, Speaker, load_model, load_weights, read_header, save_model
-from audiovq.tensorfile import seal
-from audiovq.waveform.model import WaveformModel
+from audiovq.io.tensorfile import seal
+from audiovq.speech.model import WaveformModel
+from audiovq.speech.modelfile import (
+    KIND,
+    NOT_STORED,
+    Speaker,
+    load_model,
+    load_weights,
+    read_header,
+    save_model,
+)
 
 
 def header_of(path: Path) -> dict[str, Any]:
@@ -50,7 +58,7 @@ def refusal(path: Path, read: Any = read_header) -> str:
 
 def test_the_header_is_read_without_torch(tiny_model_path: Path) -> None:
     code = (
-        "import sys; from audiovq.modelfile import read_header; h = read_header(sys.argv[1]);"
+        "import sys; from audiovq.speech.modelfile import read_header; h = read_header(sys.argv[1]);"
         "print(h.config.name, len(h.speakers), h.fingerprint, 'torch' in sys.modules)"
     )
     told = subprocess.run(

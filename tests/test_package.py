@@ -38,7 +38,7 @@ def test_command_line_is_light(arguments: list[str]) -> None:
 
 
 def test_names_are_found_on_first_use() -> None:
-    assert audiovq.CodeSequence.__module__ == "audiovq.codes"
+    assert audiovq.CodeSequence.__module__ == "audiovq.speech.codes"
     assert set(audiovq.__all__) <= set(dir(audiovq))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = audiovq.nonsense

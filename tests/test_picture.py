@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.audio import SAMPLE_RATE
+from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
-from audiovq.evaluation.picture import MOST_FRAMES, WINDOW_SAMPLES, draw_spectrograms, log_spectrogram
+from audiovq.plots.spectrogram import MOST_FRAMES, WINDOW_SAMPLES, draw_spectrograms, log_spectrogram
 
 
 def test_sine_stands_at_its_frequency_and_level() -> None:

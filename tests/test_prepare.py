@@ -16,9 +16,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from audiovq.data import pauses, prepare
+from audiovq.data import prepare, segmentation
 from audiovq.data.corpus import open_corpus
-from audiovq.data.recordings import Piece, Source, divide, find_in_folder, text_keys
+from audiovq.data.splits import Piece, Source, divide, find_in_folder, text_keys
 from audiovq.errors import AudiovqError
 from tests.conftest import speech
 
@@ -53,13 +53,13 @@ def test_silent_ends_go_whatever_the_level(level: float) -> None:
     click = noise.copy()
     click[3_000:3_100] = level
     signal = np.concatenate([click, speech(16_000, level=level), noise])
-    trimmed = pauses.trim(signal, pauses.loudest_db(signal))
-    margin = round(pauses.MARGIN_SECONDS * 16_000)
+    trimmed = segmentation.trim(signal, segmentation.loudest_db(signal))
+    margin = round(segmentation.MARGIN_SECONDS * 16_000)
     assert abs(len(trimmed) - 16_000 - 2 * margin) < 1_000, "a click of 6 ms is no sound"
-    assert len(pauses.trim(noise, pauses.loudest_db(signal))) == 0
+    assert len(segmentation.trim(noise, segmentation.loudest_db(signal))) == 0
     zeros = np.zeros(16_000, np.float32)
-    assert len(pauses.trim(zeros, pauses.loudest_db(zeros))) == 0
-    assert len(pauses.trim(zeros[:50], -20.0)) == 0
+    assert len(segmentation.trim(zeros, segmentation.loudest_db(zeros))) == 0
+    assert len(segmentation.trim(zeros[:50], -20.0)) == 0
 
 
 def test_long_recordings_are_cut_at_pauses(tmp_path: Path) -> None:
@@ -67,14 +67,14 @@ def test_long_recordings_are_cut_at_pauses(tmp_path: Path) -> None:
     pause = np.zeros(8_000, np.float32)
     signal = np.concatenate([x for word in words for x in (word, pause)])
     soundfile.write(tmp_path / "long.wav", signal, 16_000)
-    found = list(pauses.pieces(tmp_path / "long.wav"))
+    found = list(segmentation.pieces(tmp_path / "long.wav"))
     assert [number for number, _ in found] == list(range(len(found))) and len(found) > 2
-    assert all(len(piece) <= pauses.CUT_SECONDS[1] * 16_000 + 6_400 for _, piece in found)
+    assert all(len(piece) <= segmentation.CUT_SECONDS[1] * 16_000 + 6_400 for _, piece in found)
     # Nothing that was said is lost: what is cut off is silence.
     energy = sum(float(np.square(piece).sum()) for _, piece in found)
     assert energy == pytest.approx(float(np.square(signal).sum()), rel=1e-3)
     soundfile.write(tmp_path / "short.wav", signal[: 14 * 16_000], 16_000)
-    assert [number for number, _ in pauses.pieces(tmp_path / "short.wav")] == [None]
+    assert [number for number, _ in segmentation.pieces(tmp_path / "short.wav")] == [None]
 
 
 # Texts and splits

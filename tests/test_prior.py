@@ -11,11 +11,12 @@ import pytest
 import torch
 from contract import assert_reach, assert_same_forms
 
+from audiovq.config.prior import PriorConfig
 from audiovq.errors import AudiovqError
-from audiovq.generate import priorkernel
-from audiovq.generate.prior import PriorEngine, PriorLanes, log_likelihoods
-from audiovq.prior import PriorConfig, PriorNetwork
-from audiovq.priorfile import PriorHeader, load_prior, save_prior
+from audiovq.prior import kernel
+from audiovq.prior.engine import PriorEngine, PriorLanes, log_likelihoods
+from audiovq.prior.file import PriorHeader, load_prior, save_prior
+from audiovq.prior.network import PriorNetwork
 from audiovq.training.optimizer import is_declared_matrix
 from audiovq.training.prior import TrainablePrior
 
@@ -299,7 +300,7 @@ def test_counts_are_positive_limited_and_sum_to_a_power_of_two() -> None:
     for case in cases:
         logits = case.astype(np.float32)
         counts = np.empty(len(case), dtype=np.int64)
-        priorkernel.counts_of(logits, counts)
+        kernel.counts_of(logits, counts)
         assert counts.sum() == 1 << 24
         assert counts.min() >= 1
         assert counts.max() <= 2 ** (24 - 1 / 64)
@@ -312,8 +313,8 @@ def test_limited_counts_keep_their_proportions() -> None:
     """What the likeliest code loses goes to the others, in proportion to what they had."""
     logits = np.log(np.array([0.003, 0.994, 0.001, 0.002])).astype(np.float32)
     counts = np.empty(4, dtype=np.int64)
-    priorkernel.counts_of(logits, counts)
-    rest = 2**24 - priorkernel.LARGEST_COUNT
+    kernel.counts_of(logits, counts)
+    rest = 2**24 - kernel.LARGEST_COUNT
     np.testing.assert_allclose(counts[[0, 2, 3]] / rest, [0.5, 1 / 6, 1 / 3], atol=1e-4)
 
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from audiovq.config import StageConfig, TrainConfig
-from audiovq.data.codes import CodeCorpus, CodeReader
-from audiovq.data.shares import Share, whole
+from audiovq.config.prior import PriorConfig, PriorTraining
+from audiovq.config.training import StageConfig, TrainConfig
+from audiovq.data.sharding import Share, whole
 from audiovq.errors import AudiovqError
-from audiovq.prior import PriorConfig, PriorTraining
-from audiovq.priorfile import load_prior
+from audiovq.prior.file import load_prior
 from audiovq.tokenizer import Tokenizer
-from audiovq.training.bits import bits_table, measure
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.loop import CHECKPOINT, Loop
+from audiovq.training.code_bits import bits_table, measure
 from audiovq.training.prior import PriorStage, PriorTask
+from audiovq.training.prior_data import CodeCorpus, CodeReader
+from audiovq.training.trainer import CHECKPOINT, Loop
 
 K = 32
 STAGE = StageConfig(

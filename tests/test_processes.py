@@ -22,12 +22,12 @@ import safetensors.torch
 import soundfile
 import torch
 
-from audiovq.data.codes import CodeCorpus, CodeCrops, CodeReader, HeldOutReader
-from audiovq.data.shares import Share
+from audiovq.data.sharding import Share
+from audiovq.distributed import Place, on_this_machine, place
 from audiovq.errors import AudiovqError
-from audiovq.processes import Place, on_this_machine, place
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.run import main_train
+from audiovq.training.prior_data import CodeCorpus, CodeCrops, CodeReader, HeldOutReader
+from audiovq.training.speech import main_train
 from tests.conftest import torchrun
 from tests.test_training import CONFIG as TINY
 
@@ -50,20 +50,20 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import safetensors.torch
-from audiovq import processes
-from audiovq.training import loop
-from audiovq.training.run import main_train
+from audiovq import distributed as processes
+from audiovq.training import trainer
+from audiovq.training.speech import main_train
 
 config, data, out, pieces, *rest = sys.argv[1:]
-loop.LOG_EVERY = 1
+trainer.LOG_EVERY = 1
 rank = processes.place().rank
-write = loop.Loop.run
+write = trainer.Loop.run
 def run(self):
     path = write(self)
     codebook = self.task.model.codebook.state_dict()
     safetensors.torch.save_file(codebook, Path(out, f"codebook{rank}.safetensors"))
     return path
-loop.Loop.run = run
+trainer.Loop.run = run
 main_train(config, data, out, resume="resume" in rest, threads=1, pieces=int(pieces))
 """
 

@@ -24,7 +24,7 @@ import soundfile
 
 from audiovq.cli import recipe
 from audiovq.cli.recipe import load_stage, run_recipe
-from audiovq.config import load_config
+from audiovq.config.speech import load_config
 from audiovq.data import vctk
 from audiovq.data.corpus import open_corpus, speaker_details
 from audiovq.errors import AudiovqError
@@ -465,7 +465,7 @@ def test_the_default_recipe_trains_and_scores_its_splits(
 ) -> None:
     called: list[Any] = []
     monkeypatch.setattr(
-        "audiovq.training.run.main_train", lambda *args, **named: called.append((args, named)) or args[2]
+        "audiovq.training.speech.main_train", lambda *args, **named: called.append((args, named)) or args[2]
     )
     monkeypatch.setattr("audiovq.cli.main.run", lambda args: called.append(args) or 0)
     run = recipe.Run(tmp_path, tmp_path / "out", overrides=("train.seed=1",))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from audiovq.nn.spectral import frame_padding, frames, hann, istft, log_magnitude, stft
+from audiovq.nn.stft import frame_padding, frames, hann, istft, log_magnitude, stft
 
 
 @pytest.mark.parametrize(("window", "hop"), [(512, 128), (256, 128), (512, 64), (2048, 512)])

@@ -14,12 +14,12 @@ import torch
 from conftest import speech
 from numpy.typing import NDArray
 
-from audiovq.audio import loudness_gain
-from audiovq.audio_io import read
-from audiovq.codes import CodeSequence
+from audiovq.audio.loudness import loudness_gain
+from audiovq.audio.reader import read
 from audiovq.errors import AudiovqError
+from audiovq.speech import chunked_encoder as module
+from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.waveform import windows as module
 
 Array = NDArray[np.float32]
 

@@ -13,13 +13,12 @@ import torch
 from conftest import speech
 from numpy.typing import NDArray
 
-from audiovq.audio import resampled_length
+from audiovq.audio.resample import resampled_length
 from audiovq.cli.main import run as command
-from audiovq.codes import CodeSequence
 from audiovq.errors import AudiovqError
-from audiovq.generate import synthesis
+from audiovq.speech import chunked_encoder, synthesis
+from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.waveform import windows
 
 Array = NDArray[np.float32]
 
@@ -342,7 +341,7 @@ def test_windows_of_steps_do_not_matter(three_levels: Tokenizer, monkeypatch: py
     signal = speech(50_000)
     whole = three_levels.encode(signal)
     for frames in (2, 34, 1_000):
-        monkeypatch.setattr(windows, "WINDOW_FRAMES", frames)
+        monkeypatch.setattr(chunked_encoder, "WINDOW_FRAMES", frames)
         found = three_levels.encode(signal)
         assert np.mean(found.codes == whole.codes) > 0.999
         assert found.voice == whole.voice, "frames that fill the last step have no voice"

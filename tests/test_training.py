@@ -17,14 +17,14 @@ import safetensors.torch
 import soundfile
 import torch
 
-from audiovq.config import load_config
+from audiovq.config.speech import load_config
 from audiovq.data.corpus import open_corpus
 from audiovq.errors import AudiovqError
-from audiovq.modelfile import load_model, read_header
+from audiovq.speech.modelfile import load_model, read_header
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.loop import Loop
-from audiovq.training.run import SpeechTask, main_train
-from audiovq.training.stages import make_stage
+from audiovq.training.speech import SpeechTask, main_train
+from audiovq.training.speech_stages import make_stage
+from audiovq.training.trainer import Loop
 
 CONFIG = """
 [model]

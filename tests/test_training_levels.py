@@ -12,16 +12,16 @@ import torch
 from conftest import speech
 
 from audiovq.cli.main import run as command
-from audiovq.config import load_config
+from audiovq.config.speech import load_config
 from audiovq.data.corpus import open_corpus
 from audiovq.data.crops import CropReader
-from audiovq.generate.correction import correct
-from audiovq.modelfile import load_model
+from audiovq.speech.modelfile import load_model
+from audiovq.speech.spectral_correction import correct
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.discriminator import Adversary
-from audiovq.training.loop import Loop
-from audiovq.training.run import SpeechTask, main_train
-from audiovq.training.stages import WaveNetStage, make_stage
+from audiovq.training.speech import SpeechTask, main_train
+from audiovq.training.speech_stages import WaveNetStage, make_stage
+from audiovq.training.trainer import Loop
 
 CONFIG = """
 [model]

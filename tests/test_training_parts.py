@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from audiovq.config import StageConfig, load_config
+from audiovq.config.image import load_image_config
+from audiovq.config.speech import load_config
+from audiovq.config.training import StageConfig
 from audiovq.errors import AudiovqError
-from audiovq.image.config import load_image_config
 from audiovq.image.model import ImageModel
+from audiovq.speech.model import WaveformModel
 from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.metrics_log import MetricsLog, clock
 from audiovq.training.optimizer import Average, Optimizer, is_declared_matrix
-from audiovq.training.progress import MetricsLog, clock
-from audiovq.waveform.model import WaveformModel
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

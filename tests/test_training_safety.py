@@ -20,19 +20,19 @@ import safetensors.torch
 import soundfile
 import torch
 
-from audiovq.data.codes import CodeCorpus, CodeReader
-from audiovq.data.patches import PictureReader
-from audiovq.data.pictures import open_pictures
-from audiovq.data.shares import Part, whole
+from audiovq.data.sharding import Part, whole
 from audiovq.errors import AudiovqError
+from audiovq.image.dataset import open_pictures
+from audiovq.image.loader import PictureReader
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.finite import MOST_SKIPPED, SkippedSteps
-from audiovq.training.loop import Best
+from audiovq.training.launch import Run
+from audiovq.training.metrics_log import MetricsLog
 from audiovq.training.optimizer import Optimizer
-from audiovq.training.progress import MetricsLog
-from audiovq.training.run import main_train
-from audiovq.training.stages import CodesStage
-from audiovq.training.start import Run
+from audiovq.training.prior_data import CodeCorpus, CodeReader
+from audiovq.training.speech import main_train
+from audiovq.training.speech_stages import CodesStage
+from audiovq.training.trainer import Best
 from tests.conftest import speech, torchrun
 
 ROOT = Path(__file__).parents[1]
@@ -174,9 +174,9 @@ def test_one_process_with_a_loss_that_is_not_finite_ends_all(
         textwrap.dedent("""
             import sys
             from audiovq.errors import AudiovqError
-            from audiovq.processes import place
-            from audiovq.training.run import main_train
-            from audiovq.training.stages import CodesStage
+            from audiovq.distributed import place
+            from audiovq.training.speech import main_train
+            from audiovq.training.speech_stages import CodesStage
 
             rank, loss = place().rank, CodesStage.loss
 
@@ -329,7 +329,7 @@ def test_metrics_survive_a_kill_at_any_moment(metrics: Path, call: str) -> None:
         """
         import builtins, os, signal, sys
         from pathlib import Path
-        from audiovq.training.progress import MetricsLog
+        from audiovq.training.metrics_log import MetricsLog
 
         def die(*_):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -392,7 +392,7 @@ def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         """
         import sys
         from pathlib import Path
-        from audiovq.training.start import Run
+        from audiovq.training.launch import Run
 
         def train(_):
             print("training", flush=True)
@@ -448,7 +448,7 @@ def test_only_the_first_of_several_processes_locks(tmp_path: Path, monkeypatch: 
         raise Busy
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("audiovq.training.start.joined", lambda _: nullcontext())
+    monkeypatch.setattr("audiovq.training.launch.joined", lambda _: nullcontext())
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(Busy):

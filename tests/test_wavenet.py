@@ -9,7 +9,7 @@ from contract import assert_reach, assert_same_forms
 from torch import Tensor
 
 from audiovq.nn.wavenet import WaveNet
-from audiovq.waveform.decoder import CLASSES, HISTORY, Frames, Teacher, WaveNetDecoder
+from audiovq.speech.decoder import CLASSES, HISTORY, Frames, Teacher, WaveNetDecoder
 
 HOP = 16
 SHAPES = [(1, 0), (1, 16), (4, 0), (4, 16)]
@@ -170,7 +170,7 @@ def test_order_0_is_plain_mu_law() -> None:
     torch.manual_seed(5)
     signal = torch.rand(2, 4 * HOP) * 1.8 - 0.9
     teacher = decoder.teach(signal, frames, torch.zeros(2, 4 * HOP, dtype=torch.long))
-    from audiovq.audio import mu_law_decode, mu_law_encode
+    from audiovq.audio.companding import mu_law_decode, mu_law_encode
 
     assert torch.equal(teacher.codes, mu_law_encode(signal).long())
     torch.testing.assert_close(teacher.history, mu_law_decode(teacher.codes.to(torch.uint8)))

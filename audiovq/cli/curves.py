@@ -22,7 +22,7 @@ def curves(runs: tuple[Path, ...], out: Path, titles: tuple[str, ...], force: bo
     """
     if titles and len(titles) != len(runs):
         raise click.UsageError(f"--title is given {len(titles)} times for {len(runs)} runs.")
-    from audiovq.evaluation.curves import draw_curves
+    from audiovq.plots.curves import draw_curves
 
     draw_curves(runs, out, titles=titles, force=force)
     click.echo(f"{out}: {len(runs)} runs" if len(runs) > 1 else f"{out}", err=True)

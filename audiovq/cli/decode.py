@@ -86,7 +86,7 @@ def decode(
         # Not the recording's own name: what came back is not to be taken for what went in.
         out = source.with_name(f"{source.stem}_decoded.wav")
     check_writable(out, force)
-    from audiovq.cli.batch import speech_bar
+    from audiovq.cli.folders import speech_bar
     from audiovq.tokenizer import load
 
     tokenizer = load(model, **loading)
@@ -106,10 +106,9 @@ def _decode_folder(
     loading: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
-    from audiovq.audio import SAMPLE_RATE
-    from audiovq.cli.batch import FolderRun, default_out, find_jobs, speech_bar
-    from audiovq.files import Job
-    from audiovq.folders import decode_files
+    from audiovq.batch import Job, decode_files
+    from audiovq.cli.folders import FolderRun, default_out, find_jobs, speech_bar
+    from audiovq.config.speech import SAMPLE_RATE
     from audiovq.tokenizer import load
 
     out = out or default_out(folder, "_decoded")

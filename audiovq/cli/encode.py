@@ -17,7 +17,7 @@ from audiovq.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from audiovq.codes import CodeSequence
+    from audiovq.speech.codes import CodeSequence
 
 
 @click.command()
@@ -85,10 +85,9 @@ def _encode_folder(
     device: str,
     force: bool,
 ) -> None:
-    from audiovq.audio_io import EXTENSIONS
-    from audiovq.cli.batch import FolderRun, default_out, find_jobs, progress_bar
-    from audiovq.files import Job
-    from audiovq.folders import encode_files
+    from audiovq.audio.reader import EXTENSIONS
+    from audiovq.batch import Job, encode_files
+    from audiovq.cli.folders import FolderRun, default_out, find_jobs, progress_bar
     from audiovq.tokenizer import load
 
     out = out or default_out(folder, "_codes")
@@ -125,8 +124,8 @@ def _is_finished(target: Path, fingerprint: object, levels: int | None) -> bool:
 
     Raises: AudiovqError if another model made them, or they hold another number of levels.
     """
-    from audiovq.codes import CodeSequence
     from audiovq.errors import AudiovqError
+    from audiovq.speech.codes import CodeSequence
 
     if target.suffix == ".avq":
         return target.exists()

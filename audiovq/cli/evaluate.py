@@ -180,7 +180,7 @@ def _say(line: str) -> None:
 
 def _check_plot(out: Path, force: bool) -> None:
     """Fail before the work, not after it, if the picture cannot be drawn."""
-    from audiovq.evaluation.picture import load_figure_class, picture_format
+    from audiovq.plots.spectrogram import load_figure_class, picture_format
 
     picture_format(out)
     load_figure_class(out)
@@ -258,7 +258,7 @@ def _measure(
     words: WordMetric | None,
 ) -> list[Row]:
     """Measure, and print the table row by row."""
-    from audiovq.cli.batch import progress_bar
+    from audiovq.cli.folders import progress_bar
     from audiovq.evaluation.compare import compare, table_head, table_row
 
     click.echo(table_head(words is not None))

@@ -21,7 +21,7 @@ from audiovq.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from audiovq.codes import CodeSequence
+    from audiovq.speech.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer
 
 
@@ -96,8 +96,8 @@ def generate(
     if count > 1 and (out == Path("-") or out.suffix):
         raise click.UsageError("--out must be a folder when --count is over 1.")
     targets = [out] if count == 1 else [out / f"{seed + i:04}.wav" for i in range(count)]
-    from audiovq.codemodel import GUIDANCE
     from audiovq.errors import AudiovqError
+    from audiovq.prior.sampler import GUIDANCE
     from audiovq.tokenizer import load
 
     for target in targets:
@@ -162,7 +162,7 @@ def convert(
             raise click.UsageError("OUT is needed when IN is standard input.")
         out = source.with_name(f"{source.stem}_converted.wav")
     check_writable(out, force)
-    from audiovq.cli.batch import speech_bar
+    from audiovq.cli.folders import speech_bar
     from audiovq.tokenizer import TEMPERATURE, load
 
     tokenizer = load(model)
@@ -203,7 +203,7 @@ def _speak(
     force: bool,
     with_codes: bool,
 ) -> None:
-    from audiovq.cli.batch import speech_bar
+    from audiovq.cli.folders import speech_bar
 
     with speech_bar(sum(codes.seconds for codes in made)) as bar:
         for i, (codes, target) in enumerate(zip(made, targets, strict=True)):

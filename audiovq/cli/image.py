@@ -77,11 +77,11 @@ def encode(
 def _encode_folder(
     folder: Path, out: Path | None, tokenizer: ImageTokenizer, label: str | None, force: bool
 ) -> None:
-    from audiovq.cli.batch import default_out
+    from audiovq.batch import Job
+    from audiovq.cli.folders import default_out
     from audiovq.errors import AudiovqError
-    from audiovq.files import Job
     from audiovq.image.codes import CodeGrid
-    from audiovq.image.pictures import EXTENSIONS
+    from audiovq.image.files import EXTENSIONS
 
     out = out or default_out(folder, "_codes")
     tokenizer.row(label)
@@ -116,7 +116,7 @@ def decode(source: Path, out: Path | None, model: Path | None, device: str, forc
     codes gives the size.
     """
     from audiovq.image.codes import CodeGrid
-    from audiovq.image.pictures import write_picture
+    from audiovq.image.files import write_picture
     from audiovq.image.tokenizer import load
 
     if source.is_dir():
@@ -134,10 +134,10 @@ def decode(source: Path, out: Path | None, model: Path | None, device: str, forc
 
 
 def _decode_folder(folder: Path, out: Path | None, tokenizer: ImageTokenizer, force: bool) -> None:
-    from audiovq.cli.batch import default_out
-    from audiovq.files import Job
+    from audiovq.batch import Job
+    from audiovq.cli.folders import default_out
     from audiovq.image.codes import CodeGrid
-    from audiovq.image.pictures import write_picture
+    from audiovq.image.files import write_picture
 
     out = out or default_out(folder, "_decoded")
     if out.resolve() == folder.resolve():
@@ -156,7 +156,7 @@ def _each_file(
     folder: Path, out: Path, suffixes: Any, new_suffix: str, verb: str, finished: Any, work: Any
 ) -> None:
     """`work` on every job of a folder that is not finished; those that fail are told and the rest goes on."""
-    from audiovq.cli.batch import FolderRun, find_jobs, progress_bar
+    from audiovq.cli.folders import FolderRun, find_jobs, progress_bar
     from audiovq.errors import AudiovqError
 
     run = FolderRun(find_jobs(folder, out, suffixes, new_suffix), finished, verb, out)

@@ -119,7 +119,7 @@ def generate(
     one = bool(out.suffix)
     if one:
         check_writable(out, force)
-    from audiovq.image.pictures import grid, write_picture
+    from audiovq.image.files import grid, write_picture
     from audiovq.image.tokenizer import load
 
     tokenizer = load(model, device=device)
@@ -176,9 +176,9 @@ def evaluate(
     import json
     from dataclasses import asdict
 
-    from audiovq.data.pictures import open_pictures
     from audiovq.evaluation.image import reconstructions, score, table
-    from audiovq.image.pictures import grid, write_picture
+    from audiovq.image.dataset import open_pictures
+    from audiovq.image.files import grid, write_picture
     from audiovq.image.tokenizer import load
 
     tokenizer = load(model, device=device)

@@ -12,7 +12,7 @@ import click
 from audiovq.cli.options import model_option
 
 if TYPE_CHECKING:
-    from audiovq.codes import CodeSequence
+    from audiovq.speech.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer
 
 
@@ -103,8 +103,8 @@ def _about_codes(path: Path, tokenizer: Tokenizer) -> dict[str, object]:
 
 def _stored_rate(path: Path, tokenizer: Tokenizer, codes: CodeSequence) -> float | None:
     """Bits a second as `.avq`, header and voice included; None where the model has no prior."""
-    from audiovq.codemodel import prior_beside
     from audiovq.errors import AudiovqError
+    from audiovq.prior.sampler import prior_beside
 
     if path.suffix == ".avq":
         return 8 * path.stat().st_size / codes.seconds

@@ -47,7 +47,7 @@ def merge(
     if spectral_head is None and wavenet is None and prior is None and not overrides:
         raise click.UsageError("Give --spectral-head, --wavenet, --prior or --set.")
     check_writable(out, force)
-    from audiovq.merge import merge_models
+    from audiovq.training.merge import merge_models
 
     found = {"spectral_head": spectral_head, "wavenet": wavenet}
     parts = {name: path for name, path in found.items() if path is not None}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.processes import place
+from audiovq.distributed import place
 
 if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
@@ -120,10 +120,10 @@ def check_writable(path: Path, force: bool) -> None:
     """Fail before the work, not after it, if `path` cannot be written; `-` always can.
 
     Raises:
-        AudiovqError: as `audiovq.files.PartialFile`.
+        AudiovqError: as `audiovq.io.atomic.PartialFile`.
     """
     if path == Path("-"):
         return
-    from audiovq.files import PartialFile
+    from audiovq.io.atomic import PartialFile
 
     PartialFile(path, force=force).discard()

@@ -21,7 +21,7 @@ def picture(recordings: tuple[Path, ...], out: Path, titles: tuple[str, ...], fo
     """
     if titles and len(titles) != len(recordings):
         raise click.UsageError(f"--title is given {len(titles)} times for {len(recordings)} recordings.")
-    from audiovq.evaluation.picture import draw_spectrograms
+    from audiovq.plots.spectrogram import draw_spectrograms
 
     draw_spectrograms(recordings, out, titles=titles, force=force)
     click.echo(f"{out}: {len(recordings)} spectrograms" if len(recordings) > 1 else f"{out}", err=True)

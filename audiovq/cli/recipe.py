@@ -21,9 +21,9 @@ from typing import Any
 
 import click
 
+from audiovq.distributed import first_says, joined, place, wait_for_all
 from audiovq.errors import AudiovqError
-from audiovq.files import PartialFile
-from audiovq.processes import first_says, joined, place, wait_for_all
+from audiovq.io.atomic import PartialFile
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Bar:
 
     def __call__(self, done: int, total: int | None) -> None:
         """Show how much is done. What was done before the first call counts as begun with."""
-        from audiovq.cli.batch import progress_bar
+        from audiovq.cli.folders import progress_bar
 
         if self._bar is None:
             self._bar = progress_bar(total, self.unit, initial=done, unit_scale=self.unit == "B")

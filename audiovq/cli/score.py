@@ -37,7 +37,7 @@ def score(
     leaves it an excitation (the default model), its levels are not those of the sound, and only figures of
     such models compare.
     """
-    from audiovq.scoring import score_file
+    from audiovq.evaluation.likelihood import score_file
     from audiovq.tokenizer import load
 
     tokenizer = load(model, prior=prior)

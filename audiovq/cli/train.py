@@ -64,7 +64,7 @@ def train(
     """
     if snapshot is not None:
         check_writable(snapshot, force)
-    from audiovq.training.run import main_train
+    from audiovq.training.speech import main_train
 
     model = main_train(
         config,

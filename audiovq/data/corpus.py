@@ -19,11 +19,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.audio import HIGHEST_RATE, LOWEST_RATE, MAX_GAIN, MIN_GAIN, LoudnessMeter
-from audiovq.audio_io import EXTENSIONS, AudioReader
+from audiovq.audio.highpass import high_passed
+from audiovq.audio.loudness import MAX_GAIN, MIN_GAIN, LoudnessMeter
+from audiovq.audio.reader import EXTENSIONS, AudioReader
+from audiovq.audio.resample import HIGHEST_RATE, LOWEST_RATE
 from audiovq.data.index import NOBODY, Index, IndexBuilder, Utterance, Utterances
 from audiovq.errors import AudiovqError
-from audiovq.highpass import high_passed
 
 __all__ = ["MANIFEST", "Corpus", "Measures", "Utterance", "measure", "open_corpus", "speaker_details"]
 

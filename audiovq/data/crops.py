@@ -15,14 +15,14 @@ import soxr
 import torch
 from torch import Tensor
 
-from audiovq.audio import SAMPLE_RATE
-from audiovq.audio_io import read_span
-from audiovq.data.ahead import ReadAhead
+from audiovq.audio.highpass import high_pass
+from audiovq.audio.reader import read_span
+from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import Corpus
 from audiovq.data.index import NOBODY, Utterance
-from audiovq.data.shares import ALL, Part, Share
+from audiovq.data.prefetch import ReadAhead
+from audiovq.data.sharding import ALL, Part, Share
 from audiovq.errors import AudiovqError
-from audiovq.highpass import high_pass
 
 PAST_SECONDS = 0.2
 """Real signal that is read before a crop where there is a high-pass, which it settles on."""

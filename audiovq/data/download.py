@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from audiovq.errors import AudiovqError
-from audiovq.files import PartialFile, remove_leftovers
+from audiovq.io.atomic import PartialFile, remove_leftovers
 
 Progress = Callable[[int, int | None], None]
 """Called with what is done and what there is in all, bytes; None: the server does not say."""

@@ -18,7 +18,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.files import PartialFile
+from audiovq.io.atomic import PartialFile
 
 NOBODY = -1
 """Speaker number of a recording whose speaker is unknown, and split number of one without a split."""

@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from audiovq.audio import ACTIVE_RANGE_DB, SAMPLE_RATE
-from audiovq.audio_writer import write
+from audiovq.audio.loudness import ACTIVE_RANGE_DB
+from audiovq.audio.writer import write
+from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import MANIFEST, measure
-from audiovq.data.pauses import CUT_ABOVE_SECONDS, CUT_SECONDS, MARGIN_SECONDS, SHORTEST_SECONDS, pieces
-from audiovq.data.recordings import TRAIN, Piece, Source, divide, text_keys
+from audiovq.data.segmentation import CUT_ABOVE_SECONDS, CUT_SECONDS, MARGIN_SECONDS, SHORTEST_SECONDS, pieces
+from audiovq.data.splits import TRAIN, Piece, Source, divide, text_keys
 from audiovq.errors import AudiovqError
-from audiovq.files import PartialFile, remove_leftovers
+from audiovq.io.atomic import PartialFile, remove_leftovers
 
 COLUMNS = ("path", "speaker", "sentence", "text", "split", "samples", "rate", "gain")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from audiovq.data.recordings import Source
+from audiovq.data.splits import Source
 from audiovq.errors import AudiovqError
 
 FOLDERS = ("wav48_silence_trimmed", "wav48")

@@ -18,8 +18,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from audiovq.audio import SAMPLE_RATE, mu_law_decode, mu_law_encode, resample
-from audiovq.audio_io import read
+from audiovq.audio.companding import mu_law_decode, mu_law_encode
+from audiovq.audio.reader import read
+from audiovq.audio.resample import resample
+from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 
 UNKNOWN = float("nan")

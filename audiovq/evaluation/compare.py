@@ -16,14 +16,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from audiovq.audio import SAMPLE_RATE
-from audiovq.audio_io import read
+from audiovq.audio.reader import read
+from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import Corpus, Utterance
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.metrics import Scorer, Scores, remove_delay, system_delay
 from audiovq.evaluation.systems import System
 from audiovq.evaluation.words import WordErrors, WordMetric
-from audiovq.files import PartialFile
+from audiovq.io.atomic import PartialFile
 
 if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from audiovq.nn.spectral import istft, stft
+from audiovq.nn.stft import istft, stft
 
 ROUNDS = 60
 MOMENTUM = 0.99

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiovq.data.patches import PictureBatch, patches
-from audiovq.data.pictures import Pictures
-from audiovq.data.shares import whole
+from audiovq.data.sharding import whole
 from audiovq.errors import AudiovqError
-from audiovq.image.pictures import Pixels
+from audiovq.image.dataset import Pictures
+from audiovq.image.files import Pixels
+from audiovq.image.loader import PictureBatch, patches
 from audiovq.image.tokenizer import ImageTokenizer
 
 BATCH = 64

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.audio import SAMPLE_RATE
+from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 
 DELAY_STEP = SAMPLE_RATE // 1000

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from audiovq.evaluation.compare import Row
-from audiovq.evaluation.picture import load_figure_class, picture_format
 from audiovq.evaluation.systems import FAST_LINE, WAVENET_LINE
-from audiovq.files import PartialFile
+from audiovq.io.atomic import PartialFile
+from audiovq.plots.spectrogram import load_figure_class, picture_format
 
 HIGHEST_RATE = 64_000
 """Bits a second; what takes more is hardly a speech codec, and would squeeze the others into a corner."""

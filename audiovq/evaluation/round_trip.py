@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audiovq.audio import SAMPLE_RATE
-from audiovq.codemodel import prior_beside
+from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.codecs import Codec, Coded
 from audiovq.evaluation.griffin_lim import griffin_lim
+from audiovq.prior.sampler import prior_beside
 
 if TYPE_CHECKING:
-    from audiovq.codemodel import PriorSampler
-    from audiovq.codes import CodeSequence
+    from audiovq.prior.sampler import PriorSampler
+    from audiovq.speech.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer
 
 SEED = 0

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.codefile import Kind, checked_codes, read_codes, write_codes
 from audiovq.errors import AudiovqError
+from audiovq.io.codefile import Kind, checked_codes, read_codes, write_codes
 
 KIND = Kind("audiovq-image-codes", 2, "picture", 2, ("shape",))
 

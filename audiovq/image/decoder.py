@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiovq.config.image import NetworkConfig
 from audiovq.image.blocks import ResidualUnit, Upsample, square_conv, unfold_positions
-from audiovq.image.config import NetworkConfig
 from audiovq.image.likelihood import PixelDistribution
 
 

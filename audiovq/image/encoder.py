@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiovq.config.image import NetworkConfig
 from audiovq.image.blocks import PlaneConv, ResidualUnit
-from audiovq.image.config import NetworkConfig
 
 
 class Encoder(nn.Module):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from audiovq.config.image import ImageModelConfig
 from audiovq.errors import AudiovqError
-from audiovq.image.config import ImageModelConfig
 from audiovq.image.decoder import Decoder
 from audiovq.image.encoder import Encoder
 from audiovq.image.likelihood import PixelDistribution, to_unit

@@ -1,6 +1,6 @@
 """The image model file: one safetensors with its configuration, classes and history in the header.
 
-In the style of `audiovq.modelfile`: weights as float16, no pickle, a fingerprint. The prior lies in the same
+Like `audiovq.speech.modelfile`: weights as float16, no pickle, a fingerprint. The prior lies in the same
 file; a model whose prior was not trained is stored without one.
 """
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiovq.configfile import from_dict, to_dict
+from audiovq.config.image import ImageModelConfig
+from audiovq.config.toml import from_dict, to_dict
 from audiovq.errors import AudiovqError
-from audiovq.files import PartialFile
-from audiovq.image.config import ImageModelConfig
-from audiovq.tensorfile import FileKind, not_one, pack, read_metadata, read_tensors, stored_tensors
+from audiovq.io.atomic import PartialFile
+from audiovq.io.tensorfile import FileKind, not_one, pack, read_metadata, read_tensors, stored_tensors
 
 if TYPE_CHECKING:
     from audiovq.image.model import ImageModel

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiovq.config.image import PixelCNNConfig
 from audiovq.image.blocks import PlaneConv
-from audiovq.image.config import PixelCNNConfig
 
 
 def gate(z: Tensor) -> Tensor:

@@ -38,26 +38,26 @@ class Sampling:
 
     def pick(self, logits: Tensor, position: int) -> Tensor:
         """Codes `(B,)` from logits `(B, K)` at a position of the raster."""
-        from audiovq.generate import functions
+        from audiovq.kernels import sampling
 
         rows = logits.float().cpu().numpy()
         size = rows.shape[-1]
-        # `functions.pick` takes whole blocks; classes beyond K get no share that a draw could hit.
-        padded = -(-size // functions.BLOCK) * functions.BLOCK
+        # `sampling.pick` takes whole blocks; classes beyond K get no share that a draw could hit.
+        padded = -(-size // sampling.BLOCK) * sampling.BLOCK
         lowest = float(rows.min()) - 100 * max(1.0, self.temperature)
         rows = np.pad(rows, ((0, 0), (0, padded - size)), constant_values=lowest)
-        shares = np.empty(padded + padded // functions.BLOCK, dtype=np.float32)
+        shares = np.empty(padded + padded // sampling.BLOCK, dtype=np.float32)
         inverse = np.float32(np.inf) if self.temperature < 1e-6 else np.float32(1 / self.temperature)
         codes = []
         for n, row in enumerate(rows):
             index = np.uint64(((self.first + n) << 32) + position)
-            number = functions.uniform(np.uint64(self.seed % 2**64), index)
-            codes.append(min(functions.pick(row, shares, inverse, self.top_k, number), size - 1))
+            number = sampling.uniform(np.uint64(self.seed % 2**64), index)
+            codes.append(min(sampling.pick(row, shares, inverse, self.top_k, number), size - 1))
         return torch.tensor(codes, device=logits.device)
 
     def check(self, size: int) -> None:
         """Raise AudiovqError for values out of range, K being `size`."""
-        from audiovq.generate.settings import check_sampling
+        from audiovq.kernels.options import check_sampling
 
         check_sampling(self.temperature, self.top_k, size)
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from audiovq.errors import AudiovqError
 from audiovq.image.codes import CodeGrid
+from audiovq.image.files import LARGEST_PIXELS, Picture, Pixels, open_picture, pad_to_multiple, to_channels
 from audiovq.image.model import ImageModel
 from audiovq.image.modelfile import ImageHeader, describe, load_model
-from audiovq.image.pictures import LARGEST_PIXELS, Picture, Pixels, open_picture, pad_to_multiple, to_channels
 from audiovq.image.sampling import Sampling, draw
 
 TILE = 64

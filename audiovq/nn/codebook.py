@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiovq import processes
+from audiovq import distributed
 from audiovq.nn.kmeans import nearest, residual_kmeans
 from audiovq.nn.usage import Usage, usage_of
 
@@ -252,7 +252,7 @@ class Codebook(nn.Module):
         """How the codes were chosen in all forward passes since the last call, over all joined processes."""
         counts = self._tally
         self._tally = torch.zeros_like(self.ema_counts)
-        processes.sum_up(counts)
+        distributed.sum_up(counts)
         return usage_of(counts, self.levels)
 
     @torch.no_grad()
@@ -273,7 +273,7 @@ class Codebook(nn.Module):
         if self.residual and not self.started:
             self._prepare_start(candidates[:, 0], asked)
             return usage_of(counts, self.levels)
-        processes.sum_up(counts, sums)
+        distributed.sum_up(counts, sums)
         # Moving averages: paper, equations 6 to 8.
         self.ema_counts.mul_(self.ema_decay).add_(counts, alpha=1 - self.ema_decay)
         self.ema_sums.mul_(self.ema_decay).add_(sums, alpha=1 - self.ema_decay)
@@ -300,7 +300,7 @@ class Codebook(nn.Module):
             return
         generator = torch.Generator().manual_seed(int(self.num_restarts))
         self.num_restarts.add_(dead.numel())
-        here = processes.here()
+        here = distributed.here()
         own = len(candidates)
         # Every process draws the same numbers among the vectors of all, and gives those that are its own.
         # No vector twice, as long as there are enough: of two codes in one place one is never chosen.
@@ -309,7 +309,7 @@ class Codebook(nn.Module):
         mine = ((picks >= 0) & (picks < own)).to(candidates.device)
         levels = dead // self.size
         fresh = candidates[picks.clamp(0, own - 1).to(candidates.device), levels] * mine.unsqueeze(-1)
-        processes.sum_up(fresh)
+        distributed.sum_up(fresh)
         counts = means.squeeze(1)[levels]
         self.vectors.data[dead] = fresh
         self.ema_counts[dead] = counts
@@ -317,10 +317,10 @@ class Codebook(nn.Module):
 
     def _prepare_start(self, own: Tensor, begin: bool) -> None:
         """Keep the step's vectors `(N, s dim)` of all processes; with `begin` find the tables on them."""
-        here = processes.here()
+        here = distributed.here()
         fresh = own.new_zeros(here.size, *own.shape)
         fresh[here.rank] = own
-        processes.sum_up(fresh)
+        distributed.sum_up(fresh)
         fresh = fresh.flatten(0, 1)[-len(self.start_vectors) :]
         kept = torch.cat([self.start_vectors[: int(self.start_count)], fresh])[-len(self.start_vectors) :]
         self.start_vectors[: len(kept)] = kept
@@ -332,9 +332,9 @@ class Codebook(nn.Module):
         """Tables from vectors `(N, s dim)`; counts as of a step with `a_step` vectors."""
         tables, counts = residual_kmeans(data, self.levels, self.size)
         # The first process's tables count: another machine may round in another way.
-        self.vectors.data.copy_(tables * float(processes.here().first))
-        self.ema_counts.copy_(counts * float(processes.here().first) * a_step / len(data))
-        processes.sum_up(self.vectors.data, self.ema_counts)
+        self.vectors.data.copy_(tables * float(distributed.here().first))
+        self.ema_counts.copy_(counts * float(distributed.here().first) * a_step / len(data))
+        distributed.sum_up(self.vectors.data, self.ema_counts)
         self.restart_averages()
         self.start_vectors.zero_()
         self.start_count.zero_()

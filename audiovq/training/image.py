@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiovq.config import StageConfig
-from audiovq.configfile import to_dict
-from audiovq.data.patches import PictureBatch, PictureReader
-from audiovq.data.pictures import Pictures, open_pictures
-from audiovq.data.shares import ALL, Share
+from audiovq.config.image import ImageConfig, load_image_config
+from audiovq.config.toml import to_dict
+from audiovq.config.training import StageConfig
+from audiovq.data.sharding import ALL, Share
 from audiovq.errors import AudiovqError
-from audiovq.image.config import ImageConfig, load_image_config
+from audiovq.image.dataset import Pictures, open_pictures
+from audiovq.image.loader import PictureBatch, PictureReader
 from audiovq.image.model import ImageModel
+from audiovq.training.launch import Run, chosen_stages
 from audiovq.training.losses import vq_loss
-from audiovq.training.progress import Example, say
+from audiovq.training.metrics_log import Example, say
 from audiovq.training.stage import Metrics, Stage
-from audiovq.training.start import Run, chosen_stages
 
 
 def main_train(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from audiovq.nn.codebook import Quantised
-from audiovq.nn.spectral import log_magnitude, stft
-from audiovq.waveform.conditioner import Condition
+from audiovq.nn.stft import log_magnitude, stft
+from audiovq.speech.conditioner import Condition
 
 FLOOR = 0.005
 """Magnitude (unit-energy window) under which differences stop to count: about 23 dB under mean speech."""

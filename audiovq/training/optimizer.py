@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from audiovq.config import StageConfig
+from audiovq.config.training import StageConfig
 
 
 class Declared(Protocol):

@@ -10,21 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiovq.config import StageConfig
-from audiovq.configfile import load_toml, to_dict
-from audiovq.data.codes import CodeCorpus, CodeCrops, CodeReader, HeldOutReader, encode_corpus
+from audiovq.config.prior import PriorConfig, PriorTraining
+from audiovq.config.toml import load_toml, to_dict
+from audiovq.config.training import StageConfig
 from audiovq.data.corpus import open_corpus
-from audiovq.data.shares import ALL, Share
+from audiovq.data.sharding import ALL, Share
+from audiovq.distributed import first_before_others
 from audiovq.errors import AudiovqError
-from audiovq.prior import PriorConfig, PriorNetwork, PriorTraining
-from audiovq.priorfile import PriorHeader, save_prior
-from audiovq.processes import first_before_others
+from audiovq.prior.file import PriorHeader, save_prior
+from audiovq.prior.network import PriorNetwork
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.training.bits import bits_table, code_nats, measure
-from audiovq.training.loop import EVAL_BATCHES
-from audiovq.training.progress import Example, say
+from audiovq.training.code_bits import bits_table, code_nats, measure
+from audiovq.training.launch import Run
+from audiovq.training.metrics_log import Example, say
+from audiovq.training.prior_data import CodeCorpus, CodeCrops, CodeReader, HeldOutReader, encode_corpus
 from audiovq.training.stage import Metrics, Stage
-from audiovq.training.start import Run
+from audiovq.training.trainer import EVAL_BATCHES
 
 CONTEXT = 32
 """Steps at the start of a crop that do not count: there less is known than in the middle of a recording."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiovq.config import StageConfig
+from audiovq.config.training import StageConfig
 from audiovq.errors import AudiovqError
 from audiovq.nn.codebook import Codebook
 

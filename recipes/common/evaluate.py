@@ -10,7 +10,7 @@ INPUTS = ("corpus", "config", "overrides")
 def main(run: Run) -> None:
     """Score the speakers held out, and the texts held out, if there are any."""
     from audiovq.data.corpus import open_corpus
-    from audiovq.data.recordings import EVAL_SPEAKERS, EVAL_UTTERANCES
+    from audiovq.data.splits import EVAL_SPEAKERS, EVAL_UTTERANCES
 
     there = open_corpus(run.prepared).splits
     for split in (EVAL_SPEAKERS, EVAL_UTTERANCES):

@@ -12,7 +12,7 @@ SECONDS = 4
 
 def main(run: Run) -> None:
     """Generate what is not there yet, or by an older prior; without speakers, by nobody in particular."""
-    from audiovq.modelfile import read_header
+    from audiovq.speech.modelfile import read_header
 
     folder = run.out / "samples"
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,10 @@ def state(run: Run) -> str:
 
 def main(run: Run) -> None:
     """Train `run.config`. Raises AudiovqError if the checkpoint is of other recordings."""
+    from audiovq.distributed import place
     from audiovq.errors import AudiovqError
-    from audiovq.files import PartialFile
-    from audiovq.processes import place
-    from audiovq.training.run import main_train
+    from audiovq.io.atomic import PartialFile
+    from audiovq.training.speech import main_train
 
     folder, trained_on = run.out / "model", run.out / "model" / "manifest.sha256"
     if trained_on.exists() and trained_on.read_text() != state(run):

@@ -84,7 +84,7 @@ def find(folders: Sequence[Path], names: Collection[str]) -> dict[str, Path]:
         folders: where to look, all the way down.
         names: what to look for. A release of Common Voice has millions of other files.
     """
-    from audiovq.audio_io import EXTENSIONS
+    from audiovq.audio.reader import EXTENSIONS
 
     found = {}
     for folder in folders:
@@ -126,7 +126,7 @@ def place(target: Path, source: Path | None, row: dict[str, str]) -> str:
     Raises:
         AudiovqError, OSError: as `lay_out`.
     """
-    from audiovq.audio_writer import write
+    from audiovq.audio.writer import write
     from audiovq.errors import AudiovqError
 
     if not target.exists():
@@ -148,7 +148,7 @@ def place(target: Path, source: Path | None, row: dict[str, str]) -> str:
 
 def write_tables(out: Path, rows: Sequence[dict[str, str]]) -> None:
     """Write manifest.tsv and speaker-info.txt. Raises AudiovqError if one cannot be written."""
-    from audiovq.files import PartialFile
+    from audiovq.io.atomic import PartialFile
 
     table = io.StringIO()
     writer = csv.DictWriter(
@@ -173,7 +173,7 @@ def copy(source: Path, target: Path) -> None:
         AudiovqError: the target cannot be written.
         OSError: the source cannot be read.
     """
-    from audiovq.audio_writer import write
+    from audiovq.audio.writer import write
 
     if source.suffix.lower() == ".flac":
         part = target.with_suffix(".part")
@@ -198,7 +198,7 @@ def prepare(source: Path, seconds: float) -> NDArray[np.float32]:
     """
     import numpy as np
 
-    from audiovq.audio_io import read
+    from audiovq.audio.reader import read
     from audiovq.errors import AudiovqError
 
     samples = trim(read(source).samples, seconds)
@@ -215,7 +215,7 @@ def trim(samples: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
     """
     import numpy as np
 
-    from audiovq.data.pauses import levels_db
+    from audiovq.data.segmentation import levels_db
 
     levels = levels_db(samples)
     best = samples[:0]

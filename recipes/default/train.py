@@ -15,7 +15,7 @@ the model lists those of LibriSpeech and VCC2016 alone."""
 
 def main(run: Run) -> None:
     """Train on the splits train, train-singles and train-voices."""
-    from audiovq.training.run import main_train
+    from audiovq.training.speech import main_train
 
     model = main_train(
         run.config,

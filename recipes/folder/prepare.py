@@ -11,7 +11,7 @@ INPUTS = ("corpus",)
 
 def state(run: Run) -> str:
     """The recordings that are there: after more were added, those are prepared too."""
-    from audiovq.data.recordings import find_in_folder
+    from audiovq.data.splits import find_in_folder
 
     found = [(source.name, source.path.stat().st_size) for source in find_in_folder(run.given())]
     return hashlib.sha256(repr(found).encode()).hexdigest()
@@ -20,6 +20,6 @@ def state(run: Run) -> str:
 def main(run: Run) -> None:
     """Prepare what is missing in RUN/corpus."""
     from audiovq.data.prepare import prepare
-    from audiovq.data.recordings import find_in_folder
+    from audiovq.data.splits import find_in_folder
 
     prepare(find_in_folder(run.given()), run.prepared, report=say, progress=Bar("recording"))

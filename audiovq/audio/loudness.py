@@ -1,0 +1,97 @@
+"""Active loudness, and the gain that brings every recording to the same one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audiovq.config.speech import SAMPLE_RATE
+
+TARGET_LOUDNESS_DB = -23.0
+"""RMS of the active part after normalisation, dB relative to full scale (a constant of ±1 is 0 dB)."""
+
+ACTIVE_RANGE_DB = 30.0
+"""Frames this far below the loudest frame, and further, are pauses and do not count as active, dB."""
+
+FRAME_SAMPLES = SAMPLE_RATE // 50
+"""Loudness is measured on frames of 20 ms, samples."""
+
+SILENCE_DB = -100.0
+"""Frames below this are digital silence, whatever else is in the recording, dB."""
+
+MAX_GAIN_DB, MIN_GAIN_DB = 40.0, -120.0
+"""Bounds of the gain: noise is not blown up without end; a float file on int16's scale still comes down."""
+
+MIN_GAIN, MAX_GAIN = 10 ** (MIN_GAIN_DB / 20), 10 ** (MAX_GAIN_DB / 20)
+"""The same as factors."""
+
+_BIN_DB = 0.5
+
+_LOUDEST_DB = 130.0
+
+_BINS = round((_LOUDEST_DB - SILENCE_DB) / _BIN_DB)
+
+
+class LoudnessMeter:
+    """Active loudness of a 16 kHz signal in one pass, constant memory, and the gain that normalises it.
+
+    Active are the 20 ms frames within `ACTIVE_RANGE_DB` of the loudest one (in steps of 0.5 dB): with pauses
+    counted, the gain would depend on how much silence surrounds the words. As the loudest frame is known only
+    at the end, a histogram over frame levels keeps how many samples and how much energy each level holds.
+    """
+
+    def __init__(self) -> None:
+        self._energy = np.zeros(_BINS)
+        self._samples = np.zeros(_BINS, dtype=np.int64)
+        self._carry = np.zeros(0, dtype=np.float32)
+        self._silent = True
+
+    def update(self, block: NDArray[np.float32]) -> None:
+        """Take the next `(T,)` samples. Cutting the signal elsewhere changes no bit of the gain."""
+        signal = np.concatenate([self._carry, np.asarray(block, dtype=np.float32)])
+        self._silent = self._silent and not signal.any()
+        whole = len(signal) // FRAME_SAMPLES * FRAME_SAMPLES
+        # Copied, so that a short rest does not keep a long block alive.
+        self._carry = signal[whole:].copy()
+        self._count(signal[:whole].reshape(-1, FRAME_SAMPLES), self._energy, self._samples)
+
+    def level_db(self) -> float:
+        """RMS of the active part, dB relative to full scale; -inf for digital silence."""
+        energy, samples = self._energy, self._samples
+        if len(self._carry):
+            energy, samples = energy.copy(), samples.copy()
+            self._count(self._carry[None, :], energy, samples)
+        filled = np.flatnonzero(samples)
+        if len(filled) == 0:
+            return -math.inf
+        first = max(0, filled[-1] - round(ACTIVE_RANGE_DB / _BIN_DB) + 1)
+        return 10 * math.log10(energy[first:].sum() / samples[first:].sum())
+
+    def gain(self) -> float:
+        """Linear gain that brings the active part to the target, bounded; 0 for zeros throughout, 1 for what
+        lies below `SILENCE_DB` otherwise."""
+        level = self.level_db()
+        if level == -math.inf:
+            return 0.0 if self._silent else 1.0
+        return 10 ** (min(MAX_GAIN_DB, max(MIN_GAIN_DB, TARGET_LOUDNESS_DB - level)) / 20)
+
+    @staticmethod
+    def _count(frames: NDArray[np.float32], energy: NDArray[np.float64], samples: NDArray[np.int64]) -> None:
+        """Add `(N, L)` frames to the histogram."""
+        frame_energy = np.square(frames, dtype=np.float64).sum(axis=1)
+        with np.errstate(divide="ignore"):
+            level = 10 * np.log10(frame_energy / frames.shape[1])
+        audible = level >= SILENCE_DB
+        bins = np.minimum((level[audible] - SILENCE_DB) / _BIN_DB, _BINS - 1).astype(np.int64)
+        # add.at adds one frame after the other; sums made per block would round differently for other blocks.
+        np.add.at(energy, bins, frame_energy[audible])
+        np.add.at(samples, bins, frames.shape[1])
+
+
+def loudness_gain(samples: NDArray[np.float32]) -> float:
+    """The gain of `LoudnessMeter` for a whole 16 kHz signal `(T,)`."""
+    meter = LoudnessMeter()
+    meter.update(samples)
+    return meter.gain()

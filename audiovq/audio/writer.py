@@ -1,0 +1,198 @@
+"""Write a mono signal to a sound file at its own rate, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import soundfile
+from numpy.typing import ArrayLike, NDArray
+
+from audiovq.audio.resample import StreamResampler, resampled_length
+from audiovq.config.speech import SAMPLE_RATE
+from audiovq.errors import AudiovqError
+from audiovq.io.atomic import PartialFile
+
+WRITABLE = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+"""libsndfile's format and subtype by the ending of the file name."""
+
+_FULL_SCALE = 32_768
+
+# The Vorbis encoder keeps a block on the stack, and crashes on a long one.
+_BLOCK_SAMPLES = 65_536
+
+
+class AudioWriter:
+    """Write a mono signal in blocks to a file at its own rate, exactly as long as asked, in constant memory.
+
+    The file appears under its name on `close` (or at the end of a `with` block), whole, and not at all if
+    anything fails before. Values beyond ±1 are limited to ±1, and counted. The samples of a 16-bit file come
+    out the same, bit for bit, when written back at their own rate.
+
+    Args:
+        path: ending in .wav or .flac (16-bit PCM), .ogg (Vorbis) or .mp3; `"-"` for standard output, as WAV,
+            block by block where `num_samples` is known.
+        sample_rate: of the file, Hz.
+        num_samples: length of the file; if None, what the blocks become at `sample_rate`, rounded up.
+        input_rate: of the blocks, Hz.
+        force: replace the file if it exists.
+
+    Raises:
+        AudiovqError: the file exists, cannot be written, has an unknown ending or a rate that its format does
+            not know; from `write`, a signal not finite; from `close`, one too short for `num_samples`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sample_rate: int,
+        num_samples: int | None = None,
+        input_rate: int = SAMPLE_RATE,
+        force: bool = False,
+    ) -> None:
+        if num_samples is not None and num_samples < 1:
+            raise ValueError(f"a sound file has at least one sample, not {num_samples}")
+        to_stdout = os.fspath(path) == "-"
+        self.name = "standard output" if to_stdout else os.fspath(path)
+        suffix = ".wav" if to_stdout else Path(path).suffix.lower()
+        if suffix not in WRITABLE:
+            raise AudiovqError(f"{self.name}: has no ending of a known format; use {', '.join(WRITABLE)}")
+        container, self._subtype = WRITABLE[suffix]
+        self.clipped = 0
+        """Samples limited so far."""
+        self._resampler = StreamResampler(input_rate, sample_rate, num_samples)
+        self._file: soundfile.SoundFile | _WavStream | None = None
+        self._partial = None if to_stdout else PartialFile(path, force=force)
+        if to_stdout and num_samples is not None:
+            self._raw: IO[bytes] = sys.stdout.buffer
+            self._file = _WavStream(self._raw, sample_rate, num_samples)
+            return
+        # One cannot go back on standard output to complete the header.
+        self._raw = self._partial.file if self._partial else tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            self._file = soundfile.SoundFile(
+                self._raw.fileno(), "w", sample_rate, 1, self._subtype, format=container, closefd=False
+            )
+        except soundfile.LibsndfileError as error:
+            self.discard()
+            raise AudiovqError(f"{self.name}: {container} cannot hold {sample_rate} Hz; use .wav") from error
+
+    def __enter__(self) -> AudioWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def write(self, block: ArrayLike) -> None:
+        """Append float samples `(T,)` at `input_rate`."""
+        samples = np.asarray(block, dtype=np.float32)
+        if samples.ndim != 1:
+            raise ValueError(f"blocks must be (T,), not {samples.shape}")
+        if not np.isfinite(samples).all():
+            raise AudiovqError(f"{self.name}: not written, its signal is not finite; check the model")
+        for start in range(0, len(samples), _BLOCK_SAMPLES):
+            self._append(self._resampler.push(samples[start : start + _BLOCK_SAMPLES]))
+
+    def close(self) -> None:
+        """Write the rest and give the file its name."""
+        if self._file is None:
+            return
+        try:
+            stream = self._resampler
+            covered = resampled_length(stream.pushed, stream.rate, stream.target_rate)
+            wanted = max(1, covered if stream.num_samples is None else stream.num_samples)
+            if covered < wanted:
+                raise AudiovqError(
+                    f"{self.name}: not written, its signal covers {covered} of {wanted} samples; check it"
+                )
+            self._append(stream.finish())
+            self._close_file()
+            if self._partial is not None:
+                self._partial.commit()
+            elif self._raw is not sys.stdout.buffer:
+                self._raw.seek(0)
+                shutil.copyfileobj(self._raw, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Drop what was written and leave nothing behind; after `close` it does nothing."""
+        try:
+            if self._file is not None:
+                self._close_file()
+        except AudiovqError:
+            pass  # A failure to complete a file that is removed on the next line.
+        finally:
+            if self._partial is not None:
+                self._partial.discard()
+            elif self._raw is not sys.stdout.buffer:
+                self._raw.close()
+
+    def _append(self, samples: NDArray[np.float32]) -> None:
+        assert self._file is not None, "the writer is closed"
+        values: NDArray[Any]
+        limited = np.clip(samples, -1, 1)
+        self.clipped += int(np.count_nonzero(limited != samples))
+        if self._subtype == "PCM_16":
+            # Scaled here: libsndfile writes full scale as 32767 but reads 32768, so that copies would differ.
+            values = np.rint(limited * _FULL_SCALE).clip(-_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+        else:
+            values = limited
+        try:
+            self._file.write(values)
+        except (soundfile.LibsndfileError, AssertionError) as error:
+            # soundfile only asserts that everything was written.
+            raise self._failed(error) from error
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        try:
+            if file is not None:
+                file.close()
+        except soundfile.LibsndfileError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> AudiovqError:
+        reason = getattr(error, "error_string", "not all was written").rstrip(".")
+        return AudiovqError(f"{self.name}: cannot be written ({reason}); check the space left on the disk")
+
+
+class _WavStream:
+    """16-bit mono WAV of known length, written as it comes: the header needs no completion."""
+
+    def __init__(self, out: IO[bytes], sample_rate: int, num_samples: int) -> None:
+        self._out = out
+        size = 2 * num_samples
+        most = 2**32 - 1  # Over 4 GiB players read until the end.
+        out.write(struct.pack("<4sI8sIHHIIHH", b"RIFF", min(36 + size, most), b"WAVEfmt ", 16, 1, 1,
+                              sample_rate, 2 * sample_rate, 2, 16))  # fmt: skip
+        out.write(struct.pack("<4sI", b"data", min(size, most)))
+
+    def write(self, values: NDArray[Any]) -> None:
+        self._out.write(values.astype("<i2").tobytes())
+        self._out.flush()
+
+    def close(self) -> None:
+        self._out.flush()
+
+
+def write(path: str | os.PathLike[str], samples: ArrayLike, sample_rate: int, *, force: bool = False) -> None:
+    """Write a whole signal `(T,)` at `sample_rate` Hz as it is; raises what `AudioWriter` raises."""
+    with AudioWriter(path, sample_rate=sample_rate, input_rate=sample_rate, force=force) as writer:
+        writer.write(samples)

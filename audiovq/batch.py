@@ -1,0 +1,241 @@
+"""Many files at once, on every core; of codes several in lockstep on each. Each file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audiovq.audio.writer import AudioWriter
+from audiovq.config.speech import SAMPLE_RATE
+from audiovq.distributed import on_this_machine
+from audiovq.errors import AudiovqError
+from audiovq.speech.codes import CodeSequence
+from audiovq.speech.output import DecodeOptions, Finish, decoded_length
+
+if TYPE_CHECKING:
+    from audiovq.speech.synthesis import Request
+    from audiovq.tokenizer import Tokenizer
+
+LANES = 4
+"""Sequences that one core draws in lockstep: more gain nothing (`benchmarks/generation.py`)."""
+
+
+class Job(NamedTuple):
+    """One file of many and where its result belongs."""
+
+    source: Path
+    target: Path
+
+
+Done = Callable[[Job, Exception | None], None]
+Heard = Callable[[float], None]
+
+
+def cores() -> int:
+    """Processor cores that this process may use: its share, where torchrun started several."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // on_this_machine())
+
+
+def encode_files(
+    tokenizer: Tokenizer,
+    jobs: Sequence[Job],
+    *,
+    done: Done,
+    force: bool = False,
+    threads: int | None = None,
+    levels: int | None = None,
+    encode: Callable[[Job], CodeSequence] | None = None,
+) -> None:
+    """Encode recordings to code files, each with the codes that `Tokenizer.encode` gives.
+
+    Args:
+        jobs: recordings and code files; folders of these are made.
+        done: called once for each job, with what went wrong (AudiovqError or OSError) or None.
+        force: overwrite files that exist.
+        threads: files at a time; None takes all cores.
+        levels: first levels of the codes to keep; None: all.
+        encode: how to encode a job, if in another way.
+    """
+    lock, stop, queue = threading.Lock(), threading.Event(), list(jobs)[::-1]
+
+    def run() -> None:
+        while not stop.is_set():
+            with lock:
+                if not queue:
+                    return
+                job = queue.pop()
+            failure: Exception | None = None
+            try:
+                job.target.parent.mkdir(parents=True, exist_ok=True)
+                # Codes without their sidecar were left by a run that was killed between the two.
+                half_done = job.target.suffix == ".npy" and not job.target.with_suffix(".json").exists()
+                codes = tokenizer.encode(job.source, levels=levels) if encode is None else encode(job)
+                tokenizer.save_codes(codes, job.target, force=force or half_done)
+            except (AudiovqError, OSError) as error:
+                failure = error
+            with lock:
+                done(job, failure)
+
+    _on_threads(max(1, min(threads or cores(), len(jobs))), run, stop)
+
+
+def decode_files(
+    tokenizer: Tokenizer,
+    jobs: Sequence[Job],
+    *,
+    done: Done,
+    heard: Heard | None = None,
+    force: bool = False,
+    threads: int | None = None,
+    **options: Unpack[DecodeOptions],
+) -> None:
+    """Decode code files to sound files, some in lockstep on every core; each gives what it would alone.
+
+    Args:
+        jobs: code files and sound files; folders of these are made.
+        done: called once for each job, with what went wrong (AudiovqError or OSError) or None.
+        heard: called with seconds of audio as they are made.
+        force: overwrite files that exist.
+        threads: how many draw; None takes all cores.
+        options: see `DecodeOptions`; the same for all.
+
+    Raises: AudiovqError if the voice asked for cannot be read.
+    """
+    if (other := options.get("voice")) is not None and not isinstance(other, tuple):
+        options["voice"] = tokenizer.voice_of(other)
+    workers = max(1, min(threads or cores(), len(jobs)))
+    work = _Work(tokenizer, jobs, options, force, done, heard)
+    lanes = max(1, min(LANES, len(jobs) // workers))
+    _on_threads(workers, lambda: work.run(lanes), work.stop)
+
+
+def _on_threads(count: int, run: Callable[[], None], stop: threading.Event) -> None:
+    """Call `run` on some threads and wait; if one fails or the process is interrupted, `stop` is set."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count > 1:
+        # Each one's share of the cores. Results do not depend on it.
+        torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            futures = [pool.submit(run) for _ in range(count)]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                stop.set()
+                raise
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Open(NamedTuple):
+    """A job that is being drawn."""
+
+    job: Job
+    writer: AudioWriter
+    finish: Finish
+
+
+class _Work:
+    """The queue of jobs, and what one thread does with it."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        jobs: Sequence[Job],
+        options: DecodeOptions,
+        force: bool,
+        done: Done,
+        heard: Heard | None,
+    ) -> None:
+        self.tokenizer, self.options, self.force = tokenizer, options, force
+        self.stop = threading.Event()
+        # The longest first, so that no core is left with a long one at the end.
+        self._jobs = sorted(jobs, key=lambda job: _size(job.source), reverse=True)[::-1]
+        self._done, self._heard, self._lock = done, heard, threading.Lock()
+
+    def run(self, lanes: int) -> None:
+        """Decode jobs until none is left."""
+        opened: dict[int, _Open] = {}
+        try:
+            requests = self._requests(opened)
+            if self.options.get("fast"):
+                for number, request in enumerate(requests):
+                    for audio in self.tokenizer.synthesiser.fast(request):
+                        self._take(opened, number, audio)
+                    self._take(opened, number, None)
+                return
+            for number, block in self.tokenizer.synthesiser.drawn_together(requests, lanes):
+                self._take(opened, number, block)
+        finally:
+            for job in opened.values():
+                job.writer.discard()
+
+    def _requests(self, opened: dict[int, _Open]) -> Iterator[Request]:
+        number = 0
+        while not self.stop.is_set():
+            with self._lock:
+                if not self._jobs:
+                    return
+                job = self._jobs.pop()
+            try:
+                codes = self.tokenizer.load_codes(job.source).for_model(self.tokenizer.code_format)
+                request = self.tokenizer.request(codes, **self.options)
+                job.target.parent.mkdir(parents=True, exist_ok=True)
+                rate = codes.sample_rate
+                length = decoded_length(codes)
+                writer = AudioWriter(
+                    job.target, sample_rate=rate, num_samples=length, input_rate=rate, force=self.force
+                )
+            except (AudiovqError, OSError) as error:
+                self._tell(job, error)
+                continue
+            opened[number] = _Open(job, writer, self.tokenizer.finish(codes))
+            number += 1
+            yield request
+
+    def _take(self, opened: dict[int, _Open], number: int, block: NDArray[np.float32] | None) -> None:
+        """Write the next block of a job, or finish it; after a failure its blocks are dropped."""
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+        if number not in opened:
+            return
+        job = opened[number]
+        try:
+            if block is None:
+                job.writer.write(job.finish.end())
+                job.writer.close()
+            else:
+                job.writer.write(job.finish.push(block))
+        except (AudiovqError, OSError) as error:
+            job.writer.discard()
+            del opened[number]
+            self._tell(job.job, error)
+            return
+        if block is None:
+            del opened[number]
+            self._tell(job.job, None)
+        elif self._heard is not None:
+            with self._lock:
+                self._heard(len(block) / SAMPLE_RATE)
+
+    def _tell(self, job: Job, error: Exception | None) -> None:
+        with self._lock:
+            self._done(job, error)
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0

@@ -1,0 +1,1 @@
+"""Configurations: what can be set, checked when it is read."""

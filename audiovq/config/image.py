@@ -1,0 +1,135 @@
+"""Configuration of the image backend, in the style of `audiovq.config.speech`.
+
+[model]            -> ImageModelConfig      [train]            -> ImageTrainConfig
+[model.network]    -> NetworkConfig         [[train.stages]]   -> StageConfig, in order
+[model.codebook]   -> CodebookConfig (the one of speech)
+[model.prior]      -> PixelCNNConfig
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from audiovq.config.speech import CodebookConfig
+from audiovq.config.toml import load_toml
+from audiovq.config.toml import require as _require
+from audiovq.config.training import TrainConfig
+
+STAGES = ("image", "pixelcnn")
+"""Of an image model: encoder, codebook and decoder together, then the prior on frozen codes."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Encoder and decoder: one width a halving of the sides, finest first (two: 4x per side; three: 8x).
+
+    `units` residual units at code rate in the encoder, `decoder_units` in the decoder, `fine_units` at
+    each finer resolution of both.
+    """
+
+    widths: tuple[int, ...] = (64, 128)
+    units: int = 2
+    decoder_units: int = 4
+    fine_units: int = 1
+
+    def __post_init__(self) -> None:
+        _require(1 <= len(self.widths) <= 6, "network.widths must name 1 to 6 widths")
+        _require(min(self.widths) >= 1, f"network.widths must be at least 1, not {list(self.widths)}")
+        for name in ("units", "decoder_units", "fine_units"):
+            _require(getattr(self, name) >= 0, f"network.{name} must not be negative")
+
+    @property
+    def factor(self) -> int:
+        """Pixels a code, per side."""
+        return 1 << len(self.widths)
+
+
+@dataclass(frozen=True)
+class PixelCNNConfig:
+    """Prior: `layers` gated layers of `channels`, each seeing `reach` codes further; dropout; hidden head."""
+
+    channels: int = 96
+    layers: int = 6
+    reach: int = 1
+    hidden: int = 192
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "layers", "reach", "hidden"):
+            _require(getattr(self, name) >= 1, f"prior.{name} must be at least 1, not {getattr(self, name)}")
+        _require(0 <= self.dropout < 1, f"prior.dropout must lie in [0, 1), not {self.dropout}")
+
+
+@dataclass(frozen=True)
+class ImageModelConfig:
+    """The whole image model.
+
+    `channels`: 1 (grey) or 3 (colour). `size`: side of a training picture in pixels, and of a generated one.
+    `condition`: channels of the class embedding; 0 knows no classes. `drop_prob`: share of training pictures
+    shown without their class. `decoder_condition`: the decoder sees the class as well, not the prior alone.
+    """
+
+    name: str = "image"
+    channels: int = 3
+    size: int = 32
+    condition: int = 64
+    drop_prob: float = 0.1
+    decoder_condition: bool = False
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    codebook: CodebookConfig = field(default_factory=lambda: CodebookConfig(dim=8))
+    prior: PixelCNNConfig = field(default_factory=PixelCNNConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.channels in (1, 3), f"channels is 1 (grey) or 3 (colour), not {self.channels}")
+        _require(self.condition >= 0, f"condition must not be negative, not {self.condition}")
+        _require(0 <= self.drop_prob <= 1, f"drop_prob must lie in 0..1, not {self.drop_prob}")
+        _require(not self.decoder_condition or self.condition > 0, "decoder_condition needs condition > 0")
+        _require(
+            self.size >= 1 and self.size % self.network.factor == 0,
+            f"size must be a multiple of {self.network.factor} pixels (one code), not {self.size}",
+        )
+
+    @property
+    def side(self) -> int:
+        """Codes along a side of a training picture."""
+        return self.size // self.network.factor
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Nominal rate: log2 K for every factor x factor pixels."""
+        return math.log2(self.codebook.size) / self.network.factor**2
+
+
+@dataclass(frozen=True)
+class ImageTrainConfig(TrainConfig):
+    """Training, and what it does to pictures.
+
+    `flip`: half of them mirrored left to right. `shift`: each moved by up to so many pixels, its edges
+    repeated.
+    """
+
+    flip: bool = False
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.shift >= 0, f"train.shift must not be negative, not {self.shift}")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """An image model and how to train it."""
+
+    model: ImageModelConfig = field(default_factory=ImageModelConfig)
+    train: ImageTrainConfig = field(default_factory=ImageTrainConfig)
+
+    def __post_init__(self) -> None:
+        self.train.require_stages(STAGES)
+
+
+def load_image_config(path: str | Path, overrides: list[str] | None = None) -> ImageConfig:
+    """Read a TOML configuration of an image model: see `configfile.load_toml`."""
+    config: ImageConfig = load_toml(path, overrides, ImageConfig)
+    return config

@@ -1,0 +1,55 @@
+"""Configuration of a prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from audiovq.config.toml import require
+from audiovq.config.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """A prior's network, and what training does to its inputs.
+
+    residual, skip: channels R and S of the WaveNet.
+    hidden: channels H of the network over the levels of a step; 0: logits straight from the WaveNet, which
+        takes a model of one level.
+    dilations: of the WaveNet, in code steps.
+    normalize: divide each layer's input by its root mean square.
+    dropout: share of activations.
+    voice_drop_prob: share of training crops without a voice.
+    voice_noise: standard deviation of the noise on the voices of the others.
+    """
+
+    residual: int = 160
+    skip: int = 320
+    hidden: int = 160
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32) * 2
+    normalize: bool = True
+    dropout: float = 0.05
+    voice_drop_prob: float = 0.25
+    voice_noise: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("residual", "skip"):
+            require(getattr(self, name) >= 1, f"prior.{name} must be at least 1, not {getattr(self, name)}")
+        require(self.hidden >= 0, f"prior.hidden must not be negative, not {self.hidden}")
+        require(min(self.dilations, default=0) >= 1, "prior.dilations must be one number or more, from 1 up")
+        for name in ("dropout", "voice_drop_prob"):
+            require(0 <= getattr(self, name) < 1, f"prior.{name} must lie in [0, 1)")
+        require(self.voice_noise >= 0, "prior.voice_noise must not be negative")
+
+
+@dataclass(frozen=True)
+class PriorTraining:
+    """A prior and how to train it: `speeds` at which each recording is encoded, for more voices."""
+
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    speeds: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        self.train.require_stages(("prior",))
+        require(bool(self.speeds), "speeds must name one or more, such as 1.0")
+        require(all(0.5 <= s <= 2 for s in self.speeds), "speeds must lie in 0.5..2")

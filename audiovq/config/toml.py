@@ -1,0 +1,97 @@
+"""TOML into nested frozen dataclasses: unknown keys and wrong types are errors that name the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from audiovq.errors import AudiovqError
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise AudiovqError unless a value of a configuration is as it must be."""
+    if not condition:
+        raise AudiovqError(f"configuration: {message}")
+
+
+def load_toml(path: str | Path, overrides: list[str] | None, kind: Any) -> Any:
+    """Read a TOML configuration; a bare name (`default`, `paper-vctk`) means one that ships.
+
+    Args:
+        overrides: `key.path=value` pairs, values in TOML syntax (`model.codebook.size=256`).
+        kind: the dataclass that the file is to fill.
+
+    Raises: AudiovqError for a missing or invalid file, an unknown key or a value out of range.
+    """
+    path = Path(path)
+    if not path.suffix and not path.is_file():
+        path = Path(__file__).parent / "presets" / f"{path.name}.toml"
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        shipped = ", ".join(sorted(p.stem for p in (Path(__file__).parent / "presets").glob("*.toml")))
+        raise AudiovqError(f"{path}: no such configuration; shipped ones are {shipped}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise AudiovqError(f"{path}: not a readable TOML configuration ({error}); correct it") from None
+    for override in overrides or []:
+        apply_override(tree, override)
+    try:
+        return from_dict(kind, tree)
+    except AudiovqError as error:
+        raise AudiovqError(f"{path}: {error}") from None
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Apply one `key.path=value` to a parsed TOML tree; `train.stages.0.steps=10` indexes the list."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise AudiovqError(f"override {override!r}: expected key=value, such as model.codebook.size=256")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    node: Any = tree
+    try:
+        for name in parents:
+            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+        node[int(last) if isinstance(node, list) else last] = value
+    except (IndexError, ValueError, TypeError, AttributeError):
+        raise AudiovqError(f"override {override!r}: no such key in the configuration") from None
+
+
+def from_dict(kind: Any, tree: Any, where: str = "") -> Any:
+    """Build a (nested) dataclass from plain dicts and lists; unknown keys and wrong types are errors."""
+    if not isinstance(tree, dict):
+        raise AudiovqError(f"configuration: {where[:-1] or 'top level'} must be a table")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(tree) - set(hints))
+    require(not unknown, f"unknown key {where + unknown[0] if unknown else ''}; known: {', '.join(hints)}")
+    return kind(**{name: _convert(hints[name], value, f"{where}{name}.") for name, value in tree.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{where[:-1]} must be a list")
+        return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
+    if origin is dict:
+        require(isinstance(value, dict), f"{where[:-1]} must be a table")
+        return {k: _convert(float, v, f"{where}{k}.") for k, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and not isinstance(hint, types.UnionType):
+        ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+        require(ok, f"{where[:-1]} must be {hint.__name__}, not {value!r}")
+    return value
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain dicts, for JSON and TOML headers."""
+    return dataclasses.asdict(config)

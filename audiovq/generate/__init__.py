@@ -1,1 +1,0 @@
-"""Sampling from a WaveNet as fast as the machine allows."""

@@ -1,0 +1,121 @@
+"""Batches of pictures: random patches to train on, and fixed ones to score.
+
+Which patch an item of a batch is depends on (seed, stage, step, item) alone, so training resumes as if never
+stopped, and a batch may be shared out (`data.shares`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from audiovq.data.prefetch import ReadAhead
+from audiovq.data.sharding import ALL, Part, Share, whole
+from audiovq.image.dataset import FileSource, Pictures
+from audiovq.image.files import Pixels, pad_to_multiple
+
+
+class PictureBatch(NamedTuple):
+    """Pictures for one step.
+
+    pixels: `(B, S, S, C)` uint8.
+    rows: `(B,)` int64, class number + 1 (0: unknown).
+    part: which items of the step's batch these are.
+    """
+
+    pixels: Tensor
+    rows: Tensor
+    part: Part
+
+
+class PictureReader(ReadAhead[PictureBatch]):
+    """Draws batches, one step ahead in a thread; (seed, step) fixes a batch.
+
+    Args:
+        pictures: what to draw from; a picture larger than the side gives a random patch, a smaller one is
+            continued by its last row and column.
+        side: S, pixels.
+        batch: B of a whole batch.
+        seed: with a step number it fixes a batch.
+        flip: mirror half of them.
+        shift: move each by up to so many pixels, edges repeated.
+        share: what of a batch is read here.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        side: int,
+        batch: int,
+        seed: int,
+        flip: bool = False,
+        shift: int = 0,
+        share: Share = ALL,
+    ) -> None:
+        super().__init__(batch, share)
+        self.pictures, self.side, self.seed = pictures, side, seed
+        self.flip, self.shift = flip, shift
+
+    def read_part(self, step: int, part: Part) -> PictureBatch:
+        """Some patches of a step's batch."""
+        pixels, rows = [], []
+        for item in part.numbers:
+            rng = np.random.default_rng([self.seed, step, item])
+            number = self._number(rng)
+            pixels.append(self._patch(self.pictures.source[number], rng))
+            rows.append(self.pictures.labels[number] + 1)
+        return PictureBatch(torch.from_numpy(np.stack(pixels)), torch.tensor(rows), part)
+
+    def names(self, step: int, part: Part) -> list[str]:
+        """Files of some patches of a step's batch, or numbers of pictures that come from an array."""
+        source = self.pictures.source
+        numbers = [self._number(np.random.default_rng([self.seed, step, item])) for item in part.numbers]
+        return [
+            str(source.paths[n]) if isinstance(source, FileSource) else f"picture {n}"
+            for n in dict.fromkeys(numbers)
+        ]
+
+    def _number(self, rng: np.random.Generator) -> int:
+        """Of a random picture, in the source; the first that is drawn for an item."""
+        return int(self.pictures.chosen[rng.integers(len(self.pictures))])
+
+    def _patch(self, picture: Pixels, rng: np.random.Generator) -> Pixels:
+        side = self.side
+        if self.shift:
+            picture = np.pad(picture, ((self.shift,) * 2, (self.shift,) * 2, (0, 0)), mode="edge")
+        height, width = picture.shape[:2]
+        if height < side or width < side:
+            missing = ((0, max(0, side - height)), (0, max(0, side - width)), (0, 0))
+            picture = np.pad(picture, missing, mode="edge")
+        top, left = (int(rng.integers(max(0, size - side) + 1)) for size in (height, width))
+        patch = picture[top : top + side, left : left + side]
+        return patch[:, ::-1] if self.flip and rng.random() < 0.5 else patch
+
+
+def patches(pictures: Pictures, side: int, count: int) -> PictureBatch:
+    """At most `count` patches of `side` x `side` pixels, the same each time: to score and to look at.
+
+    From pictures spread over all of them, each cut into patches that do not overlap; smaller ones are
+    continued by their last row and column.
+    """
+    numbers = pictures.chosen[_spread(len(pictures), count)]
+    each = -(-count // len(numbers))
+    found, rows = [], []
+    for number in numbers:
+        picture = pictures.source[int(number)]
+        down, across = (max(1, size // side) for size in picture.shape[:2])
+        for place in _spread(down * across, each):
+            top, left = place // across * side, place % across * side
+            found.append(pad_to_multiple(picture[top : top + side, left : left + side], side))
+            rows.append(pictures.labels[number] + 1)
+    part = whole(min(count, len(rows)))
+    return PictureBatch(torch.from_numpy(np.stack(found[:count])), torch.tensor(rows[:count]), part)
+
+
+def _spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """At most `wanted` numbers below `count`, evenly spread."""
+    return np.arange(count) if count <= wanted else np.arange(wanted) * count // wanted

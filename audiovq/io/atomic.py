@@ -1,0 +1,216 @@
+"""Write a file whole or not at all, and lock a folder that one process writes to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows: there an open file cannot be removed, which does the same service.
+    fcntl = None  # type: ignore[assignment]
+
+if sys.platform == "win32":
+    import msvcrt
+
+from audiovq.errors import AudiovqError
+
+
+class PartialFile:
+    """A file under a temporary name in its own folder, which takes its real name only when whole.
+
+    Args:
+        path: where it shall be. A link is followed, what it points to is replaced.
+        force: replace what is there.
+
+    Raises:
+        AudiovqError: exists (without `force`), is no regular file, or the folder cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        self.name, self.force = os.fspath(path), force
+        self.path = Path(os.path.realpath(path))
+        self._check_target()
+        # Another process that tidies up may take a new file before it is locked; where files cannot be
+        # locked, none is ever taken.
+        for _ in range(2):
+            if self._open():
+                break
+            self.discard()
+        else:
+            self._open()
+
+    def __enter__(self) -> PartialFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.discard()
+
+    def write(self, content: bytes) -> None:
+        """Append to the file; what the disk refuses is known on return."""
+        try:
+            self.file.write(content)
+            self.file.flush()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def commit(self) -> None:
+        """Close the file and give it its name."""
+        try:
+            self.file.close()
+            self._check_target()
+            os.replace(self.temporary, self.path)
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove the temporary file, if it is still there."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+        self.temporary.unlink(missing_ok=True)
+
+    def _open(self) -> bool:
+        """Open a temporary file and lock it; whether it is locked and still there."""
+        self.temporary = self.path.with_name(f".audiovq-{secrets.token_hex(8)}.part")
+        try:
+            self.file = open(self.temporary, "xb+")  # noqa: SIM115 (closed by commit or discard)
+        except FileNotFoundError as error:
+            raise AudiovqError(f"{self.name}: its folder does not exist; make it first") from error
+        except OSError as error:
+            raise self._failed(error) from error
+        return _lock(self.file) and self.temporary.exists()
+
+    def _failed(self, error: OSError) -> AudiovqError:
+        return AudiovqError(f"{self.name}: cannot be written ({error.strerror}); check folder and disk")
+
+    def _check_target(self) -> None:
+        try:
+            mode = self.path.stat().st_mode
+        except OSError:
+            return
+        if not stat.S_ISREG(mode):
+            raise AudiovqError(f"{self.name}: is there and is not a regular file; name another")
+        if not self.force:
+            raise AudiovqError(f"{self.name}: exists already; name another or give --force")
+
+
+_LOCKED_BYTE = 1 << 30
+"""Windows locks bytes, and what is locked cannot be read: one far behind the content."""
+
+
+class FolderLock:
+    """An exclusive lock on a folder, from the creation of this object to `release` or the end of `with`.
+
+    The operating system drops the lock when the process ends, however it ends: a file that a killed process
+    left behind locks nobody out. Where the file system has no locks, none is taken.
+
+    Args:
+        folder: must exist; the lock is a file in it.
+        name: of that file, which is removed on release.
+
+    Raises: AudiovqError if the file cannot be written; FolderInUse if another process holds the lock.
+    """
+
+    def __init__(self, folder: Path, name: str = "lock") -> None:
+        self.path = folder / name
+        self._file = self._open()
+        # The one that held it before may have removed the file between our opening and locking it. Then the
+        # lock is on a file that nobody else will find.
+        while not self._is_at_its_path():
+            self._file.close()
+            self._file = self._open()
+        # Only told to whoever is refused: a full disk must not end a training here.
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()).encode())
+            self._file.flush()
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Remove the file and drop the lock."""
+        # Windows removes no open file; there an unlocked one stays behind.
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        self._file.close()
+
+    def _open(self) -> BinaryIO:
+        """The file, locked."""
+        try:
+            file = open(self.path, "ab+")  # noqa: SIM115 (closed by release)
+        except OSError as error:
+            raise AudiovqError(
+                f"{self.path}: cannot be written ({error.strerror}); check the folder's permissions"
+            ) from error
+        try:
+            _lock_or_raise(file)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            holder = file.read(20).decode("ascii", "replace")
+            file.close()
+            raise FolderInUse(int(holder) if holder.isdecimal() else None) from error
+        except OSError:
+            # Some network file systems have no locks. Training there is better than not training.
+            pass
+        return file
+
+    def _is_at_its_path(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+
+class FolderInUse(Exception):
+    """Another process has locked the folder; `process`: its number, None if unknown."""
+
+    def __init__(self, process: int | None) -> None:
+        super().__init__(f"locked by process {process}")
+        self.process = process
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+    """Remove temporary files under `folder` whose process was killed; returns how many. Those that a
+    running process writes are locked by it, and stay."""
+    removed = 0
+    for path in Path(folder).rglob(".audiovq-*.part"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if _lock(file):
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file for this process, and until it closes it or dies; False if another holds it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _lock_or_raise(file: BinaryIO) -> None:
+    """Lock a file, on Windows too. Raises BlockingIOError or PermissionError if another process holds it."""
+    if sys.platform == "win32":
+        file.seek(_LOCKED_BYTE)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        file.seek(0)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,1 @@
+"""The prior over codes: its network, drawing, likelihoods and the `.avq` bitstream."""

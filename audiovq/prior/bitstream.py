@@ -1,0 +1,326 @@
+"""`.avq`: codes and what is known of them in one file, entropy-coded under the prior. Version 2.
+
+    "AVQ" 2 | flags (1 byte) | model (4) | prior (4) | levels | rate | samples | steps | gain | speaker
+    | voice | checksum of the codes (2) | words of a range coder (uint32) | CRC-32 of everything before (4)
+
+All little-endian; numbers without a size are varints. Flags, from the lowest bit:
+
+    2 bits  levels N: 1, 2 or 3; 0: a number follows
+    2 bits  gain: 0 none (a stream at a running level), 1 float32, 2 float64
+    1 bit   the rate is the model's own; otherwise a number follows
+    1 bit   only a part of a damaged recording was encoded
+    1 bit   there is a voice
+    1 bit   there is a speaker: the length of the name in bytes, then the name in UTF-8
+
+Samples are those of the recording, 0 if unknown: only then does the number of steps follow, as otherwise it
+results from samples and rates. Model and prior are the first 4 bytes of their fingerprints. They identify
+whatever else it takes to read the file: K, hop, frames in a step, the model's rate, and the size of a voice,
+which is packed without a header, `dims` values of `bits` bits.
+
+What it costs beside the codes themselves: 26 bytes for a recording of up to 131 s at the model's rate (35
+bit/s at 6 s), 2 or 3 more at another rate, and for a voice of 16 values of 6 bits 12 bytes (16 bit/s at 6 s).
+
+The coder is that of `rangecoder`. A code costs at least 1/64 bit, so a file that claims
+more codes than its words can hold is refused before it is decoded. The last checksum finds damage; that of
+the codes (the low half of their CRC-32) finds a decoder that computes something else than the encoder did.
+Neither is decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audiovq.audio.resample import HIGHEST_RATE, LOWEST_RATE, resampled_length
+from audiovq.errors import AudiovqError
+from audiovq.io.varint import ByteReader, varint
+from audiovq.prior import kernel, rangecoder
+from audiovq.prior.engine import PriorEngine
+from audiovq.speech.codes import CodeFormat, CodeSequence
+
+MAGIC, VERSION = b"AVQ", 2
+_FIXED = struct.Struct("<3sBB4s4s")
+_GAINS = {1: struct.Struct("<f"), 2: struct.Struct("<d")}
+_OWN_RATE, _PARTIAL, _VOICE, _SPEAKER = 1 << 4, 1 << 5, 1 << 6, 1 << 7
+LARGEST_NUMBER = 1 << 48
+"""Of samples or steps; more are not a recording but a mistake."""
+
+
+class StreamFormat(NamedTuple):
+    """What a file leaves to its model and prior.
+
+    codes: of the model.
+    prior: fingerprint of the prior, at least 8 hex digits.
+    voice_dims, voice_bits: values in a voice and bits in each; 0 values if the model has no voice encoder.
+    """
+
+    codes: CodeFormat
+    prior: str
+    voice_dims: int
+    voice_bits: int
+
+    @property
+    def voice_bytes(self) -> int:
+        """Of a packed voice."""
+        return -(-self.voice_dims * self.voice_bits // 8)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A file taken apart, as far as it goes without its model.
+
+    name: of the file, for messages.
+    model, prior: starts of their fingerprints, 8 hex digits.
+    levels: N.
+    sample_rate: of the recording, Hz; None: the model's.
+    num_samples: of the recording; None if unknown.
+    steps: number of code steps; None where it follows from `num_samples`.
+    gain, speaker, partial: as in `CodeSequence`.
+    has_voice: whether a voice is stored.
+    rest: voice, checksum of the codes and words, not yet taken apart.
+    """
+
+    name: str
+    model: str
+    prior: str
+    levels: int
+    sample_rate: int | None
+    num_samples: int | None
+    steps: int | None
+    gain: float | None
+    speaker: str | None
+    partial: bool
+    has_voice: bool
+    rest: bytes
+
+
+def voice_point(levels: tuple[int, ...], bits: int) -> NDArray[np.float32]:
+    """Point `(V,)` of a voice's values, computed the same everywhere (`VoiceEncoder.from_levels`)."""
+    return np.array([2 * level / ((1 << bits) - 1) - 1 for level in levels], dtype=np.float32)
+
+
+def compress(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> bytes:
+    """A whole `.avq` file.
+
+    Args:
+        codes: of the model, in all that its `CodeFormat` says.
+        engine: the prior.
+
+    Raises: AudiovqError for codes of another model, or that a file cannot hold.
+    """
+    _check(codes, engine, form)
+    flags, facts = _describe(codes)
+    model, prior = (bytes.fromhex(value)[:4] for value in (form.codes.fingerprint, form.prior))
+    voice = b"" if codes.voice is None else _pack_voice(codes.voice, form)
+    words = rangecoder.encode(codes.rows, engine, _point(codes.voice, form)).astype("<u4").tobytes()
+    head = _FIXED.pack(MAGIC, VERSION, flags, model, prior) + facts
+    content = head + voice + _checksum(codes.codes) + words
+    return content + struct.pack("<I", zlib.crc32(content))
+
+
+def parse(content: bytes, name: str) -> Stream:
+    """Take a file apart. Raises: AudiovqError if it is no `.avq`, damaged, or of another version."""
+    if len(content) < 4 or not content.startswith(MAGIC):
+        raise AudiovqError(f"{name}: is not an .avq file, or cut off; encode the recording again")
+    if content[3] != VERSION:
+        remedy = "encode the recording again" if content[3] < VERSION else "update audiovq"
+        raise AudiovqError(f"{name}: is of version {content[3]}, this audiovq reads {VERSION}; {remedy}")
+    if len(content) < _FIXED.size + 4:
+        raise AudiovqError(f"{name}: is cut off; get it again")
+    if zlib.crc32(content[:-4]) != struct.unpack("<I", content[-4:])[0]:
+        raise AudiovqError(f"{name}: is damaged (its checksum does not fit); get it again")
+    try:
+        return _parse_header(content[:-4], name)
+    except (struct.error, ValueError):
+        raise _senseless(name) from None
+
+
+def expand(stream: Stream, engine: PriorEngine, form: StreamFormat) -> CodeSequence:
+    """The codes of a file.
+
+    Raises: AudiovqError if it was made with another model or prior, its header makes no sense, or this
+        machine does not find the codes again.
+    """
+    name, model = stream.name, form.codes
+    if stream.model != model.fingerprint[:8]:
+        raise AudiovqError(
+            f"{name}: made by model {stream.model}, but the model loaded is {model.fingerprint}; "
+            "give that one with --model"
+        )
+    if stream.prior != form.prior[:8]:
+        raise AudiovqError(
+            f"{name}: was made with prior {stream.prior}, but the one here is {form.prior[:8]}; "
+            "give it with --prior"
+        )
+    steps, voice, checksum, words = _open(stream, engine, form)
+    codes = rangecoder.decode(words, (steps, stream.levels), engine, _point(voice, form))
+    if _checksum(codes) != checksum:
+        raise AudiovqError(
+            f"{name}: cannot be decoded exactly here; decode it where it was made, or encode again"
+        )
+    return CodeSequence(
+        codes,
+        hop=model.hop,
+        codebook_size=model.codebook_size,
+        frames_per_step=model.frames_per_step,
+        sample_rate=stream.sample_rate or model.model_rate,
+        num_samples=stream.num_samples,
+        gain=stream.gain,
+        voice=voice,
+        speaker=stream.speaker,
+        fingerprint=model.fingerprint,
+        model_rate=model.model_rate,
+        partial=stream.partial,
+        name=name,
+    )
+
+
+def count_steps(stream: Stream, model: CodeFormat) -> int:
+    """Code steps that a file claims, by its header."""
+    if stream.steps is not None:
+        return stream.steps
+    assert stream.num_samples is not None
+    rate = stream.sample_rate or model.model_rate
+    return -(-resampled_length(stream.num_samples, rate, model.model_rate) // model.hop)
+
+
+def _check(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> None:
+    """Raise AudiovqError for what could not be read again."""
+    model = form.codes
+    if codes.fingerprint is None:
+        raise AudiovqError(f"{codes.name}: does not say which model made it; encode the recording again")
+    own = (codes.hop, codes.frames_per_step, codes.codebook_size, codes.model_rate, codes.fingerprint)
+    wanted = (model.hop, model.frames_per_step, model.codebook_size, model.model_rate, model.fingerprint)
+    if own != wanted or not engine.knows(codes.rows):
+        raise AudiovqError(f"{codes.name}: holds codes that the prior does not know; encode it again")
+    if codes.voice is not None and not _fits(codes.voice, form):
+        raise AudiovqError(
+            f"{codes.name}: its voice does not fit this model ({form.voice_dims} values of "
+            f"{form.voice_bits} bits); encode the recording again"
+        )
+    try:
+        (codes.speaker or "").encode()
+    except UnicodeEncodeError:
+        raise AudiovqError(f"{codes.name}: speaker {codes.speaker!r} is no text; name another") from None
+
+
+def _fits(voice: tuple[int, ...], form: StreamFormat) -> bool:
+    """Whether a voice is one of the model's."""
+    return 0 < len(voice) == form.voice_dims and max(voice) >> form.voice_bits == 0
+
+
+def _describe(codes: CodeSequence) -> tuple[int, bytes]:
+    """Flags, and what follows the fingerprints up to the speaker."""
+    flags = codes.levels if codes.levels <= 3 else 0
+    flags |= _PARTIAL * codes.partial | _VOICE * (codes.voice is not None)
+    parts = [] if codes.levels <= 3 else [varint(codes.levels)]
+    if codes.sample_rate == codes.model_rate:
+        flags |= _OWN_RATE
+    else:
+        parts.append(varint(codes.sample_rate))
+    parts.append(varint(codes.num_samples or 0))
+    if codes.num_samples is None:
+        parts.append(varint(len(codes)))
+    if codes.gain is not None:
+        size = 1 if float(np.float32(codes.gain)) == codes.gain else 2
+        flags |= size << 2
+        parts.append(_GAINS[size].pack(codes.gain))
+    if codes.speaker is not None:
+        flags |= _SPEAKER
+        name = codes.speaker.encode()
+        parts += [varint(len(name)), name]
+    return flags, b"".join(parts)
+
+
+def _parse_header(content: bytes, name: str) -> Stream:
+    """A file without the checksum at its end. Raises: ValueError or struct.error if it makes no sense."""
+    _, _, flags, model, prior = _FIXED.unpack_from(content)
+    reader = ByteReader(content, _FIXED.size)
+    levels = flags & 3 or reader.number()
+    rate = None if flags & _OWN_RATE else reader.number()
+    if rate is not None and not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise ValueError(f"a rate of {rate} Hz")
+    samples = reader.number()
+    steps = None if samples else reader.number()
+    if samples >= LARGEST_NUMBER or steps == 0 or (steps or 0) >= LARGEST_NUMBER:
+        raise ValueError(f"{samples} samples, {steps} steps")
+    gain = _read_gain(reader, flags >> 2 & 3)
+    speaker = reader.take(reader.number()).decode() if flags & _SPEAKER else None
+    return Stream(
+        name=name,
+        model=model.hex(),
+        prior=prior.hex(),
+        levels=levels,
+        sample_rate=rate,
+        num_samples=samples or None,
+        steps=steps,
+        gain=gain,
+        speaker=speaker,
+        partial=bool(flags & _PARTIAL),
+        has_voice=bool(flags & _VOICE),
+        rest=content[reader.at :],
+    )
+
+
+def _read_gain(reader: ByteReader, size: int) -> float | None:
+    """The gain of a size as flagged. Raises: ValueError for none that makes sense."""
+    if size == 0:
+        return None
+    if size not in _GAINS:
+        raise ValueError("a gain of no known size")
+    gain: float
+    (gain,) = _GAINS[size].unpack(reader.take(_GAINS[size].size))
+    if not 0 <= gain < 1e30:
+        raise ValueError(f"a gain of {gain}")
+    return gain
+
+
+def _open(
+    stream: Stream, engine: PriorEngine, form: StreamFormat
+) -> tuple[int, tuple[int, ...] | None, bytes, NDArray[np.uint32]]:
+    """Number of steps, voice, checksum of the codes and words. Raises: AudiovqError if they make no sense."""
+    voice_bytes = form.voice_bytes if stream.has_voice else 0
+    size = len(stream.rest) - voice_bytes - 2
+    possible = form.voice_dims or not stream.has_voice
+    if size < 0 or size % 4 or not possible or not 1 <= stream.levels <= engine.levels:
+        raise _senseless(stream.name)
+    voice = _read_voice(stream.rest[:voice_bytes], form) if stream.has_voice else None
+    checksum = stream.rest[voice_bytes : voice_bytes + 2]
+    words = np.frombuffer(stream.rest[voice_bytes + 2 :], dtype="<u4").astype(np.uint32)
+    steps = count_steps(stream, form.codes)
+    # The coder writes a word for every 32 bits, and at least one at the end.
+    if steps * stream.levels > kernel.CODES_PER_BIT * 32 * (len(words) + 1):
+        raise AudiovqError(
+            f"{stream.name}: is damaged (claims {steps} steps, more than it can hold); get it again"
+        )
+    return steps, voice, checksum, words
+
+
+def _senseless(name: str) -> AudiovqError:
+    return AudiovqError(f"{name}: is damaged (its header makes no sense); get it again")
+
+
+def _checksum(codes: NDArray[np.uint16]) -> bytes:
+    return struct.pack("<H", zlib.crc32(codes.astype("<u2").tobytes()) & 0xFFFF)
+
+
+def _point(voice: tuple[int, ...] | None, form: StreamFormat) -> NDArray[np.float32] | None:
+    return None if voice is None else voice_point(voice, form.voice_bits)
+
+
+def _pack_voice(voice: tuple[int, ...], form: StreamFormat) -> bytes:
+    packed = 0
+    for i, value in enumerate(voice):
+        packed |= value << (i * form.voice_bits)
+    return packed.to_bytes(form.voice_bytes, "little")
+
+
+def _read_voice(content: bytes, form: StreamFormat) -> tuple[int, ...]:
+    packed = int.from_bytes(content, "little")
+    bits = form.voice_bits
+    return tuple(packed >> (i * bits) & ((1 << bits) - 1) for i in range(form.voice_dims))

@@ -1,0 +1,273 @@
+"""The compiled loop of the prior: codes drawn or followed, step by step, and counts for an entropy coder.
+
+Its specification is `PriorNetwork.step` and `PriorNetwork.level_logits`. Every operation is an IEEE one in a
+fixed order (`generate.matrix`, `generate.functions`), so that logits and counts are the same bits on every
+processor: what an encoder assumed, a decoder finds again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from audiovq.kernels.matmul import borrowed, multiply, multiply_add, multiply_all
+from audiovq.kernels.packing import Stack, StackState
+from audiovq.kernels.sampling import STRICT, copy, exponential, gate, largest, pick, uniform
+from audiovq.kernels.wavenet import network
+
+SOURCES = "7213a6c4fde91de2"
+"""As `sampling.SOURCES`."""
+COUNT_BITS = 24
+"""Counts of all codes of a level sum to 2^24: as fine as a float32 can tell, and what range coders take."""
+CODES_PER_BIT = 64
+"""Of a file, at most: no code is so likely that it costs less than 1/64 bit."""
+LARGEST_COUNT = int(2 ** (COUNT_BITS - 1 / CODES_PER_BIT))
+
+
+class PriorWeights(NamedTuple):
+    """A `PriorNetwork` as the loop reads it; Rp, Sp, Hp and Kp are R, S, H and K rounded up to whole panels.
+
+    Without a network over levels (H = 0) the arrays of `head_in` are empty, and Hp is Sp; with one level that
+    of `head_code_embedding` is.
+    """
+
+    stack: Stack
+    norm: np.ndarray | None  # (2,) 1 / R and epsilon; None: nothing is normalised
+    codebook_size: int
+    code_embedding: np.ndarray  # (L K + 1, Rp)
+    levels_embedding: np.ndarray  # (L, Rp)
+    voice_bias: np.ndarray  # (layers 2 Rp,)
+    voice: np.ndarray  # panels of (layers 2 Rp, V + 1, made even)
+    head_in_bias: np.ndarray  # (L 2 Hp,)
+    head_in: np.ndarray  # panels of (L 2 Hp, Sp)
+    head_code_embedding: np.ndarray  # (L (L - 1) / 2, K, 2 Hp)
+    head_bias: np.ndarray  # (L, Kp), impossible beyond K
+    head: np.ndarray  # (L, ...) panels of (Kp, Hp)
+
+
+class PriorState(NamedTuple):
+    """What B lanes carry, and how each of them draws."""
+
+    stack: StackState
+    features: np.ndarray  # (B, L 2 Hp) of the step that is going on, or (B, Sp)
+    codes: np.ndarray  # (B, L) int64, the latest at each level
+    levels: np.ndarray  # (B,) int64, N
+    drawn: np.ndarray  # (B,) int64, codes so far
+    seeds: np.ndarray  # (B,) uint64
+    inverse_temperatures: np.ndarray  # (B,) float32
+    top_k: np.ndarray  # (B,) int64
+
+
+class PriorScratch(NamedTuple):
+    """Memory in which B lanes are computed."""
+
+    x: np.ndarray  # (B, Rp)
+    h: np.ndarray  # (B, Rp), x itself where nothing is normalised
+    z: np.ndarray  # (B, 2 Rp)
+    gated: np.ndarray  # (B, layers Rp)
+    skip: np.ndarray  # (B, Sp)
+    heads: np.ndarray  # (B, L 2 Hp)
+    head: np.ndarray  # (B, 2 Hp)
+    hidden: np.ndarray  # (B, Hp)
+    logits: np.ndarray  # (B, Kp)
+    shares: np.ndarray  # (Kp + Kp / 16,)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def condition(w: PriorWeights, voices: np.ndarray, out: np.ndarray) -> None:
+    """Conditions `(A, layers 2 Rp)` of voices `(A, V + 1)`, padded to an even number of columns."""
+    w, voices, out = borrowed(w), borrowed(voices), borrowed(out)
+    for a in range(voices.shape[0]):
+        copy(out[a], w.voice_bias)
+        multiply(out[a], w.voice, voices[a])
+
+
+@njit(cache=True, nogil=True)
+def _add(target: np.ndarray, source: np.ndarray) -> None:
+    for i in range(target.shape[0]):
+        target[i] += source[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def _begin_step(
+    w: PriorWeights, s: PriorState, t: PriorScratch, lanes: np.ndarray, conditions: np.ndarray
+) -> None:
+    """From the codes of the last step to the features of the next, into `s.features` of each lane."""
+    count = lanes.shape[0]
+    for a in range(count):
+        lane, x = lanes[a], t.x[a]
+        levels = s.levels[lane]
+        if s.drawn[lane] == 0:
+            copy(x, w.code_embedding[w.code_embedding.shape[0] - 1])
+        else:
+            copy(x, w.code_embedding[s.codes[lane, 0]])
+            for level in range(1, levels):
+                _add(x, w.code_embedding[s.codes[lane, level]])
+        _add(x, w.levels_embedding[levels - 1])
+    network(w.stack, s.stack, t.x, t.h, t.z, t.gated, t.skip, (conditions, 0, lanes), w.norm)
+    for a in range(count):
+        skip = t.skip[a]
+        for i in range(skip.shape[0]):
+            skip[i] = max(skip[i], np.float32(0))
+    if w.head_in_bias.shape[0] == 0:
+        for a in range(count):
+            copy(s.features[lanes[a]], t.skip[a])
+        return
+    for a in range(count):
+        copy(t.heads[a], w.head_in_bias)
+    multiply_all(t.heads, w.head_in, t.skip, count)
+    for a in range(count):
+        copy(s.features[lanes[a]], t.heads[a])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def _predict(w: PriorWeights, s: PriorState, t: PriorScratch, lanes: np.ndarray, level: int) -> None:
+    """Logits of the code at a level into `t.logits`, from features and the coarser codes of the step."""
+    count, wide, classes = lanes.shape[0], 2 * t.hidden.shape[1], w.codebook_size
+    for a in range(count):
+        lane = lanes[a]
+        copy(t.logits[a], w.head_bias[level])
+        if w.head_in_bias.shape[0] == 0:
+            copy(t.hidden[a], s.features[lane])
+        else:
+            z = t.head[a]
+            copy(z, s.features[lane, level * wide : (level + 1) * wide])
+            for other in range(level):
+                table = w.head_code_embedding[level * (level - 1) // 2 + other]
+                _add(z, table[s.codes[lane, other] - other * classes])
+            gate(z, t.hidden[a])
+    multiply_all(t.logits, w.head[level], t.hidden, count)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def _guide(logits: np.ndarray, count: int, guidance: Any) -> None:
+    """Of each pair of rows move the first away from the second: `l1 + guidance (l1 - l2)`."""
+    for a in range(0, count, 2):
+        with_voice, without = logits[a], logits[a + 1]
+        for i in range(logits.shape[1]):
+            with_voice[i] = multiply_add(guidance, with_voice[i] - without[i], with_voice[i])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def run_codes(
+    w: PriorWeights,
+    s: PriorState,
+    t: PriorScratch,
+    lanes: np.ndarray,
+    conditions: np.ndarray,
+    guidance: Any,
+    feed: np.ndarray,
+    codes: np.ndarray,
+    logits: np.ndarray,
+) -> None:
+    """Draw or follow T steps of N codes on A lanes and advance their states.
+
+    Args:
+        lanes: `(A,)` int64, numbers of the lanes in `s`, each once, all of N levels and between two steps.
+        conditions: `(A, 1, layers, 2 Rp)`.
+        guidance: if above 0, rows come in pairs, of which the second takes the code that the first draws from
+            `l1 + guidance (l1 - l2)`, l being their logits (classifier-free guidance, arXiv 2207.12598).
+        feed: `(A, T, N)` int64, codes to follow; `(0, 0, 0)` to draw.
+        codes: `(A, T, N)` int64, out.
+        logits: `(A, T, N, Kp)` or `(0, 0, 0, 0)`, out.
+    """
+    w, s, t = borrowed(w), borrowed(s), borrowed(t)
+    lanes, conditions, feed = borrowed(lanes), borrowed(conditions), borrowed(feed)
+    count = lanes.shape[0]
+    for n in range(codes.shape[1]):
+        _begin_step(w, s, t, lanes, conditions)
+        for level in range(codes.shape[2]):
+            _predict(w, s, t, lanes, level)
+            if guidance > np.float32(0):
+                _guide(t.logits, count, guidance)
+            for a in range(count):
+                lane = lanes[a]
+                if logits.shape[0] > 0:
+                    copy(logits[a, n, level], t.logits[a])
+                if feed.shape[0] > 0:
+                    code = feed[a, n, level]
+                elif guidance > np.float32(0) and a % 2 == 1:
+                    code = codes[a - 1, n, level]
+                else:
+                    number = uniform(s.seeds[lane], s.drawn[lane])
+                    chosen = pick(t.logits[a], t.shares, s.inverse_temperatures[lane], s.top_k[lane], number)
+                    code = level * w.codebook_size + chosen
+                s.codes[lane, level] = code
+                s.drawn[lane] += 1
+                codes[a, n, level] = code
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def peek_code(
+    w: PriorWeights, s: PriorState, t: PriorScratch, lanes: np.ndarray, conditions: np.ndarray, level: int
+) -> None:
+    """Logits of the next code of one lane into `t.logits[0]`; at level 0 its state takes a step.
+
+    Args:
+        lanes: `(1,)`; conditions: `(1, 1, layers, 2 Rp)`.
+    """
+    w, s, t = borrowed(w), borrowed(s), borrowed(t)
+    lanes, conditions = borrowed(lanes), borrowed(conditions)
+    if level == 0:
+        _begin_step(w, s, t, lanes, conditions)
+    _predict(w, s, t, lanes, level)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def counts_of(logits: np.ndarray, counts: np.ndarray) -> None:
+    """Counts `(K,)` int64 of at least 1 and at most `LARGEST_COUNT` that sum to 2^24, in proportion to
+    `softmax(logits)`.
+
+    Whole numbers from the first step on: exp(l - max) in units of 2^-24, scaled by an integer division.
+    """
+    top, classes = largest(logits), logits.shape[0]
+    total = 0
+    for i in range(classes):
+        share = exponential(max(logits[i] - top, np.float32(-80)))
+        counts[i] = np.int64(share * np.float32(1 << COUNT_BITS))
+        total += counts[i]
+    room = (1 << COUNT_BITS) - classes
+    given, likeliest = 0, 0
+    for i in range(classes):
+        if counts[i] > counts[likeliest]:
+            likeliest = i
+    for i in range(classes):
+        counts[i] = counts[i] * room // total + 1
+        given += counts[i]
+    counts[likeliest] += (1 << COUNT_BITS) - given
+    if counts[likeliest] > LARGEST_COUNT:
+        _limit(counts, likeliest)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _limit(counts: np.ndarray, likeliest: int) -> None:
+    """Bring the largest count down to `LARGEST_COUNT`: the others get the rest in proportion to theirs, and
+    what the division leaves one by one, the first ones first."""
+    excess = counts[likeliest] - LARGEST_COUNT
+    others = (1 << COUNT_BITS) - counts[likeliest]
+    left = excess
+    for i in range(counts.shape[0]):
+        if i != likeliest:
+            more = counts[i] * excess // others
+            counts[i] += more
+            left -= more
+    counts[likeliest] = LARGEST_COUNT
+    for i in range(counts.shape[0]):
+        if i != likeliest and left > 0:
+            counts[i] += 1
+            left -= 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def shares_of(logits: np.ndarray, shares: np.ndarray, counts: np.ndarray) -> None:
+    """Probabilities `(N, K)` float64, the counts of logits `(N, K)` over 2^24, which a float64 holds exactly.
+
+    Args:
+        counts: `(K,)` int64, scratch.
+    """
+    for n in range(logits.shape[0]):
+        counts_of(logits[n], counts)
+        for i in range(counts.shape[0]):
+            shares[n, i] = np.float64(counts[i]) * 2.0**-COUNT_BITS

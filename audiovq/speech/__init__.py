@@ -1,0 +1,1 @@
+"""The 1-D backend: speech to codes and back."""

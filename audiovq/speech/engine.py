@@ -1,0 +1,171 @@
+"""Drawing speech from a `WaveNetDecoder` by the compiled loop: one stream, or many in lockstep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from audiovq.kernels.options import Precision, check_sampling
+from audiovq.kernels.packing import in_one_block, widen
+from audiovq.speech import decoder_kernel
+from audiovq.speech.decoder import CLASSES, Frames, WaveNetDecoder
+from audiovq.speech.packing import decoder_scratch, decoder_state, pack_decoder
+
+_NO_CODES = np.zeros((0, 0), dtype=np.int64)
+_NO_LOGITS = np.zeros((0, 0, 0), dtype=np.float32)
+
+
+class WaveNetEngine:
+    """Draws from a decoder on the CPU. Packs its parameters once; later changes to it are not seen.
+
+    Args:
+        decoder: any `WaveNetDecoder`, on any device.
+        precision: of the weights of its matrices. bfloat16 is about half as much to read for each step.
+    """
+
+    def __init__(self, decoder: WaveNetDecoder, precision: Precision = "float32") -> None:
+        self.hop, self.samples_per_step, self.layers = (
+            decoder.hop,
+            decoder.samples_per_step,
+            decoder.net.layers,
+        )
+        self.residual, self.lpc_order = decoder.net.residual, decoder.lpc_order
+        self.precision = precision
+        self.weights = in_one_block(pack_decoder(decoder, precision))
+
+    def stream(self, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> Stream:
+        """An independent stream from silence; arguments as for `Lanes.start`."""
+        return Stream(self, seed, temperature, top_k)
+
+    def lanes(self, count: int) -> Lanes:
+        """Room for `count` streams that are drawn in lockstep."""
+        return Lanes(self, count)
+
+
+class Lanes:
+    """Streams that go through each layer together: weights are read once for several of them.
+
+    A lane draws what a stream of the same seed draws alone, bit for bit, whatever the others do. Lanes are
+    drawn by one thread at a time; the loop lets go of the interpreter's lock, so that several `Lanes` run on
+    several threads at once.
+    """
+
+    def __init__(self, engine: WaveNetEngine, count: int) -> None:
+        self.engine, self.count = engine, count
+        self._state = decoder_state(engine.weights, engine.samples_per_step, engine.lpc_order, count)
+        self._scratch = decoder_scratch(engine.weights, engine.samples_per_step, count)
+
+    def start(self, lane: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> None:
+        """Begin a new stream on a lane, from silence.
+
+        Args:
+            lane: 0..count - 1.
+            seed: any integer (modulo 2^64). Sample n of the stream depends on it and n alone, not on blocks,
+                threads or other streams.
+            temperature: divides the logits; 0 always takes the likeliest code.
+            top_k: draw among the k likeliest codes only (0: all).
+
+        Raises: AudiovqError for a temperature or top_k out of range.
+        """
+        check_sampling(temperature, top_k)
+        state = self._state
+        for array in (*state.stack, state.drawn, state.carry, state.history):
+            array[lane] = 0
+        state.past_codes[lane] = CLASSES // 2
+        state.seeds[lane] = np.uint64(int(seed) % 2**64)
+        state.inverse_temperatures[lane] = math.inf if temperature < 1e-6 else 1 / temperature
+        state.top_k[lane] = top_k
+
+    def position(self, lane: int) -> int:
+        """Samples drawn so far on a lane."""
+        return int(self._state.drawn[lane])
+
+    def draw(self, frames: Frames, lanes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """The next `F * hop` samples of some lanes and their mu-law codes, `(A, F * hop)` each.
+
+        Args:
+            frames: of batch A: conditions `(A, F, L, 2R)`, coefficients `(A, F, P)`, gains `(A, F)`.
+            lanes: A of them, each once.
+
+        Samples are de-emphasised, at the model's normalised level.
+        """
+        return self._run(frames, lanes, _NO_CODES, _NO_LOGITS)
+
+    def logits(self, frames: Frames, lanes: Sequence[int], fed: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Teacher forcing: logits `(A, N, 256)` of the next N = F * hop samples, with codes `fed (A, N)`."""
+        feed: NDArray[np.int64] = np.ascontiguousarray(fed, dtype=np.int64)
+        shape = (len(lanes), frames.gains.shape[1] * self.engine.hop)
+        if feed.shape != shape or (feed.size and not 0 <= feed.min() <= feed.max() < CLASSES):
+            raise ValueError(f"fed codes: expected {shape} values in 0..{CLASSES - 1}, got {feed.shape}")
+        logits = np.empty((*shape, CLASSES), dtype=np.float32)
+        self._run(frames, lanes, feed, logits)
+        return logits
+
+    def _run(
+        self, frames: Frames, lanes: Sequence[int], fed: NDArray[np.int64], logits: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        engine, count = self.engine, frames.gains.shape[-1]
+        if len(set(lanes)) != len(lanes) or not all(0 <= lane < self.count for lane in lanes):
+            raise ValueError(f"lanes {list(lanes)}: must be different and under {self.count}")
+        batch = len(lanes)
+        arrays = [_array(tensor) for tensor in frames]
+        shapes = [
+            (batch, count, engine.layers, 2 * engine.residual),
+            (batch, count, engine.lpc_order),
+            (batch, count),
+        ]
+        if [a.shape for a in arrays] != shapes:
+            raise ValueError(f"frames: expected {shapes}, got {[tuple(f.shape) for f in frames]}")
+        arrays[0] = widen(arrays[0], 2)
+        audio = np.empty((batch, count * engine.hop), dtype=np.float32)
+        codes = np.empty(audio.shape, dtype=np.uint8)
+        decoder_kernel.run(
+            engine.weights,
+            self._state,
+            self._scratch,
+            np.array(lanes, dtype=np.int64),
+            tuple(arrays),
+            engine.hop,
+            fed,
+            audio,
+            codes,
+            logits,
+        )
+        return audio, codes
+
+
+class Stream:
+    """One stream of samples; made by `WaveNetEngine.stream`."""
+
+    def __init__(self, engine: WaveNetEngine, seed: int, temperature: float, top_k: int) -> None:
+        self._lanes = Lanes(engine, 1)
+        self._lanes.start(0, seed, temperature, top_k)
+        self.codes: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
+        """mu-law codes of the last call, `(F * hop,)`."""
+
+    @property
+    def position(self) -> int:
+        """Samples drawn so far."""
+        return self._lanes.position(0)
+
+    def draw(self, frames: Frames) -> NDArray[np.float32]:
+        """The next `F * hop` samples from frames of batch 1: see `Lanes.draw`.
+
+        A hundred frames at once or one by one give the same bits.
+        """
+        audio, codes = self._lanes.draw(frames, [0])
+        self.codes = codes[0]
+        return audio[0]
+
+    def logits(self, frames: Frames, fed: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Teacher forcing: logits `(N, 256)` of the next samples, with codes `fed (N,)`."""
+        return self._lanes.logits(frames, [0], np.asarray(fed)[None])[0]
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    """A contiguous float32 array."""
+    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())

@@ -1,0 +1,192 @@
+"""The waveform model: encoder, codebook, voice, conditioner, spectral head and WaveNet decoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiovq.config.speech import ModelConfig
+from audiovq.errors import AudiovqError
+from audiovq.nn.codebook import Codebook, Quantised
+from audiovq.speech.conditioner import Condition, Conditioner
+from audiovq.speech.decoder import WaveNetDecoder
+from audiovq.speech.encoder import Encoder, FilterbankFront, StridedFront
+from audiovq.speech.spectral_head import SpectralHead
+from audiovq.speech.voice_encoder import VoiceEncoder, VoiceTable
+
+
+class Warp(NamedTuple):
+    """How far the encoder hears crops moved in training.
+
+    stride: `(B,)` hops from a frame to the next. frames: F.
+    formants: `(B,)` ratios by which the bands are moved (`FilterbankFront.warp`).
+    """
+
+    stride: Tensor
+    frames: int
+    formants: Tensor
+
+
+class Encoded(NamedTuple):
+    """Training-time pass through encoder, codebook and conditioner."""
+
+    condition: Condition
+    quantised: Quantised
+
+
+class WaveformModel(nn.Module):
+    """All parts of the 1-D backend, built from a `ModelConfig`.
+
+    Args:
+        config: dimensions.
+        speakers: number of trained speakers (rows of the voice table besides 'no speaker').
+    """
+
+    MUON = (
+        r"encoder\.frontend\.out_proj\.weight",
+        r"encoder\.smooth\.weight",
+        r"(encoder|conditioner|spectral_head|wavenet)\.\w+\.units\.\d+\.(dilated|pointwise|film)\.weight",
+        r"conditioner\.in_proj\.weight",
+        r"spectral_head\.(in|out)_proj\.weight",
+        r"wavenet\.cond_(in|out)_proj\.weight",
+        r"wavenet\.net\.(taps|residual_proj)\.\d+",
+        r"wavenet\.net\.skip_proj\.weight",
+    )
+    """Hidden matrices: names of the parameters that Muon moves (`training.optimizer`)."""
+    ADAMW = (
+        r"(encoder|conditioner|spectral_head|wavenet)\..*bias",
+        r".*\.norm\.weight",
+        r"encoder\.frontend\.(short_filters|long_filters|bands)",
+        r"encoder\.frontend\.layers\..*weight",
+        r"codebook\..*",
+        r"voice_encoder\.(?!.*norm\.weight).*",
+        r"voice_table\..*",
+        r"conditioner\.(voice_proj\.0|magnitude_head|harmonics_head)\.weight",
+        r"wavenet\.(code|head_code|head_prediction)_embedding",
+        r"wavenet\.(history_proj|head_in_proj|head_out_proj)\.weight",
+    )
+    """Everything else: biases, norms, tables, filters, inputs and outputs."""
+
+    def __init__(self, config: ModelConfig, speakers: int) -> None:
+        super().__init__()
+        self.config = config
+        e, c, v = config.encoder, config.conditioner, config.voice
+        self.frame_hop = e.hop
+        self.code_hop = config.code_hop
+        frontend: FilterbankFront | StridedFront
+        if e.frontend == "filterbank":
+            frontend = FilterbankFront(e.hop, e.channels)
+        else:
+            frontend = StridedFront(e.strides, e.channels, e.kernel)
+        self.encoder = Encoder(frontend, e.channels, e.dilations)
+        k = config.codebook
+        self.codebook = Codebook(
+            k.size,
+            k.dim,
+            e.channels,
+            k.update,
+            k.ema_decay,
+            k.normalize,
+            k.dead_code_threshold,
+            k.levels,
+            k.frames_per_step,
+        )
+        self.voice_table = VoiceTable(speakers, v.dims)
+        self.voice_encoder: VoiceEncoder | None = None
+        if v.encoder:
+            if not isinstance(frontend, FilterbankFront):
+                raise AudiovqError(
+                    "configuration: voice.encoder = true needs encoder.frontend = 'filterbank'"
+                )
+            self.voice_encoder = VoiceEncoder(frontend.features, v.channels, v.dims, v.bits)
+        self.conditioner = Conditioner(e.channels, c.channels, c.dilations, v.dims, c.window, c.harmonic_bins)
+        bins = c.window // 2 + 1
+        self.spectral_head = (
+            SpectralHead(c.channels, config.spectral_head.dilations, c.window, e.hop)
+            if config.spectral_head.enabled
+            else None
+        )
+        w = config.wavenet
+        self.wavenet = WaveNetDecoder(
+            c.channels,
+            bins,
+            e.hop,
+            w.samples_per_step,
+            w.residual,
+            w.skip,
+            w.dilations,
+            w.hidden,
+            w.lpc_order,
+            w.pre_emphasis,
+            w.cond_channels,
+        )
+
+    def encode_decode(
+        self,
+        signal: Tensor,
+        voice: Tensor,
+        quantise: bool = True,
+        warp: Warp | None = None,
+        levels: Tensor | None = None,
+    ) -> Encoded:
+        """Training pass.
+
+        Args:
+            signal: `(B, N)`, N whole code steps, or with `warp` any that its strides reach.
+            voice: points `(B, V)`.
+            warp: how the encoder hears another speaker than the voice's.
+            levels: `(B,)`, how many levels of codes the conditioner sees; None: all.
+        """
+        frontend = self.encoder.frontend
+        if warp is None or not isinstance(frontend, FilterbankFront):
+            latents = self.encoder(signal)
+        else:
+            padded = F.pad(signal, frontend.reach_samples)
+            log_powers = frontend.log_powers(padded, warp.stride, warp.frames)
+            frames = frontend.out_proj(frontend.warp(log_powers, warp.formants))
+            latents = self.encoder.from_frames(frames)
+        vectors, quantised = self.codebook(latents, quantise, levels)
+        return Encoded(self.conditioner(vectors, voice), quantised)
+
+    @torch.no_grad()
+    def encode(self, signal: Tensor) -> Tensor:
+        """Codes `(B, T, L)` int64 of `(B, T * code_hop)` samples with zeros around them."""
+        return self.codebook.encode(self.encoder(signal))
+
+    def condition(self, codes: Tensor, voice: Tensor, levels: Tensor | None = None) -> Condition:
+        """Conditioner output at frame rate for codes `(B, T, N)` of N levels and voice points `(B, V)`.
+
+        Args:
+            levels: `(B,)`, how many levels are seen of each item; None: all.
+        """
+        return self.conditioner(self.codebook.lookup(codes, levels), voice)
+
+    def log_powers(self, signal: Tensor) -> Tensor:
+        """The filterbank's log powers `(B, F, features)` of `(B, N)` samples, zeros around them."""
+        frontend = self.encoder.frontend
+        assert isinstance(frontend, FilterbankFront)
+        return frontend.log_powers(F.pad(signal, frontend.reach_samples))
+
+    def voice_points(self, voice_signal: Tensor | None, rows: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Voice points `(B, V)`: from recordings if there is a voice encoder, else from the table.
+
+        Args:
+            voice_signal: `(B, N)` samples of another crop of the same speaker.
+            rows: `(B,)` rows of the table (0: no speaker).
+            drop: `(B,)` bool, crops whose voice is replaced by 'no speaker'.
+        """
+        if self.voice_encoder is not None:
+            assert voice_signal is not None, "a model with a voice encoder is trained with voice crops"
+            # The filterbank learns from the encoder alone: a third of a step's cost saved.
+            with torch.no_grad():
+                log_powers = self.log_powers(voice_signal)
+            points = self.voice_encoder(log_powers)
+        else:
+            points = self.voice_table(rows)
+        if drop is not None:
+            nobody = self.voice_table(torch.zeros_like(rows))
+            points = torch.where(drop.unsqueeze(-1), nobody, points)
+        return points

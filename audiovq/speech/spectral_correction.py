@@ -1,0 +1,122 @@
+"""Spectral correction: give drawn speech the spectrum that the codes ask for.
+
+A WaveNet's samples have the right fine structure and, over a few milliseconds, a random spectrum: the noise
+of drawing is an error of several dB in every bin. The conditioner has predicted the magnitude of each bin. So
+each short-time spectrum of the drawn signal keeps its phase and takes a magnitude moved towards the predicted
+one, once or a few times over (one pass is one step of Griffin and Lim, 1984, that starts from the WaveNet's
+phase and not from a random one). With momentum each pass goes on in the direction of the one before, as in
+the fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard, 2013). What it gave is measured in
+docs/training.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from audiovq.nn.stft import istft, pass_reach, stft
+
+FLOOR = 0.003
+"""Magnitude added to both spectra before their ratio is taken: silence is not amplified."""
+LIMIT = 2.5
+"""Largest change of a bin in one pass, in nats of magnitude (21.7 dB)."""
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: with more, sums are cut elsewhere and round in another way."""
+    before = torch.get_num_threads()
+    if before > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before > 1:
+            torch.set_num_threads(before)
+
+
+class SpectralCorrection:
+    """Correct a signal that arrives in blocks of whole hops; block sizes do not matter to the result.
+
+    Args:
+        window, hop: samples, those of the predicted spectra.
+        passes: how often to repeat; 0 passes everything through.
+        momentum: of the passes, 0 to below 1.
+    """
+
+    def __init__(self, window: int, hop: int, passes: int, momentum: float = 0.0) -> None:
+        self.window = window
+        self.hop = hop
+        self.passes = passes
+        self.momentum = momentum
+        # A sample depends on frames that reach it, which depend on samples that reach them.
+        self.reach = passes * pass_reach(window, hop)
+        self._signal = torch.zeros(0)
+        self._target: Tensor | None = None
+        self._before = 0
+
+    def push(self, signal: NDArray[np.float32], log_magnitude: Tensor) -> NDArray[np.float32]:
+        """Take `(F * hop,)` samples and their predicted spectra `(F, bins)`; return what is final by now."""
+        self._signal = torch.cat([self._signal, torch.from_numpy(signal)])
+        self._target = log_magnitude if self._target is None else torch.cat([self._target, log_magnitude])
+        return self._ready(len(self._target) - self.reach)
+
+    def finish(self) -> NDArray[np.float32]:
+        """What is left after the last block."""
+        return self._ready(0 if self._target is None else len(self._target))
+
+    def _ready(self, end: int) -> NDArray[np.float32]:
+        """Samples of the hops from the first not yet returned up to `end`, counted in the buffer."""
+        if self._target is None or end <= self._before:
+            return np.zeros(0, dtype=np.float32)
+        stop = min(len(self._target), end + self.reach)
+        drawn = self._signal[: stop * self.hop].unsqueeze(0)
+        target = self._target[None, :stop]
+        with one_thread():
+            corrected = correct(drawn, target, self.window, self.hop, self.passes, self.momentum)
+        out = corrected[0, self._before * self.hop : end * self.hop].numpy().copy()
+        drop = max(0, end - self.reach)
+        self._signal, self._target = self._signal[drop * self.hop :], self._target[drop:]
+        self._before = end - drop
+        return out
+
+
+def correct(
+    signal: Tensor, log_magnitude: Tensor, window: int, hop: int, passes: int, momentum: float = 0.0
+) -> Tensor:
+    """A whole signal moved towards predicted spectra, some passes over.
+
+    Args:
+        signal: `(B, F * hop)`; log_magnitude: `(B, F, window // 2 + 1)`.
+        window, hop: samples.
+        momentum: `u_n = x_n + momentum (x_n - x_(n-1))` goes into pass n + 1, x_n being what pass n gave.
+    """
+    wanted = torch.exp(2 * log_magnitude) + FLOOR**2
+    before = None
+    given = signal
+    for _ in range(passes):
+        spectrum = stft(given, window, hop)
+        power = spectrum.real.square() + spectrum.imag.square()
+        change = 0.5 * torch.log(wanted / (power + FLOOR**2))
+        signal = istft(spectrum * torch.exp(change.clamp(-LIMIT, LIMIT)), window, hop)
+        given = signal if before is None or not momentum else signal + momentum * (signal - before)
+        before = signal
+    return signal
+
+
+def corrected(
+    blocks: Iterator[tuple[NDArray[np.float32], Tensor]], correction: SpectralCorrection
+) -> Iterator[NDArray[np.float32]]:
+    """Run pairs of samples and predicted spectra through a correction."""
+    for signal, log_magnitude in blocks:
+        out = correction.push(signal, log_magnitude)
+        if len(out):
+            yield out
+    out = correction.finish()
+    if len(out):
+        yield out

@@ -1,0 +1,113 @@
+"""How many bits codes cost: under a prior, and under models that need none of its kind."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from audiovq.prior.network import PriorNetwork
+from audiovq.training.prior_data import CodeCorpus
+
+SMOOTHING = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+"""Weights, in observations, of the unigram in the bigram; the best on the data measured is taken."""
+
+Bits = dict[str, list[float]]
+
+
+def measure(prior: PriorNetwork, train: CodeCorpus, held_out: CodeCorpus) -> Bits:
+    """Mean bits of a held-out code at each level, coarse first.
+
+    Returns: `uniform` (log2 K); `unigram` and `bigram`, counted on `train` at each level by itself, the
+        bigram from the code of the step before, smoothed by the unigram in the way that is best for it here;
+        for each number of levels N that codes can have, `prior_N` without a voice and `prior_voice_N` with
+        the recording's own, N values each.
+    """
+    size, levels = prior.codebook_size, prior.levels
+    bits: Bits = {"uniform": [math.log2(size)] * levels, "unigram": [], "bigram": []}
+    for level in range(levels):
+        own = [s[:, level] - level * size for s in train.sequences]
+        held = [s[:, level] - level * size for s in held_out.sequences]
+        unigram, bigram = _counted_bits(own, held, size)
+        bits["unigram"].append(unigram)
+        bits["bigram"].append(bigram)
+    for count in range(1, levels + 1):
+        bits[f"prior_{count}"] = prior_bits(prior, held_out, count, voices=False)
+        bits[f"prior_voice_{count}"] = prior_bits(prior, held_out, count, voices=True)
+    return bits
+
+
+@torch.no_grad()
+def prior_bits(prior: PriorNetwork, corpus: CodeCorpus, levels: int, voices: bool) -> list[float]:
+    """Mean bits of a code at each of the first levels of codes that have no more, each sequence from its
+    beginning, with its own voice or without."""
+    total = torch.zeros(levels, dtype=torch.float64)
+    for sequence, point in zip(corpus.sequences, corpus.voices, strict=True):
+        codes = torch.from_numpy(sequence[:, :levels].astype(np.int64))[None]
+        voice = prior.voice(torch.from_numpy(point)[None] if voices else None)
+        nats = code_nats(prior(codes, voice), codes)
+        total += nats[0].double().sum(0)
+    return (total / math.log(2) / corpus.steps).tolist()
+
+
+def code_nats(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """-ln p of codes `(B, T, N)`, rows of the table, by logits `(B, T, N, K)`."""
+    size = logits.shape[-1]
+    first = torch.arange(codes.shape[-1], device=codes.device) * size
+    nats = F.cross_entropy(logits.float().reshape(-1, size), (codes - first).reshape(-1), reduction="none")
+    return nats.view(codes.shape)
+
+
+def bits_table(rows: dict[str, Bits], steps_per_second: float) -> str:
+    """Markdown table of `measure`'s results by name: bits of a code at each level, their sum, and bit/s. The
+    last lines are of codes that have fewer levels."""
+    lines = ["| held out | model | bits by level | bits a step | bit/s |", "| --- | --- | --- | --- | --- |"]
+    for title, bits in rows.items():
+        for name, values in bits.items():
+            by_level = " + ".join(f"{value:.3f}" for value in values)
+            total = sum(values)
+            cells = [title, _title(name), by_level, f"{total:.3f}", f"{total * steps_per_second:.0f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _title(name: str) -> str:
+    """`prior_voice_2` as "prior, own voice, 2 levels"."""
+    kind, _, levels = name.rpartition("_")
+    if not kind:
+        return name
+    kind = kind.replace("_voice", ", own voice")
+    return f"{kind}, {levels} level{'s' if levels != '1' else ''}"
+
+
+def _counted_bits(
+    train: list[NDArray[np.uint16]], held_out: list[NDArray[np.uint16]], size: int
+) -> tuple[float, float]:
+    """Mean bits of codes 0..K - 1 under unigram and bigram."""
+    counts = np.bincount(np.concatenate(train), minlength=size) + 0.5
+    unigram = counts / counts.sum()
+    pairs = np.zeros((size, size))
+    for sequence in train:
+        np.add.at(pairs, (sequence[:-1], sequence[1:]), 1)
+    bigrams = [
+        _mean_bits(held_out, unigram, (pairs + a * unigram) / (pairs.sum(1, keepdims=True) + a))
+        for a in SMOOTHING
+    ]
+    return _mean_bits(held_out, unigram, None), min(bigrams)
+
+
+def _mean_bits(
+    sequences: list[NDArray[np.uint16]],
+    first: NDArray[np.float64],
+    following: NDArray[np.float64] | None,
+) -> float:
+    """Bits a code where the first one has the probabilities `first`, the others `following[last]`."""
+    total = 0.0
+    for sequence in sequences:
+        total -= float(np.log2(first[sequence[0]]))
+        later = first[sequence[1:]] if following is None else following[sequence[:-1], sequence[1:]]
+        total -= float(np.log2(later).sum())
+    return total / sum(map(len, sequences))

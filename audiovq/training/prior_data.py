@@ -1,0 +1,279 @@
+"""A corpus as codes: each recording encoded once and kept, and crops of the codes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from audiovq.audio.reader import read_span
+from audiovq.batch import Job, encode_files
+from audiovq.data.corpus import Corpus
+from audiovq.data.prefetch import ReadAhead
+from audiovq.data.sharding import ALL, Part, Share
+from audiovq.distributed import here, wait_for_all
+from audiovq.errors import AudiovqError
+from audiovq.io.atomic import remove_leftovers
+from audiovq.speech.codes import CodeSequence
+from audiovq.tokenizer import Tokenizer
+
+REPORT_SECONDS = 15.0
+
+
+class CodeCrops(NamedTuple):
+    """Crops for one step of training.
+
+    codes: `(B, T, L)` int64.
+    before: `(B, L)` the codes of the step before each crop, -1 where there is none.
+    levels: `(B,)` int64, how many levels of each crop are predicted and known.
+    weights: `(B, T, L)` float32, 0 where a code does not count: in the padding, where context is cut off, and
+        at levels that a crop does not have. The others are equal, such that the mean over all parts of a
+        batch of the weighted sums is the mean over the batch's codes that count.
+    shares: `(L,)` float32, what share of the batch's codes that count each level has.
+    voices: `(B, V)` voice points of another recording of the same speaker.
+    part: which items of the step's batch these are.
+    """
+
+    codes: Tensor
+    before: Tensor
+    levels: Tensor
+    weights: Tensor
+    shares: Tensor
+    voices: Tensor
+    part: Part
+
+
+class CodeCrop(NamedTuple):
+    """Which crop: number of the recording, first step in it, number of the recording whose voice it gets, and
+    how many levels."""
+
+    number: int
+    start: int
+    voice: int
+    levels: int
+
+
+@dataclass(frozen=True)
+class CodeCorpus:
+    """Code sequences `(T, L)` uint16, the voice point `(V,)` of each, and a number that recordings of the
+    same voice share (-1: unknown); files of the codes, if they come from files."""
+
+    sequences: list[NDArray[np.uint16]]
+    voices: NDArray[np.float32]
+    speakers: NDArray[np.int64]
+    paths: tuple[Path, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """How many code steps in all."""
+        return sum(map(len, self.sequences))
+
+    @property
+    def levels(self) -> int:
+        """L."""
+        return self.sequences[0].shape[1]
+
+
+def encode_corpus(
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    folder: Path,
+    speeds: Sequence[float],
+    report: Callable[[str], None],
+    threads: int | None = None,
+) -> CodeCorpus:
+    """Codes of every recording at every speed, kept under `folder`: what is there is not encoded again.
+
+    Joined processes share the work; `folder` must be one that all of them see.
+
+    Args:
+        speeds: 1.1 is a tenth faster and higher.
+        report: called with a line for each file that cannot be encoded, and with progress.
+
+    Raises: AudiovqError if nothing can be encoded, or what `folder` holds is another model's.
+    """
+    remove_leftovers(folder)
+    wanted: list[tuple[Job, float, int]] = []
+    numbers = {name: i for i, name in enumerate(corpus.speakers)}
+    for column, speed in enumerate(speeds):
+        for u in corpus.utterances:
+            target = folder / f"{speed:g}" / Path(u.path).with_suffix(".npy")
+            # At another speed it is another voice.
+            number = numbers[u.speaker] + column * len(numbers) if u.speaker else -1
+            wanted.append((Job(corpus.root / u.path, target), speed, number))
+    speed_of = {job.target: speed for job, speed, _ in wanted}
+    missing = [job for job in here().share([job for job, _, _ in wanted]) if not _is_there(job)]
+    began = last = time.monotonic()
+    count = 0
+
+    def done(job: Job, error: Exception | None) -> None:
+        nonlocal count, last
+        count += 1
+        if error is not None:
+            report(f"{job.source}: skipped ({error})")
+        now = time.monotonic()
+        if now - last > REPORT_SECONDS or (count == len(missing) and count > 1):
+            last = now
+            left = (now - began) / count * (len(missing) - count)
+            report(f"encoding  {count}/{len(missing)} recordings  left {left:.0f} s")
+
+    def encode(job: Job) -> CodeSequence:
+        speed = speed_of[job.target]
+        if speed == 1:
+            return tokenizer.encode(job.source)
+        samples, rate = read_span(job.source)
+        return tokenizer.encode(samples, round(rate * speed))
+
+    encode_files(tokenizer, missing, done=done, threads=threads, encode=encode)
+    wait_for_all()
+    return _gather(tokenizer, [(job.target, n) for job, _, n in wanted if _is_there(job)])
+
+
+def _is_there(job: Job) -> bool:
+    return job.target.with_suffix(".json").exists()
+
+
+def _gather(tokenizer: Tokenizer, rows: list[tuple[Path, int]]) -> CodeCorpus:
+    sequences, voices, speakers = [], [], []
+    paths = tuple(path for path, _ in rows)
+    for path, number in rows:
+        found = CodeSequence.load(path)
+        if found.fingerprint != tokenizer.fingerprint or found.levels != tokenizer.code_format.levels:
+            raise AudiovqError(f"{path}: holds codes of another model; use another run folder")
+        point = tokenizer.voices.own(found)
+        if point is None:
+            point = tokenizer.voices.of_speaker(None)
+        sequences.append(found.rows)
+        voices.append(point[0].float().cpu().numpy())
+        speakers.append(number)
+    if not sequences:
+        raise AudiovqError("no recording of the corpus could be encoded; check its path")
+    return CodeCorpus(sequences, np.stack(voices), np.array(speakers), paths)
+
+
+class CodeReader(ReadAhead[CodeCrops]):
+    """Random crops, by step number.
+
+    Args:
+        corpus: what to draw from, in proportion to length.
+        length: T, code steps in a crop.
+        context: steps at the start of a crop inside a recording that do not count.
+        batch: B of a whole batch.
+        seed: with a step number it fixes a batch.
+        coarse_prob: share of crops that have a random smaller number of levels.
+        share: what of a batch is read here.
+    """
+
+    def __init__(
+        self,
+        corpus: CodeCorpus,
+        length: int,
+        context: int,
+        batch: int,
+        seed: int,
+        coarse_prob: float = 0.0,
+        share: Share = ALL,
+    ) -> None:
+        super().__init__(batch, share)
+        self.corpus, self.length, self.context = corpus, length, context
+        self.seed, self.coarse_prob = seed, coarse_prob
+        lengths = np.array([len(s) for s in corpus.sequences], dtype=np.float64)
+        self._shares = np.cumsum(lengths / lengths.sum())
+        self._same = {n: np.flatnonzero(corpus.speakers == n) for n in np.unique(corpus.speakers)}
+
+    def read_part(self, step: int, part: Part) -> CodeCrops:
+        """Some crops of a step's batch."""
+        return self._read(self._crops(step), part)
+
+    def names(self, step: int, part: Part) -> list[str]:
+        """Files of some crops of a step's batch and of the voices beside them; numbers if none are known."""
+        crops = self._crops(step)
+        numbers = [n for item in part.numbers for n in (crops[item].number, crops[item].voice)]
+        paths = self.corpus.paths
+        return [str(paths[n]) if paths else f"recording {n}" for n in dict.fromkeys(numbers)]
+
+    def _crops(self, step: int) -> list[CodeCrop]:
+        """At random, each item of a batch."""
+        return [self._crop(np.random.default_rng([self.seed, step, item])) for item in range(self.batch)]
+
+    def _crop(self, rng: np.random.Generator) -> CodeCrop:
+        number = int(np.searchsorted(self._shares, rng.random(), side="right"))
+        number = min(number, len(self._shares) - 1)
+        size = len(self.corpus.sequences[number])
+        # The beginning of a recording is a place as likely as `context` others.
+        start = int(rng.integers(-self.context, max(size - self.length, 0) + 1))
+        speaker = self.corpus.speakers[number]
+        same = self._same[speaker] if speaker >= 0 else np.array([number])
+        voice = int(same[rng.integers(len(same))])
+        levels = self.corpus.levels
+        if levels > 1 and rng.random() < self.coarse_prob:
+            levels = int(rng.integers(1, levels))
+        return CodeCrop(number, max(0, start), voice, levels)
+
+    def _read(self, crops: list[CodeCrop], part: Part) -> CodeCrops:
+        chosen = [crops[item] for item in part.numbers]
+        levels = self.corpus.levels
+        codes = np.empty((len(chosen), self.length, levels), dtype=np.int64)
+        weights = np.zeros(codes.shape, dtype=np.float32)
+        before = np.full((len(chosen), levels), -1, dtype=np.int64)
+        counted = self._count(crops)
+        for i, crop in enumerate(chosen):
+            sequence = self.corpus.sequences[crop.number]
+            rows = sequence[crop.start : crop.start + self.length]
+            codes[i, : len(rows)] = rows
+            # Any codes that their levels have.
+            codes[i, len(rows) :] = sequence[0]
+            steps = slice(*self._counted(crop))
+            weights[i, steps, : crop.levels] = part.total / part.size / max(1, counted.sum())
+            if crop.start:
+                before[i] = sequence[crop.start - 1]
+        return CodeCrops(
+            codes=torch.from_numpy(codes),
+            before=torch.from_numpy(before),
+            levels=torch.tensor([crop.levels for crop in chosen]),
+            weights=torch.from_numpy(weights),
+            shares=torch.from_numpy((counted / max(1, counted.sum())).astype(np.float32)),
+            voices=torch.from_numpy(self.corpus.voices[[crop.voice for crop in chosen]]),
+            part=part,
+        )
+
+    def _counted(self, crop: CodeCrop) -> tuple[int, int]:
+        """From which to which step the codes of a crop count."""
+        size = len(self.corpus.sequences[crop.number])
+        return (self.context if crop.start else 0), min(self.length, size - crop.start)
+
+    def _count(self, crops: list[CodeCrop]) -> NDArray[np.int64]:
+        """Codes of a whole batch that count, `(L,)` by level."""
+        counts = np.zeros(self.corpus.levels, dtype=np.int64)
+        for crop in crops:
+            first, stop = self._counted(crop)
+            counts[: crop.levels] += max(0, stop - first)
+        return counts
+
+
+class HeldOutReader(CodeReader):
+    """Every recording from its beginning, with its own voice and all levels, in as many batches as asked for.
+
+    Args: as `CodeReader`; batches: how many until they repeat.
+    """
+
+    def __init__(self, corpus: CodeCorpus, length: int, batches: int, share: Share = ALL) -> None:
+        pieces = share.processes * share.pieces
+        each = -(-len(corpus.sequences) // (batches * pieces)) * pieces
+        super().__init__(corpus, length, 0, each, 0, 0.0, share)
+        self.batches = batches
+
+    def _crops(self, step: int) -> list[CodeCrop]:
+        numbers = range(step % self.batches, self.batch * self.batches, self.batches)
+        levels = self.corpus.levels
+        # What lies beyond the last recording is the end of the first one, where no code is left to count.
+        nothing = CodeCrop(0, len(self.corpus.sequences[0]), 0, levels)
+        known = len(self.corpus.sequences)
+        return [CodeCrop(n, 0, n, levels) if n < known else nothing for n in numbers]

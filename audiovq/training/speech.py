@@ -1,0 +1,194 @@
+"""Training a speech model: what `audiovq train` does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audiovq.config.speech import SAMPLE_RATE, Config, load_config
+from audiovq.config.toml import to_dict
+from audiovq.config.training import StageConfig
+from audiovq.data.corpus import Corpus, open_corpus, speaker_details
+from audiovq.data.crops import CropReader
+from audiovq.data.sharding import ALL, Share
+from audiovq.distributed import first_before_others
+from audiovq.errors import AudiovqError
+from audiovq.speech.model import WaveformModel
+from audiovq.training.launch import Run, chosen_stages
+from audiovq.training.metrics_log import Example, say
+from audiovq.training.previews import SpeechExamples
+from audiovq.training.speech_stages import SpeechStage, make_stage
+
+VOICE_SECONDS = 2.0
+VOICE_TABLE_SECONDS = 4.0
+
+
+def main_train(
+    config_path: str | Path,
+    data: str | Path,
+    out: str | Path,
+    resume: bool = False,
+    threads: int | None = None,
+    overrides: Sequence[str] = (),
+    init: str | Path | None = None,
+    stages: Sequence[str] = (),
+    device: str = "cpu",
+    pieces: int = 1,
+    snapshot: str | Path | None = None,
+) -> Path:
+    """Train a model from a configuration; returns the path of the finished model.
+
+    Args:
+        config_path: TOML file or the name of a configuration that ships.
+        data: corpus folder (`data.corpus.open_corpus`).
+        out: run folder: checkpoint, metrics, index and finally `model.safetensors`.
+        resume: go on from the run's checkpoint; the configuration stored there must be the same.
+        threads, device, pieces, snapshot: of `training.start.Run`.
+        overrides: `key=value` pairs on the configuration.
+        init: model file whose weights training starts from.
+        stages: names of the stages to run; none: all.
+
+    Raises: AudiovqError for a bad configuration, corpus or checkpoint, or a full disk. KeyboardInterrupt (on
+        SIGINT) or SystemExit (on SIGTERM) after the checkpoint is written.
+    """
+    config: Config = load_config(config_path, list(overrides))
+    chosen = chosen_stages(config.train.stages, stages, config_path)
+    config = Config(config.model, dataclasses.replace(config.train, stages=chosen))
+
+    def task(folder: Path) -> SpeechTask:
+        with first_before_others():
+            corpus = open_corpus(
+                data, folder / "corpus.safetensors", report=say, high_pass_hz=config.model.high_pass_hz
+            )
+        return SpeechTask(config, corpus, init)
+
+    written = None if snapshot is None else Path(snapshot)
+    return Run(Path(out), resume, threads, device, pieces, written).train(task)
+
+
+class SpeechTask:
+    """A `WaveformModel` and its corpus, as a `training.loop.Task`.
+
+    Args:
+        config: model and training.
+        corpus: all splits.
+        init: model to start from.
+
+    Raises: AudiovqError if no recording is in the splits to train on, or `init` does not fit.
+    """
+
+    unit, file = "s of audio", "model.safetensors"
+
+    def __init__(self, config: Config, corpus: Corpus, init: str | Path | None = None) -> None:
+        self.config = config
+        self.train, self.stages = config.train, config.train.stages
+        self.corpus, self.held_out = corpus.divide(config.train.train_splits, config.train.eval_split)
+        if not self.corpus.utterances:
+            raise AudiovqError(
+                f"{corpus.root}: no recordings in splits {', '.join(config.train.train_splits)}; "
+                "set train.train_splits"
+            )
+        patterns = config.train.listed_speakers
+        self.speakers = tuple(s for s in self.corpus.speakers if any(fnmatchcase(s, p) for p in patterns))
+        self.identity = {"config": to_dict(config), "speakers": list(self.speakers)}
+        torch.manual_seed(config.train.seed)
+        self.model = WaveformModel(config.model, len(self.speakers))
+        shown = self.held_out if self.held_out.utterances else self.corpus
+        self._examples = SpeechExamples(shown, self.speakers, report=say)
+        self.history: list[dict[str, Any]] = []
+        if init is not None:
+            from audiovq.speech.modelfile import load_weights, read_header
+
+            taken = load_weights(self.model, init)
+            if "codebook.vectors" in taken:
+                self.model.codebook.restart_averages()
+            self.history = read_header(init).training.get("stages", [])
+
+    def amount(self, config: StageConfig) -> float:
+        """Seconds of audio in one step."""
+        return config.batch * config.seconds
+
+    def stage(self, config: StageConfig) -> SpeechStage:
+        """What a stage optimises."""
+        return make_stage(self.model, config)
+
+    def reader(self, number: int, train: bool, share: Share = ALL) -> CropReader | None:
+        """Crops for a stage."""
+        corpus = self.corpus if train else self.held_out
+        if not corpus.utterances:
+            return None
+        config = self.stages[number]
+        # A crop that does not fit its voice is for models that hear voices, while they learn their codes.
+        warps = train and config.stage == "codes" and self.config.model.voice.encoder
+        hop = self.config.model.code_hop
+        samples = max(1, round(config.seconds * SAMPLE_RATE / hop)) * hop
+        voice = round(VOICE_SECONDS * SAMPLE_RATE / hop) * hop if self.config.model.voice.encoder else hop
+        return CropReader(
+            corpus,
+            self.speakers,
+            samples,
+            voice,
+            config.batch,
+            self.train.seed * 100 + number,
+            self.train.speed if train else 0.0,
+            self.train.level_db if train else 0.0,
+            share,
+            report=say,
+            high_pass_hz=self.config.model.high_pass_hz,
+            disturb_prob=self.train.disturb_prob if train else 0.0,
+            warp_prob=config.warp_prob if warps else 0.0,
+            warp_octaves=config.warp_octaves,
+        )
+
+    def examples(self, config: StageConfig) -> list[Example]:
+        """A few held-out recordings, or where none are held out some of the others, by the model as it is."""
+        return self._examples.make(self.model, config)
+
+    def write(self, path: Path, done: list[dict[str, Any]]) -> None:
+        """Write the model, with what it was trained on and for how long in its header."""
+        from audiovq.speech.modelfile import Speaker, save_model
+
+        sexes = speaker_details(self.corpus.root)
+        seconds = self.corpus.speaker_seconds()
+        table = [
+            Speaker(i, n, sexes.get(n, ""), round(seconds[n] / 60, 2)) for i, n in enumerate(self.speakers)
+        ]
+        self._fill_voice_table()
+        stages = [{("audio_seconds" if k == "amount" else k): v for k, v in row.items()} for row in done]
+        training = {
+            "utterances": len(self.corpus.utterances),
+            "hours": self.corpus.seconds / 3600,
+            "stages": self.history + stages,
+        }
+        save_model(path, self.model, table, training=training, force=True)
+
+    @torch.no_grad()
+    def _fill_voice_table(self, per_speaker: int = 8) -> None:
+        """Named points of trained speakers: the mean of the voice encoder over some of their recordings."""
+        encoder = self.model.voice_encoder
+        if encoder is None:
+            return
+        self.model.eval()
+        for number, name in enumerate(self.speakers):
+            own = self.corpus.of_speaker(name).utterances[:per_speaker]
+            hop = self.model.frame_hop
+            length = round(VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
+            corpus = Corpus(self.corpus.root, own)
+            high_pass_hz = self.config.model.high_pass_hz
+            # A recording that cannot be read must not cost a model that is all but finished.
+            reader = CropReader(
+                corpus, (name,), length, hop, len(own), seed=0, report=say, high_pass_hz=high_pass_hz
+            )
+            signal = reader.read(0).signal.to(self.model.voice_table.points.device)
+            sums = encoder.pool(self.model.log_powers(signal))
+            reader.close()
+            point = encoder.point(*(v.sum((0, 1)).unsqueeze(0) for v in sums))
+            self.model.voice_table.points[number + 1] = encoder.from_levels(encoder.to_levels(point))[0]
+
+
+__all__ = ["SpeechTask", "main_train"]

@@ -1,0 +1,271 @@
+"""What each stage of training optimises, and with which parts of the model moving.
+
+codes       encoder, codebook, voice encoder and conditioner, by the conditioner's spectra
+spectral    the spectral head, on frozen codes
+wavenet     the WaveNet decoder, on frozen codes, by likelihood
+end-to-end  everything but the spectral head, by the WaveNet's likelihood (arXiv 1711.00937)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiovq.config.speech import SAMPLE_RATE
+from audiovq.config.training import StageConfig
+from audiovq.data.crops import Batch
+from audiovq.errors import AudiovqError
+from audiovq.nn import fused
+from audiovq.nn.blocks import fusable
+from audiovq.nn.codebook import Quantised
+from audiovq.speech.conditioner import Condition
+from audiovq.speech.decoder import Frames
+from audiovq.speech.model import Warp, WaveformModel
+from audiovq.speech.spectral_correction import correct
+from audiovq.training.discriminator import Adversary
+from audiovq.training.losses import MultiResolutionLoss, SpectrumLoss, vq_loss
+from audiovq.training.optimizer import DISCRIMINATOR
+from audiovq.training.stage import Metrics, Stage
+
+TARGET_MOMENTUM = 0.99
+"""Of the passes that make the target of spectral head and WaveNet."""
+
+
+class SpeechStage(Stage):
+    """A stage of a `WaveformModel`."""
+
+    model: WaveformModel
+
+    def _voices(self, batch: Batch, step: int) -> Tensor:
+        drop = None
+        if self.model.training or any(m.training for m in self.modules()):
+            generator = torch.Generator().manual_seed(step)
+            drawn = batch.part.of(torch.rand(batch.part.total, generator=generator))
+            drop = (drawn < self.model.config.voice.drop_prob).to(batch.rows.device)
+            # What comes of a warped crop is for its voice to say.
+            drop &= batch.stride == 1
+        return self.model.voice_points(batch.voice, batch.rows, drop)
+
+    def _quantises(self, step: int) -> bool:
+        """Whether the codebook quantises by now; outside training it always does."""
+        return step >= self.config.quantize_after or not self.model.codebook.training
+
+    @torch.no_grad()
+    def _frozen_condition(self, batch: Batch, step: int) -> Condition:
+        """Conditioner output for the batch's codes, without gradient."""
+        codes = self.model.encode(batch.heard)
+        return self.model.condition(codes, self._voices(batch, step), self._levels(batch, step))
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, log_magnitude: Tensor) -> Tensor:
+        """What a decoder is to make of the codes, `(B, N)`: the recording, or with `target_passes` the
+        recording moved towards the spectra `(B, F, bins)` that the codes predict.
+
+        The difference is what the codes do not say; taught on it, a decoder makes it up as noise.
+        """
+        passes = self.config.target_passes
+        if not passes:
+            return batch.signal
+        window, hop = self.model.config.conditioner.window, self.model.frame_hop
+        return correct(batch.signal, log_magnitude.detach(), window, hop, passes, TARGET_MOMENTUM)
+
+    def _levels(self, batch: Batch, step: int) -> Tensor | None:
+        """How many levels each crop is decoded from, `(B,)`; None: all of them."""
+        count = self.model.config.codebook.levels
+        if count == 1 or not self.config.coarse_prob or not any(m.training for m in self.modules()):
+            return None
+        generator = torch.Generator().manual_seed(step + 1_000_000_007)
+        crops = batch.part.total
+        coarse = torch.rand(crops, generator=generator) < self.config.coarse_prob
+        fewer = torch.randint(1, count, (crops,), generator=generator)
+        levels = torch.where(coarse, fewer, torch.full_like(fewer, count))
+        return batch.part.of(levels).to(batch.signal.device)
+
+
+class CodesStage(SpeechStage):
+    """Codes and conditioner from log spectra at code rate: cheap, and nothing but the codes can explain."""
+
+    def __init__(self, model: WaveformModel, config: StageConfig) -> None:
+        super().__init__(model, config)
+        c = model.config.conditioner
+        self.spectra = SpectrumLoss(c.window, model.frame_hop, c.harmonic_bins).to(self.device)
+        self.adversary: Adversary | None = None
+        if self.weights["adversarial"]:
+            self.adversary = Adversary(config.discriminator_lead).to(self.device)
+
+    def default_weights(self) -> dict[str, float]:
+        return {"magnitude": 1.0, "harmonics": 0.5, "mel": 1.0, "loud": 1.0, "adversarial": 0.0}
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters that train: those of the model, and the discriminator's."""
+        yield from super().named_parameters()
+        if self.adversary is not None:
+            for name, parameter in self.adversary.named_parameters():
+                yield f"{DISCRIMINATOR}{name}", parameter
+
+    def state(self) -> dict[str, Tensor]:
+        """The discriminator's weights."""
+        return {} if self.adversary is None else dict(self.adversary.state_dict())
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `state`."""
+        # A checkpoint from between two stages holds none: the discriminator starts anew.
+        if self.adversary is not None and tensors:
+            self.adversary.load_state_dict(tensors)
+
+    def modules(self) -> list[nn.Module]:
+        return _up_to_conditioner(self.model)
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        voice = self._voices(batch, step)
+        quantise = self._quantises(step)
+        warp = self._warp(batch, step)
+        levels = self._levels(batch, step)
+        condition, quantised = self.model.encode_decode(batch.heard, voice, quantise, warp, levels)
+        terms = self.spectra(condition, batch.signal)
+        reconstruction = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
+        loss = vq_loss(reconstruction, quantised, self.model.config.codebook.beta)
+        metrics = {k: float(v.detach()) for k, v in terms.items()} | _commitment(quantised)
+        if self.adversary is not None and self.model.codebook.training:
+            target = self.spectra.log_magnitude(batch.signal)
+            adversarial, seen = self.adversary(condition.log_magnitude, target, step)
+            loss = loss + adversarial.discriminator + self.weights["adversarial"] * adversarial.generator
+            metrics |= seen
+        return loss, metrics
+
+    def _warp(self, batch: Batch, step: int) -> Warp | None:
+        """How far the encoder hears each crop moved, most of them not at all; None: none of them.
+
+        A crop that is heard at another pitch, with other formants, does not fit its voice, and is to come out
+        like the voice. That teaches the decoder to follow the voice over speaker cues left in the codes.
+        """
+        if not (self.config.warp_prob and self.model.voice_encoder and self.model.codebook.training):
+            return None
+        generator = torch.Generator().manual_seed(step + 2_000_000_011)
+        octaves = (2 * torch.rand(batch.part.total, generator=generator) - 1) * self.config.warp_formants
+        formants = batch.part.of(torch.exp2(octaves)).to(batch.signal.device)
+        formants = torch.where(batch.stride == 1, torch.ones_like(formants), formants)
+        return Warp(batch.stride, batch.signal.shape[1] // self.model.frame_hop, formants)
+
+
+class SpectralStage(SpeechStage):
+    """The spectral head on frozen codes, by multi-resolution spectra of its waveform."""
+
+    def __init__(self, model: WaveformModel, config: StageConfig) -> None:
+        super().__init__(model, config)
+        self.distance = MultiResolutionLoss().to(self.device)
+
+    def default_weights(self) -> dict[str, float]:
+        return {"stft": 1.0, "mel": 1.0}
+
+    def modules(self) -> list[nn.Module]:
+        if self.model.spectral_head is None:
+            raise AudiovqError("configuration: stage spectral needs model.spectral_head.enabled = true")
+        return [self.model.spectral_head]
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        assert self.model.spectral_head is not None
+        condition = self._frozen_condition(batch, step)
+        output = self.model.spectral_head(condition.features, condition.log_magnitude)
+        terms = self.distance(output, self._target(batch, condition.log_magnitude))
+        loss = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
+        return loss, {k: float(v.detach()) for k, v in terms.items()}
+
+
+class WaveNetStage(SpeechStage):
+    """The WaveNet decoder on frozen codes, by the likelihood of its mu-law samples."""
+
+    def default_weights(self) -> dict[str, float]:
+        return {"likelihood": 1.0}
+
+    def modules(self) -> list[nn.Module]:
+        return [self.model.wavenet]
+
+    def condition(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
+        """Features, log magnitude, additional loss (a zero here) and what to report of it."""
+        condition = self._frozen_condition(batch, step)
+        return condition.features, condition.log_magnitude, batch.signal.new_zeros(()), {}
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        decoder = self.model.wavenet
+        features, log_magnitude, extra, metrics = self.condition(batch, step)
+        reach = decoder.reach_frames
+        frames = decoder.frames(features, log_magnitude)
+        signal = F.pad(self._target(batch, log_magnitude), (1, 0))
+        signal = signal[:, 1:] - decoder.pre_emphasis * signal[:, :-1]
+        jitter = self._jitter(batch, step)
+        context = math.ceil(decoder.receptive_field / decoder.hop)
+        # Codes near the crop's ends saw zeros beyond it; leave them out when the crop is long enough.
+        skip = min(reach, max(0, (batch.signal.shape[1] // decoder.hop - context) // 4))
+        frames = Frames(*(v[:, skip : v.shape[1] - skip] for v in frames))
+        part = slice(skip * decoder.hop, signal.shape[1] - skip * decoder.hop)
+        teacher = decoder.teach(signal[:, part].contiguous(), frames, jitter[:, part])
+        logits = decoder(teacher, frames)
+        start = context * decoder.hop
+        if start >= part.stop - part.start:
+            raise AudiovqError(
+                f"configuration: stage {self.config.stage}: seconds must exceed the context of "
+                f"{context * decoder.hop} samples that the WaveNet sees, {start / SAMPLE_RATE:.2f} s"
+            )
+        scored = logits[:, start:].reshape(-1, logits.shape[-1])
+        targets = teacher.codes[:, start:].reshape(-1)
+        if fusable(scored):
+            nats = fused.NegativeLogLikelihood.apply(scored, targets)
+        else:
+            nats = F.cross_entropy(scored.float(), targets)
+        metrics["bits"] = float(nats.detach()) / math.log(2)
+        return self.weights["likelihood"] * nats + extra, metrics
+
+    def _jitter(self, batch: Batch, step: int) -> Tensor:
+        """Random code offsets, of a random strength for each crop, in training only."""
+        offsets = torch.zeros(batch.signal.shape, dtype=torch.long)
+        if self.config.jitter and self.model.wavenet.training:
+            # Each crop its own generator: nobody draws for crops that others work on.
+            for row, item in zip(offsets, batch.part.numbers, strict=True):
+                generator = torch.Generator().manual_seed(step * batch.part.total + item)
+                strength = self.config.jitter * torch.rand((), generator=generator)
+                row.copy_((strength * torch.randn(row.shape, generator=generator)).round())
+        return offsets.to(batch.signal.device)
+
+
+class EndToEndStage(WaveNetStage):
+    """The paper: encoder, codebook, conditioner and WaveNet by the WaveNet's likelihood."""
+
+    def modules(self) -> list[nn.Module]:
+        return [*_up_to_conditioner(self.model), self.model.wavenet]
+
+    def condition(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
+        voice = self._voices(batch, step)
+        quantise = self._quantises(step)
+        levels = self._levels(batch, step)
+        condition, quantised = self.model.encode_decode(batch.heard, voice, quantise, levels=levels)
+        # While nothing is quantised, commitment would only pull all latents onto one code.
+        extra = vq_loss(batch.signal.new_zeros(()), quantised, self.model.config.codebook.beta) * float(
+            quantise
+        )
+        return condition.features, condition.log_magnitude, extra, _commitment(quantised)
+
+
+def _up_to_conditioner(model: WaveformModel) -> list[nn.Module]:
+    """Everything that codes are learned with."""
+    voice = [] if model.voice_encoder is None else [model.voice_encoder]
+    return [model.encoder, model.codebook, model.conditioner, model.voice_table, *voice]
+
+
+def _commitment(quantised: Quantised) -> Metrics:
+    return {"commitment": float(quantised.commitment_loss.detach())}
+
+
+def make_stage(model: WaveformModel, config: StageConfig) -> SpeechStage:
+    """The stage that a configuration names."""
+    kinds: dict[str, type[SpeechStage]] = {
+        "codes": CodesStage,
+        "spectral": SpectralStage,
+        "wavenet": WaveNetStage,
+        "end-to-end": EndToEndStage,
+    }
+    return kinds[config.stage](model, config)

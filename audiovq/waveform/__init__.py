@@ -1,1 +1,0 @@
-"""The 1-D backend: waveforms."""
