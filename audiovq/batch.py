@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from audiovq.audio.writer import AudioWriter
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.distributed import on_this_machine
+from audiovq.distributed import local_world_size
 from audiovq.errors import AudiovqError
 from audiovq.speech.codes import CodeSequence
-from audiovq.speech.output import DecodeOptions, Finish, decoded_length
+from audiovq.speech.output import DecodeOptions, OutputStage, decoded_length
 
 if TYPE_CHECKING:
-    from audiovq.speech.synthesis import Request
+    from audiovq.speech.synthesis import DecodeJob
     from audiovq.tokenizer import Tokenizer
 
-LANES = 4
+SLOTS_PER_CORE = 4
 """Sequences that one core draws in lockstep: more gain nothing (`benchmarks/generation.py`)."""
 
 
@@ -42,7 +42,7 @@ Heard = Callable[[float], None]
 def cores() -> int:
     """Processor cores that this process may use: its share, where torchrun started several."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, there // on_this_machine())
+    return max(1, there // local_world_size())
 
 
 def encode_files(
@@ -114,8 +114,8 @@ def decode_files(
         options["voice"] = tokenizer.voice_of(other)
     workers = max(1, min(threads or cores(), len(jobs)))
     work = _Work(tokenizer, jobs, options, force, done, heard)
-    lanes = max(1, min(LANES, len(jobs) // workers))
-    _on_threads(workers, lambda: work.run(lanes), work.stop)
+    slots = max(1, min(SLOTS_PER_CORE, len(jobs) // workers))
+    _on_threads(workers, lambda: work.run(slots), work.stop)
 
 
 def _on_threads(count: int, run: Callable[[], None], stop: threading.Event) -> None:
@@ -144,7 +144,7 @@ class _Open(NamedTuple):
 
     job: Job
     writer: AudioWriter
-    finish: Finish
+    output: OutputStage
 
 
 class _Work:
@@ -165,24 +165,24 @@ class _Work:
         self._jobs = sorted(jobs, key=lambda job: _size(job.source), reverse=True)[::-1]
         self._done, self._heard, self._lock = done, heard, threading.Lock()
 
-    def run(self, lanes: int) -> None:
+    def run(self, slots: int) -> None:
         """Decode jobs until none is left."""
         opened: dict[int, _Open] = {}
         try:
-            requests = self._requests(opened)
+            decode_jobs = self._decode_jobs(opened)
             if self.options.get("fast"):
-                for number, request in enumerate(requests):
-                    for audio in self.tokenizer.synthesiser.fast(request):
+                for number, decode_job in enumerate(decode_jobs):
+                    for audio in self.tokenizer.synthesiser.fast(decode_job):
                         self._take(opened, number, audio)
                     self._take(opened, number, None)
                 return
-            for number, block in self.tokenizer.synthesiser.drawn_together(requests, lanes):
+            for number, block in self.tokenizer.synthesiser.drawn_together(decode_jobs, slots):
                 self._take(opened, number, block)
         finally:
             for job in opened.values():
                 job.writer.discard()
 
-    def _requests(self, opened: dict[int, _Open]) -> Iterator[Request]:
+    def _decode_jobs(self, opened: dict[int, _Open]) -> Iterator[DecodeJob]:
         number = 0
         while not self.stop.is_set():
             with self._lock:
@@ -191,7 +191,7 @@ class _Work:
                 job = self._jobs.pop()
             try:
                 codes = self.tokenizer.load_codes(job.source).for_model(self.tokenizer.code_format)
-                request = self.tokenizer.request(codes, **self.options)
+                decode_job = self.tokenizer.decode_job(codes, **self.options)
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 rate = codes.sample_rate
                 length = decoded_length(codes)
@@ -201,9 +201,9 @@ class _Work:
             except (AudiovqError, OSError) as error:
                 self._tell(job, error)
                 continue
-            opened[number] = _Open(job, writer, self.tokenizer.finish(codes))
+            opened[number] = _Open(job, writer, self.tokenizer.output_stage(codes))
             number += 1
-            yield request
+            yield decode_job
 
     def _take(self, opened: dict[int, _Open], number: int, block: NDArray[np.float32] | None) -> None:
         """Write the next block of a job, or finish it; after a failure its blocks are dropped."""
@@ -214,10 +214,10 @@ class _Work:
         job = opened[number]
         try:
             if block is None:
-                job.writer.write(job.finish.end())
+                job.writer.write(job.output.flush())
                 job.writer.close()
             else:
-                job.writer.write(job.finish.push(block))
+                job.writer.write(job.output.push(block))
         except (AudiovqError, OSError) as error:
             job.writer.discard()
             del opened[number]

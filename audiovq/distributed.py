@@ -1,8 +1,8 @@
 """Several processes, on one machine or many, that do one job: torchrun starts them, this tells who is who.
 
-All of them run the same program. Sharing out files needs no more than `place`; training joins them through
-torch.distributed (gloo between processors, NCCL between GPUs), so that what is summed is the same on each
-to the bit. Bytes and numbers are exchanged, never pickled objects.
+All of them run the same program. Sharing out files needs no more than `launched_rank`; training joins them
+through torch.distributed (gloo between processors, NCCL between GPUs), so that what is summed is the same on
+each to the bit. Bytes and numbers are exchanged, never pickled objects.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE = timedelta(days=2)
 One that has ended is noticed at once."""
 
 
-class Place(NamedTuple):
+class RankInfo(NamedTuple):
     """This process: its number, and how many there are."""
 
     rank: int
@@ -43,36 +43,36 @@ class Place(NamedTuple):
         return items[self.rank :: self.size]
 
 
-def place() -> Place:
+def launched_rank() -> RankInfo:
     """This process by the environment that torchrun sets; (0, 1) without it.
 
     Raises: AudiovqError if RANK and WORLD_SIZE make no sense.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return Place(0, 1)
+        return RankInfo(0, 1)
     texts = os.environ["RANK"], os.environ["WORLD_SIZE"]
     if not (texts[0].isdecimal() and texts[1].isdecimal() and int(texts[0]) < int(texts[1])):
         raise AudiovqError(f"RANK={texts[0]} WORLD_SIZE={texts[1]}: no place among processes; unset them")
-    return Place(int(texts[0]), int(texts[1]))
+    return RankInfo(int(texts[0]), int(texts[1]))
 
 
-def on_this_machine() -> int:
+def local_world_size() -> int:
     """How many processes of the job share this machine's cores, by the environment that torchrun sets."""
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, int(text)) if text.isdecimal() else 1
 
 
-def here() -> Place:
-    """This process among those that `joined` connected; (0, 1) without any."""
+def rank_info() -> RankInfo:
+    """This process among those that `process_group` connected; (0, 1) without any."""
     # None is joined before torch is loaded, and then it need not be.
     dist = sys.modules.get("torch.distributed")
     if dist is None or not (dist.is_available() and dist.is_initialized()):
-        return Place(0, 1)
-    return Place(dist.get_rank(), dist.get_world_size())
+        return RankInfo(0, 1)
+    return RankInfo(dist.get_rank(), dist.get_world_size())
 
 
 @contextmanager
-def joined(device: str = "cpu") -> Iterator[Place]:
+def process_group(device: str = "cpu") -> Iterator[RankInfo]:
     """Connect the processes that torchrun started; for one alone, or once it is done, nothing happens.
 
     Args:
@@ -80,9 +80,9 @@ def joined(device: str = "cpu") -> Iterator[Place]:
 
     Raises: AudiovqError if they cannot be connected.
     """
-    started = place()
-    if started.size == 1 or here().size > 1:
-        yield here()
+    started = launched_rank()
+    if started.size == 1 or rank_info().size > 1:
+        yield rank_info()
         return
     import torch.distributed as dist
 
@@ -96,17 +96,17 @@ def joined(device: str = "cpu") -> Iterator[Place]:
         reason = str(error).splitlines()[0]
         raise AudiovqError(f"cannot connect {started.size} processes ({reason}); use torchrun") from None
     try:
-        yield here()
+        yield rank_info()
     finally:
         dist.destroy_process_group()
 
 
-def sum_up(*tensors: Tensor) -> None:
+def all_reduce_sum(*tensors: Tensor) -> None:
     """Add up each tensor over all joined processes, in place; as they are without any.
 
     Raises: AudiovqError if another process has ended.
     """
-    if here().size == 1:
+    if rank_info().size == 1:
         return
     import torch.distributed as dist
 
@@ -119,14 +119,14 @@ def sum_up(*tensors: Tensor) -> None:
             ) from None
 
 
-def sum_floats(values: Sequence[float]) -> list[float]:
+def all_reduce_floats(values: Sequence[float]) -> list[float]:
     """Sums over all joined processes."""
-    if here().size == 1:
+    if rank_info().size == 1:
         return list(values)
     import torch
 
     sums = torch.tensor(values, dtype=torch.float64)
-    sum_up(sums)
+    all_reduce_sum(sums)
     return sums.tolist()
 
 
@@ -136,7 +136,7 @@ def average_gradients(parameters: Sequence[nn.Parameter], extra: Sequence[float]
     One message for all of it. A parameter that no process has a gradient for keeps none. `extra` travels as
     float32.
     """
-    count = here().size
+    count = rank_info().size
     if count == 1:
         return list(extra)
     import torch
@@ -146,7 +146,7 @@ def average_gradients(parameters: Sequence[nn.Parameter], extra: Sequence[float]
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     tail = torch.tensor([*has, *extra], device=device)
     flat = torch.cat([*(part.detach().float().flatten() for part in parts), tail])
-    sum_up(flat)
+    all_reduce_sum(flat)
     *means, counts = flat.split([*(p.numel() for p in parameters), len(tail)])
     counted = counts.tolist()
     for parameter, mean, owners in zip(parameters, means, counted, strict=False):
@@ -154,37 +154,37 @@ def average_gradients(parameters: Sequence[nn.Parameter], extra: Sequence[float]
     return counted[len(parameters) :]
 
 
-def from_first(content: bytes) -> bytes:
+def broadcast_bytes(content: bytes) -> bytes:
     """The first process's bytes, on every joined process."""
-    me = here()
+    me = rank_info()
     if me.size == 1:
         return content
     import torch
 
-    length = int(sum_floats([len(content) if me.first else 0])[0])
+    length = int(all_reduce_floats([len(content) if me.first else 0])[0])
     # Whoever does not send adds zeros: a sum is all that has to work.
     sent = torch.zeros(length, dtype=torch.uint8)
     if me.first and content:
         sent.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-    sum_up(sent)
+    all_reduce_sum(sent)
     return sent.numpy().tobytes()
 
 
 @contextmanager
-def first_before_others() -> Iterator[None]:
+def rank_zero_first() -> Iterator[None]:
     """The first process goes through the block, then the others: what it left on disk they find."""
-    if not here().first:
-        wait_for_all()
+    if not rank_info().first:
+        barrier()
     yield
-    if here().first:
-        wait_for_all()
+    if rank_info().first:
+        barrier()
 
 
-def first_says(answer: bool) -> bool:
+def broadcast_flag(answer: bool) -> bool:
     """The first process's answer, on every joined process."""
-    return sum_floats([float(answer and here().first)])[0] > 0
+    return all_reduce_floats([float(answer and rank_info().first)])[0] > 0
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Return when every joined process has come here."""
-    sum_floats([0.0])
+    all_reduce_floats([0.0])

@@ -22,8 +22,8 @@ from audiovq.speech.chunked_encoder import WindowEncoder
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import ModelHeader, Speaker, describe, load_model, save_model
-from audiovq.speech.output import DecodeOptions, Finish, decoded_length
-from audiovq.speech.synthesis import Request, Synthesiser
+from audiovq.speech.output import DecodeOptions, OutputStage, decoded_length
+from audiovq.speech.synthesis import DecodeJob, Synthesiser
 from audiovq.speech.voices import VoiceSpace
 
 if TYPE_CHECKING:
@@ -185,18 +185,20 @@ class Tokenizer:
         """
         codes = self._checked(codes)
         fast = options.get("fast", False)
-        request = self.request(codes, **options)
-        finish = self.finish(codes)
+        job = self.decode_job(codes, **options)
+        output = self.output_stage(codes)
 
         def blocks() -> Iterator[NDArray[np.float32]]:
-            drawn = self.synthesiser.fast(request) if fast else self.synthesiser.drawn(request)
+            drawn = self.synthesiser.fast(job) if fast else self.synthesiser.drawn(job)
             for block in drawn:
-                yield finish.push(block)
-            yield finish.end()
+                yield output.push(block)
+            yield output.flush()
 
         return (block for block in blocks() if len(block))
 
-    def request(self, codes: CodeSequence | NDArray[np.integer], **options: Unpack[DecodeOptions]) -> Request:
+    def decode_job(
+        self, codes: CodeSequence | NDArray[np.integer], **options: Unpack[DecodeOptions]
+    ) -> DecodeJob:
         """What the synthesiser needs to decode codes; errors as for `stream`."""
         codes = self._checked(codes)
         if options.get("fast") and self.model.spectral_head is None:
@@ -210,11 +212,11 @@ class Tokenizer:
             other = self.voice_of(other)
         voices = self.voices.choose(codes, options.get("speaker"), other)
         table = torch.from_numpy(codes.rows.astype(np.int64)).to(self._device)
-        return Request(table, voices, options.get("seed", 0), temperature, options.get("corrections"))
+        return DecodeJob(table, voices, options.get("seed", 0), temperature, options.get("corrections"))
 
-    def finish(self, codes: CodeSequence) -> Finish:
+    def output_stage(self, codes: CodeSequence) -> OutputStage:
         """What brings the synthesiser's blocks to the recording's level, rate and length."""
-        return Finish(codes, self.header.config.output_gain_db)
+        return OutputStage(codes, self.header.config.output_gain_db)
 
     def decode_file(
         self,

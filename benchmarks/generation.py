@@ -111,22 +111,22 @@ def step_cost(decoder: WaveNetDecoder, precision: Precision) -> tuple[int, int]:
 def load_frames(tokenizer: Any, seconds: float) -> Frames:
     """What the decoder draws from: the first seconds of a recording, repeated if it is shorter."""
     codes = tokenizer.encode(np.resize(read(RECORDING).samples, int(seconds * SAMPLE_RATE)))
-    request = tokenizer.request(codes)
+    decode_job = tokenizer.decode_job(codes)
     with torch.inference_mode():
-        condition = tokenizer.model.condition(request.codes[None], request.voices.to)
+        condition = tokenizer.model.condition(decode_job.codes[None], decode_job.voices.to)
         return tokenizer.model.wavenet.frames(condition.features, condition.log_magnitude)
 
 
-def lanes_speed(engine: WaveNetEngine, frames: Frames, lanes: int, threads: int, repeat: int) -> float:
-    """Seconds of audio a second of all lanes, on so many threads with `lanes` each."""
-    batch = Frames(*(v.repeat(lanes, *[1] * (v.dim() - 1)) for v in frames))
-    rooms = [engine.lanes(lanes) for _ in range(threads)]
+def lanes_speed(engine: WaveNetEngine, frames: Frames, slots: int, threads: int, repeat: int) -> float:
+    """Seconds of audio a second of all lanes, on so many threads with `slots` each."""
+    batch = Frames(*(v.repeat(slots, *[1] * (v.dim() - 1)) for v in frames))
+    rooms = [engine.slots(slots) for _ in range(threads)]
     for room in rooms:
-        for lane in range(lanes):
-            room.start(lane, lane)
+        for slot in range(slots):
+            room.start(slot, slot)
     with ThreadPoolExecutor(threads) as pool:
-        taken = best(lambda: list(pool.map(lambda room: room.draw(batch, range(lanes)), rooms)), repeat)
-    return threads * lanes * frames.gains.shape[1] * engine.hop / SAMPLE_RATE / taken
+        taken = best(lambda: list(pool.map(lambda room: room.draw(batch, range(slots)), rooms)), repeat)
+    return threads * slots * frames.gains.shape[1] * engine.hop / SAMPLE_RATE / taken
 
 
 def eager_speed(decoder: WaveNetDecoder, frames: Frames, batch: int, repeat: int) -> float:
@@ -184,19 +184,19 @@ def main() -> None:
         products, size = step_cost(decoder, precision)  # type: ignore[arg-type]
         reading = size / bandwidth(size, options.repeat)
         audio = decoder.samples_per_step / SAMPLE_RATE
-        for lanes in (1, *LANES):
+        for slots in (1, *LANES):
             # Every weight is read once for `ROWS` lanes.
-            limit = audio * lanes / max(reading * -(-lanes // ROWS), products * lanes / rate)
+            limit = audio * slots / max(reading * -(-slots // ROWS), products * slots / rate)
             on_cores(cores[-1:])
-            sample = frames if lanes < 64 else few
-            one = lanes_speed(engine, sample, lanes, 1, options.repeat)
-            base = eager if lanes == 1 else eager_best
-            print(f"| {precision} | {lanes} | 1 | {one:.1f} | {one / base:.0f} | {100 * one / limit:.0f} % |")
-            if len(cores) > 1 and lanes in (1, LANES[0]):
+            sample = frames if slots < 64 else few
+            one = lanes_speed(engine, sample, slots, 1, options.repeat)
+            base = eager if slots == 1 else eager_best
+            print(f"| {precision} | {slots} | 1 | {one:.1f} | {one / base:.0f} | {100 * one / limit:.0f} % |")
+            if len(cores) > 1 and slots in (1, LANES[0]):
                 on_cores(cores[-2:])
-                two = lanes_speed(engine, sample, lanes, 2, options.repeat)
+                two = lanes_speed(engine, sample, slots, 2, options.repeat)
                 gain = f"{two / one:.2f} times one core"
-                print(f"| {precision} | {lanes} on each | 2 | {two:.1f} | {two / base:.0f} | {gain} |")
+                print(f"| {precision} | {slots} on each | 2 | {two:.1f} | {two / base:.0f} | {gain} |")
     on_cores(cores[-1:])
     codes = tokenizer.encode(np.zeros(int(options.seconds * SAMPLE_RATE), dtype=np.float32) + 0.01)
     signal = np.random.default_rng(0).normal(0, 0.1, 60 * SAMPLE_RATE).astype(np.float32)

@@ -38,7 +38,7 @@ def cut(signal: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 
 def in_blocks(signal: np.ndarray, rate: int, target: int, sizes: list[int]) -> np.ndarray:
     stream = StreamResampler(rate, target)
-    return np.concatenate([*(stream.push(block) for block in cut(signal, sizes)), stream.finish()])
+    return np.concatenate([*(stream.push(block) for block in cut(signal, sizes)), stream.flush()])
 
 
 def test_to_mono_averages_channels() -> None:

@@ -41,9 +41,9 @@ def sequence(rows: np.ndarray, **known: Any) -> CodeSequence:
 
 def drawn(engine: PriorEngine, steps: int, seed: int = 1, levels: int = LEVELS, **known: Any) -> CodeSequence:
     """Codes that the prior itself makes up: those it knows best."""
-    lanes = engine.lanes(1)
-    lanes.start(0, None, seed, 0.5, levels=levels)
-    return sequence(lanes.draw([0], steps)[0], **known)
+    slots = engine.slots(1)
+    slots.start(0, None, seed, 0.5, levels=levels)
+    return sequence(slots.draw([0], steps)[0], **known)
 
 
 def there_and_back(codes: CodeSequence, engine: PriorEngine, form: StreamFormat = FORM) -> CodeSequence:
@@ -119,9 +119,9 @@ def test_size_is_what_the_prior_says(engine: PriorEngine) -> None:
     codes = drawn(engine, 1_000)
     few = len(bitstream.compress(codes[:1], engine, FORM))
     size = 8 * (len(bitstream.compress(codes, engine, FORM)) - few)
-    lanes = engine.lanes(1)
-    lanes.start(0)
-    logits = lanes.follow([0], codes.rows[None])[0].astype(np.float64)
+    slots = engine.slots(1)
+    slots.start(0)
+    logits = slots.teacher_force([0], codes.rows[None])[0].astype(np.float64)
     share = np.exp(logits - logits.max(-1, keepdims=True))
     share /= share.sum(-1, keepdims=True)
     expected = -np.log2(np.take_along_axis(share, codes.indices[..., None].astype(np.int64), -1)).sum()
@@ -131,21 +131,21 @@ def test_size_is_what_the_prior_says(engine: PriorEngine) -> None:
 
 def test_any_codes_can_be_written(engine: PriorEngine) -> None:
     """The least likely ones too: no code is impossible."""
-    lanes = engine.lanes(1)
-    lanes.start(0)
+    slots = engine.slots(1)
+    slots.start(0)
     worst = []
     for n in range(300):
-        worst.append(n % LEVELS * K + int(lanes.peek(0).argmin()))
-        lanes.push(0, worst[-1])
+        worst.append(n % LEVELS * K + int(slots.peek(0).argmin()))
+        slots.push(0, worst[-1])
     codes = sequence(np.array(worst))
     assert_equal(there_and_back(codes, engine), codes)
 
 
 def sure(engine: PriorEngine, steps: int) -> CodeSequence:
     """Codes that always cost least."""
-    lanes = engine.lanes(1)
-    lanes.start(0, None, 0, 0.0)
-    return sequence(lanes.draw([0], steps)[0])
+    slots = engine.slots(1)
+    slots.start(0, None, 0, 0.0)
+    return sequence(slots.draw([0], steps)[0])
 
 
 def test_what_costs_next_to_nothing_can_be_read() -> None:
@@ -289,10 +289,10 @@ def test_a_processor_without_wide_vectors_makes_the_same_bytes(tmp_path: Path) -
         from audiovq.prior import bitstream
         from audiovq.prior.engine import PriorEngine
         engine = PriorEngine(tiny_prior(K, LEVELS, CONFIG))
-        lanes = engine.lanes(1)
-        lanes.start(0, np.linspace(-1, 1, {V}).astype(np.float32), 3)
+        slots = engine.slots(1)
+        slots.start(0, np.linspace(-1, 1, {V}).astype(np.float32), 3)
         codes = drawn(engine, 200, voice=(9, 8, 7, 6, 5))
-        sys.stdout.buffer.write(lanes.follow([0], codes.rows[None]).tobytes())
+        sys.stdout.buffer.write(slots.teacher_force([0], codes.rows[None]).tobytes())
         sys.stdout.buffer.write(bitstream.compress(codes, engine, FORM))
     """
     results = []

@@ -214,7 +214,7 @@ def test_train_passes_its_options_on(
         "codes",
         "--device",
         "cuda",
-        "--pieces",
+        "--grad-accum",
         "4",
     ]
     assert run(["train", "my/own.toml", *options]) == 0
@@ -229,7 +229,7 @@ def test_train_passes_its_options_on(
         "init": None,
         "stages": ["codes"],
         "device": "cuda",
-        "pieces": 4,
+        "grad_accum": 4,
         "snapshot": None,
     }
 

@@ -17,7 +17,7 @@ from audiovq.audio.reader import EXTENSIONS
 from audiovq.audio.resample import resample
 from audiovq.data.corpus import Corpus, open_corpus, speaker_details
 from audiovq.data.crops import Batch, CropReader
-from audiovq.data.sharding import Part, Share
+from audiovq.data.sharding import MicroBatch, Shard
 from audiovq.errors import AudiovqError
 
 
@@ -258,11 +258,11 @@ def test_crops_depend_on_seed_and_step_alone(corpus: Corpus) -> None:
 
 
 def test_crops_do_not_depend_on_the_share(corpus: Corpus) -> None:
-    whole = reader_of(corpus, speed=0.1, level_db=3.0).read(5)
-    shares = [reader_of(corpus, speed=0.1, level_db=3.0, share=Share(i, 3)) for i in range(3)]
-    parts = [part for share in shares for part in share.pieces(5)]
+    full_batch = reader_of(corpus, speed=0.1, level_db=3.0).read(5)
+    shares = [reader_of(corpus, speed=0.1, level_db=3.0, share=Shard(i, 3)) for i in range(3)]
+    parts = [part for share in shares for part in share.micro_batches(5)]
     assert [part.part.first for part in parts] == [0, 2, 4]
-    for i, column in enumerate(whole[:-1]):
+    for i, column in enumerate(full_batch[:-1]):
         assert torch.equal(torch.cat([part[i] for part in parts]), column)
 
 
@@ -371,14 +371,14 @@ def test_a_recording_that_is_not_as_it_is_listed_is_told_and_replaced(
 def test_a_batch_can_name_its_recordings(corpus: Corpus) -> None:
     """From seed and step alone, part by part."""
     reader = reader_of(corpus, speed=0.1, level_db=3.0)
-    everything = reader.names(4, Part(0, 6, 6))
-    parts = [reader.names(4, Part(first, 2, 6)) for first in (0, 2, 4)]
+    everything = reader.names(4, MicroBatch(0, 6, 6))
+    parts = [reader.names(4, MicroBatch(first, 2, 6)) for first in (0, 2, 4)]
     assert set(everything) == {name for part in parts for name in part}
     assert len(set(everything)) == len(everything)
     for item in range(6):
-        names = reader.names(4, Part(item, 1, 6))
+        names = reader.names(4, MicroBatch(item, 1, 6))
         # Of one speaker: the crop's recording and the voice's.
-        row = int(reader.read_part(4, Part(item, 1, 6)).rows)
+        row = int(reader.read_part(4, MicroBatch(item, 1, 6)).rows)
         assert {name.split("/")[0] for name in names} == {corpus.speakers[row - 1]}
     reader.close()
 

@@ -32,7 +32,7 @@ def run(sizes: list[int], passes: int) -> NDArray[np.float32]:
             end = min(start + size, FRAMES)
             out.append(correction.push(drawn[start * HOP : end * HOP], target[start:end]))
             start = end
-    return np.concatenate([*out, correction.finish()])
+    return np.concatenate([*out, correction.flush()])
 
 
 @pytest.mark.parametrize("passes", [0, 1, 2])
@@ -84,9 +84,9 @@ def test_momentum_does_not_depend_on_blocks() -> None:
     signal = speech(200 * 128)
     target = torch.randn(200, 257, generator=torch.Generator().manual_seed(1)) - 3
     whole = SpectralCorrection(512, 128, 4, 0.99)
-    expected = np.concatenate([whole.push(signal, target), whole.finish()])
+    expected = np.concatenate([whole.push(signal, target), whole.flush()])
     parts = SpectralCorrection(512, 128, 4, 0.99)
     found = [parts.push(signal[i * 128 : j * 128], target[i:j]) for i, j in ((0, 7), (7, 90), (90, 200))]
-    np.testing.assert_allclose(np.concatenate([*found, parts.finish()]), expected, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([*found, parts.flush()]), expected, atol=1e-6)
     plain = correct(torch.from_numpy(signal)[None], target[None], 512, 128, 4, 0.99)[0].numpy()
     np.testing.assert_allclose(plain, expected, atol=1e-6)

@@ -81,9 +81,9 @@ def test_its_steps_equal_its_parallel_form(default: Tokenizer) -> None:
     with torch.inference_mode():
         condition = default.model.condition(codes, default.model.voice_table(torch.tensor([1])))
         frames = decoder.frames(condition.features, condition.log_magnitude)
-        teacher = decoder.teach(signal, frames, torch.zeros(1, samples, dtype=torch.long))
+        teacher = decoder.teacher_force(signal, frames, torch.zeros(1, samples, dtype=torch.long))
         parallel = decoder(teacher, frames)[0].numpy()
-    stepped = WaveNetEngine(decoder).stream().logits(frames, teacher.fed[0].numpy())
+    stepped = WaveNetEngine(decoder).stream().logits(frames, teacher.forced_codes[0].numpy())
     errors = np.abs(stepped - parallel)
     # Logits reach 26 here: that much rounding is float32's own.
     assert errors.max() < 2e-5 * np.abs(parallel).max() and errors.max() < 1e-3

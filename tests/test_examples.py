@@ -11,7 +11,7 @@ import soundfile
 import torch
 from conftest import DATA, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_training import CONFIG, STAGE, TWO_STAGES, corpus, metrics, same_model, whole  # noqa: F401
+from test_training import CONFIG, STAGE, TWO_STAGES, corpus, full_batch, metrics, same_model  # noqa: F401
 
 from audiovq.config.speech import ConditionerConfig, SpectralConfig
 from audiovq.config.training import StageConfig
@@ -38,8 +38,8 @@ def board(run: Path) -> EventAccumulator:
     return events.Reload()
 
 
-def test_a_run_shows_the_same_recordings_in_each_stage(whole: Path) -> None:  # noqa: F811
-    events = board(whole)
+def test_a_run_shows_the_same_recordings_in_each_stage(full_batch: Path) -> None:  # noqa: F811
+    events = board(full_batch)
     tags = events.Tags()
     names = {tag.partition("/")[2] for tag in tags["images"]}
     assert len(names) == 1  # six recordings, of which one is held out
@@ -61,7 +61,7 @@ def test_a_run_shows_the_same_recordings_in_each_stage(whole: Path) -> None:  # 
 def test_showing_changes_nothing(
     tmp_path: Path,
     corpus: Path,  # noqa: F811
-    whole: Path,  # noqa: F811
+    full_batch: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without a board nothing is made, and the run ends with the same bits."""
@@ -69,8 +69,8 @@ def test_showing_changes_nothing(
     monkeypatch.setattr(SpeechExamples, "make", None)
     (tmp_path / "two.toml").write_text(TWO_STAGES)
     main_train(tmp_path / "two.toml", corpus, tmp_path / "run", threads=1)
-    assert same_model(tmp_path / "run", whole)
-    assert metrics(tmp_path / "run") == metrics(whole)
+    assert same_model(tmp_path / "run", full_batch)
+    assert metrics(tmp_path / "run") == metrics(full_batch)
 
 
 @pytest.mark.parametrize("stage", ["codes", "spectral", "wavenet"])

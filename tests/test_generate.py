@@ -52,7 +52,7 @@ def test_logits_equal_the_parallel_form(group: int, order: int) -> None:
         expected = decoder(teacher, frames)
     engine = WaveNetEngine(decoder)
     for b in range(2):
-        got = engine.stream().logits(row(frames, b), teacher.fed[b].numpy())
+        got = engine.stream().logits(row(frames, b), teacher.forced_codes[b].numpy())
         assert np.abs(got - expected[b].numpy()).max() < 1e-4
 
 
@@ -66,10 +66,10 @@ def test_logits_equal_the_torch_steps_in_other_sizes(
     torch.manual_seed(4)
     decoder = WaveNetDecoder(5, 33, HOP, 2, residual, skip, dilations, hidden, 20, 0.85, cond_channels=16)
     frames = tiny_frames(decoder, 1, 12)
-    fed = torch.randint(100, 156, (1, 12 * HOP))
-    expected = draw_reference(decoder, frames, [0], fed=fed)
+    forced_codes = torch.randint(100, 156, (1, 12 * HOP))
+    expected = draw_reference(decoder, frames, [0], forced_codes=forced_codes)
     stream = WaveNetEngine(decoder).stream()
-    got = stream.logits(frames, fed[0].numpy())
+    got = stream.logits(frames, forced_codes[0].numpy())
     assert np.abs(got - expected.logits[0].numpy()).max() < 1e-4
 
 
@@ -160,23 +160,23 @@ def test_lanes_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
     """Seven lanes in lockstep, begun at different times and in any order, draw what each draws alone."""
     engine = WaveNetEngine(decoder)
     alone = [engine.stream(seed).draw(frames) for seed in range(7)]
-    lanes = engine.lanes(7)
+    slots = engine.slots(7)
     drawn: list[list[np.ndarray]] = [[] for _ in range(7)]
     for seed in range(7):
-        lanes.start(seed, seed)
+        slots.start(seed, seed)
     for rows in ([0], [3, 0, 1, 2, 6, 5, 4], [4, 5], list(range(7))):
-        begins = [lanes.position(lane) // HOP for lane in rows]
+        begins = [slots.position(slot) // HOP for slot in rows]
         blocks = [part(frames, b, b + 5) for b in begins]
         batch = Frames(*(torch.cat(values) for values in zip(*blocks, strict=True)))
-        audio, _ = lanes.draw(batch, rows)
-        for lane, values in zip(rows, audio, strict=True):
-            drawn[lane].append(values)
-    for lane in range(7):
-        got = np.concatenate(drawn[lane])
-        assert len(got) == lanes.position(lane) >= 10 * HOP
-        assert got.tobytes() == alone[lane][: len(got)].tobytes()
-    lanes.start(3, 5)
-    again, _ = lanes.draw(frames, [3])
+        audio, _ = slots.draw(batch, rows)
+        for slot, values in zip(rows, audio, strict=True):
+            drawn[slot].append(values)
+    for slot in range(7):
+        got = np.concatenate(drawn[slot])
+        assert len(got) == slots.position(slot) >= 10 * HOP
+        assert got.tobytes() == alone[slot][: len(got)].tobytes()
+    slots.start(3, 5)
+    again, _ = slots.draw(frames, [3])
     assert again[0].tobytes() == alone[5].tobytes()
 
 
@@ -187,12 +187,12 @@ def test_bfloat16_weights_equal_the_exact_path_over_what_they_stand_for(size: tu
     residual, skip, hidden, dilations = size
     decoder = WaveNetDecoder(5, 33, HOP, 4, residual, skip, dilations, hidden, 16, 0.85, cond_channels=16)
     frames = tiny_frames(decoder, 1, 12)
-    fed = np.random.default_rng(0).integers(100, 156, 12 * HOP)
+    forced_codes = np.random.default_rng(0).integers(100, 156, 12 * HOP)
     paired, engine = WaveNetEngine(decoder, "bfloat16"), WaveNetEngine(decoder)
-    got = paired.stream().logits(frames, fed)
-    exact = engine.stream().logits(frames, fed)
+    got = paired.stream().logits(frames, forced_codes)
+    exact = engine.stream().logits(frames, forced_codes)
     engine.weights = unpaired(paired.weights)
-    assert got.tobytes() == engine.stream().logits(frames, fed).tobytes()
+    assert got.tobytes() == engine.stream().logits(frames, forced_codes).tobytes()
     assert 1e-5 < np.abs(got - exact).max() < 0.1
 
 
@@ -215,11 +215,11 @@ def test_later_changes_of_the_decoder_are_not_seen(frames: Frames) -> None:
 
 
 def test_audio_is_de_emphasised(decoder: WaveNetDecoder, frames: Frames) -> None:
-    fed = np.random.default_rng(0).integers(100, 156, 24 * HOP)
-    reference = draw_reference(decoder, frames, [0], fed=torch.from_numpy(fed)[None])
+    forced_codes = np.random.default_rng(0).integers(100, 156, 24 * HOP)
+    reference = draw_reference(decoder, frames, [0], forced_codes=torch.from_numpy(forced_codes)[None])
     plain = tiny_decoder(4, 16)
     plain.pre_emphasis = 0.0
-    flat = draw_reference(plain, frames, [0], fed=torch.from_numpy(fed)[None])
+    flat = draw_reference(plain, frames, [0], forced_codes=torch.from_numpy(forced_codes)[None])
     np.testing.assert_allclose(reference.audio[0], de_emphasis(flat.audio[0].numpy(), 0.85), atol=1e-5)
 
 
@@ -261,19 +261,25 @@ def test_uniform_is_splitmix64() -> None:
 def test_pick_follows_the_distribution() -> None:
     logits = np.full(CLASSES, -30.0, dtype=np.float32)
     logits[[3, 15, 16, 255]] = np.log(np.float32([0.1, 0.2, 0.3, 0.4])) + 50
-    shares = np.empty(CLASSES + CLASSES // sampling.BLOCK, dtype=np.float32)
+    probs = np.empty(CLASSES + CLASSES // sampling.BLOCK, dtype=np.float32)
     numbers = [1e-6, 0.0999, 0.1001, 0.2999, 0.3001, 0.5999, 0.6001, 1 - 2**-53]
-    picked = [sampling.pick(logits, shares, np.float32(1), 0, x) for x in numbers]
+    picked = [sampling.sample_categorical(logits, probs, np.float32(1), 0, x) for x in numbers]
     assert picked == [3, 3, 15, 15, 16, 16, 255, 255]
-    assert [sampling.pick(logits, shares, np.float32(1), 2, x) for x in (0.0, 0.42, 0.44)] == [16, 16, 255]
-    assert sampling.pick(logits, shares, np.float32(np.inf), 0, 0.0) == 255
+    assert [sampling.sample_categorical(logits, probs, np.float32(1), 2, x) for x in (0.0, 0.42, 0.44)] == [
+        16,
+        16,
+        255,
+    ]
+    assert sampling.sample_categorical(logits, probs, np.float32(np.inf), 0, 0.0) == 255
 
 
 def test_pick_top_k_with_equal_logits() -> None:
     logits = np.zeros(CLASSES, dtype=np.float32)
     logits[[10, 20, 30]] = 1
-    shares = np.empty(CLASSES + CLASSES // sampling.BLOCK, dtype=np.float32)
-    picked = {sampling.pick(logits, shares, np.float32(1), 2, x) for x in np.linspace(0, 0.999, 50)}
+    probs = np.empty(CLASSES + CLASSES // sampling.BLOCK, dtype=np.float32)
+    picked = {
+        sampling.sample_categorical(logits, probs, np.float32(1), 2, x) for x in np.linspace(0, 0.999, 50)
+    }
     assert picked == {10, 20, 30}  # all that are as likely as the second
 
 

@@ -43,7 +43,7 @@ def test_nothing_is_filtered_without_a_cutoff() -> None:
     signal = speech(1_000)
     assert high_pass(signal, 0) is not None
     np.testing.assert_array_equal(high_pass(signal, 0), signal)
-    assert not len(HighPass(20).finish())
+    assert not len(HighPass(20).flush())
     assert not high_pass(np.zeros(5_000, np.float32), 20).any(), "zeros in, zeros out"
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from image_parts import photo
 
-from audiovq.data.sharding import ALL, Share
+from audiovq.data.sharding import ALL, Shard
 from audiovq.errors import AudiovqError
 from audiovq.image import dataset as data
 from audiovq.image.dataset import Pictures, open_pictures
@@ -194,7 +194,7 @@ def same(a: PictureBatch, b: PictureBatch) -> bool:
 
 
 def test_batches_depend_on_seed_and_step_alone(folder: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reader(seed: int = 1, share: Share = ALL) -> PictureReader:
+    def reader(seed: int = 1, share: Shard = ALL) -> PictureReader:
         return PictureReader(folder, 16, 5, seed, flip=True, shift=2, share=share)
 
     first = reader()
@@ -208,7 +208,7 @@ def test_batches_depend_on_seed_and_step_alone(folder: Pictures, monkeypatch: py
         and same(late.read(2), in_order[2])
     )
     late.close()
-    pixels = [part.pixels for i in range(5) for part in reader(share=Share(i, 5)).pieces(1)]
+    pixels = [part.pixels for i in range(5) for part in reader(share=Shard(i, 5)).micro_batches(1)]
     assert torch.equal(torch.cat(pixels), in_order[1].pixels)
     assert not same(in_order[0], in_order[1]) and not same(reader(2).read(0), in_order[0])
     assert in_order[0].pixels.shape == (5, 16, 16, 3) and in_order[0].pixels.dtype == torch.uint8

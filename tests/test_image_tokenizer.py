@@ -99,7 +99,7 @@ def test_codes_of_another_model(tokenizer: ImageTokenizer) -> None:
 def test_generating(tokenizer: ImageTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     five = tokenizer.generate(5, "dog", seed=3)
     assert [g.codes.shape for g in five] == [(4, 4)] * 5 and five[0].label == "dog"
-    monkeypatch.setattr(module, "LANES", 2)
+    monkeypatch.setattr(module, "MAX_GRIDS", 2)
     again = tokenizer.generate(5, 1, seed=3)
     assert all(np.array_equal(a.codes, b.codes) for a, b in zip(five, again, strict=True))
     assert not np.array_equal(five[0].codes, five[1].codes)

@@ -22,7 +22,7 @@ from audiovq.image.modelfile import load_model, read_header
 from audiovq.image.tokenizer import load
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.image import ImageTask, main_prior, main_train
-from audiovq.training.trainer import Loop
+from audiovq.training.trainer import Trainer
 
 CONFIG = """
 [model]
@@ -72,7 +72,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory, config: Path, pictures: Path) -> Path:
+def full_batch(tmp_path_factory: pytest.TempPathFactory, config: Path, pictures: Path) -> Path:
     """A run of both stages that nothing interrupted."""
     run = tmp_path_factory.mktemp("whole") / "run"
     main_train(config, pictures, run, threads=1)
@@ -104,20 +104,20 @@ def test_both_stages_learn(tmp_path: Path, pictures: Path, stage: str, least: fl
             return part.loss(reader.read(0), 0)[1]["bits"]
 
     at_first = bits()
-    Loop(task, tmp_path).run()
+    Trainer(task, tmp_path).run()
     assert bits() < at_first - least
     moved = {n.split(".")[0] for n, v in task.model.state_dict().items() if not torch.equal(v, before[n])}
     assert moved == ({"prior"} if stage == "pixelcnn" else {"encoder", "codebook", "decoder"})
 
 
-def test_the_finished_model(whole: Path, pictures: Path) -> None:
-    _, header = load_model(whole / "model.safetensors")
+def test_the_finished_model(full_batch: Path, pictures: Path) -> None:
+    _, header = load_model(full_batch / "model.safetensors")
     assert header.classes == ("0", "1") and header.prior and header.training["pictures"] == 54
     assert [(s["stage"], s["pictures"]) for s in header.training["stages"]] == [
         ("image", 168),
         ("pixelcnn", 40),
     ]
-    tokenizer = load(whole / "model.safetensors")
+    tokenizer = load(full_batch / "model.safetensors")
     scores = score(tokenizer, *open_pictures(pictures, 1))
     assert scores.pictures == 6 and 1 <= scores.used <= 16
     assert scores.prior_bits is not None and scores.prior_bits_class is not None
@@ -134,30 +134,30 @@ def test_two_processes_are_one_with_two_pieces(config: Path, pictures: Path, tmp
         torchrun("-m", "audiovq", *verb), env=variables, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    main_train(config, pictures, tmp_path / "one", threads=1, pieces=2)
+    main_train(config, pictures, tmp_path / "one", threads=1, grad_accum=2)
     assert same_run(tmp_path / "one", tmp_path / "two")
 
 
 def test_the_same_run_twice_is_the_same_model(
-    whole: Path, config: Path, pictures: Path, tmp_path: Path
+    full_batch: Path, config: Path, pictures: Path, tmp_path: Path
 ) -> None:
     main_train(config, pictures, tmp_path / "run", threads=1)
-    assert same_run(whole, tmp_path / "run")
+    assert same_run(full_batch, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("stage", "step"), [(0, 3), (0, 21), (1, 2)])
 def test_killed_and_resumed_equals_uninterrupted(
-    whole: Path, config: Path, pictures: Path, tmp_path: Path, stage: int, step: int
+    full_batch: Path, config: Path, pictures: Path, tmp_path: Path, stage: int, step: int
 ) -> None:
-    run, save = tmp_path / "run", Loop._save
+    run, save = tmp_path / "run", Trainer._save
 
-    def save_and_die(self: Loop, *args: Any, **options: Any) -> None:
+    def save_and_die(self: Trainer, *args: Any, **options: Any) -> None:
         save(self, *args, **options)
         if (self.stage_number, self.step) == (stage, step):
             raise SystemExit("killed")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "_save", save_and_die)
+        patch.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(SystemExit):
             main_train(config, pictures, run, threads=1)
     assert not (run / "model.safetensors").exists()
@@ -165,23 +165,23 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert (header["stage"], header["step"]) in ((stage, step), (stage + 1, 0))
     torch.manual_seed(12345)  # nothing may hang on what the process did before
     main_train(config, pictures, run, resume=True, threads=1)
-    assert same_run(whole, run)
+    assert same_run(full_batch, run)
 
 
 def test_another_configuration_or_other_classes_are_refused(
-    whole: Path, config: Path, pictures: Path, tmp_path: Path
+    full_batch: Path, config: Path, pictures: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(AudiovqError, match="configuration"):
-        main_train(config, pictures, whole, resume=True, overrides=["train.stages.0.lr=1e-4"])
+        main_train(config, pictures, full_batch, resume=True, overrides=["train.stages.0.lr=1e-4"])
     np.savez(tmp_path / "a.npz", images=np.stack([photo(16, 16, 1)[..., 0]] * 9))
     with pytest.raises(AudiovqError, match="classes"):
-        main_train(config, tmp_path, whole, resume=True)
+        main_train(config, tmp_path, full_batch, resume=True)
     with pytest.raises(AudiovqError, match="--resume"):
-        main_train(config, pictures, whole)
+        main_train(config, pictures, full_batch)
 
 
-def test_a_prior_anew_keeps_the_codes(whole: Path, config: Path, pictures: Path, tmp_path: Path) -> None:
-    first = whole / "model.safetensors"
+def test_a_prior_anew_keeps_the_codes(full_batch: Path, config: Path, pictures: Path, tmp_path: Path) -> None:
+    first = full_batch / "model.safetensors"
     overrides = ["model.prior.layers=3", "model.codebook.size=999", "train.stages.1.steps=2"]
     path = main_prior(first, pictures, tmp_path / "run", config, threads=1, overrides=overrides)
     before, after = read_header(first), read_header(path)

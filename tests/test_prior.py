@@ -14,7 +14,7 @@ from contract import assert_reach, assert_same_forms
 from audiovq.config.prior import PriorConfig
 from audiovq.errors import AudiovqError
 from audiovq.prior import kernel
-from audiovq.prior.engine import PriorEngine, PriorLanes, log_likelihoods
+from audiovq.prior.engine import PriorEngine, PriorSlots, log_likelihoods
 from audiovq.prior.file import PriorHeader, load_prior, save_prior
 from audiovq.prior.network import PriorNetwork
 from audiovq.training.optimizer import is_declared_matrix
@@ -72,11 +72,11 @@ def some_voices(prior: PriorNetwork, batch: int) -> torch.Tensor:
     return voices
 
 
-def started(engine: PriorEngine, voices: torch.Tensor, levels: int) -> PriorLanes:
-    lanes = engine.lanes(len(voices))
-    for lane, voice in enumerate(voices.numpy()):
-        lanes.start(lane, voice[:-1] if voice[-1] else None, levels=levels)
-    return lanes
+def started(engine: PriorEngine, voices: torch.Tensor, levels: int) -> PriorSlots:
+    slots = engine.slots(len(voices))
+    for slot, voice in enumerate(voices.numpy()):
+        slots.start(slot, voice[:-1] if voice[-1] else None, levels=levels)
+    return slots
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -86,7 +86,7 @@ def test_step_form_equals_parallel_form(name: str) -> None:
         codes, voices = some_codes(3, 40, count), some_voices(prior, 3)
 
         def steps(codes: torch.Tensor = codes, voices: torch.Tensor = voices) -> torch.Tensor:
-            state, past, out = prior.reset(3), torch.full_like(codes[:, 0], -1), []
+            state, past, out = prior.initial_state(3), torch.full_like(codes[:, 0], -1), []
             conditions = prior.conditions(voices)
             levels = torch.full((3,), codes.shape[2])
             for t in range(codes.shape[1]):
@@ -152,7 +152,7 @@ def test_compiled_logits_equal_the_parallel_form(name: str) -> None:
         codes, voices = some_codes(3, 60, count), some_voices(prior, 3)
         with torch.no_grad():
             expected = prior(codes, voices).numpy()
-        got = started(engine, voices, count).follow(range(3), codes.numpy())
+        got = started(engine, voices, count).teacher_force(range(3), codes.numpy())
         assert got.shape == expected.shape
         assert np.abs(got - expected).max() < 1e-4
 
@@ -163,7 +163,7 @@ def test_compiled_logits_in_other_sizes(size: int) -> None:
     codes, voices = some_codes(2, 20, 2, size), some_voices(prior, 2)
     with torch.no_grad():
         expected = prior(codes, voices).numpy()
-    got = started(PriorEngine(prior), voices, 2).follow(range(2), codes.numpy())
+    got = started(PriorEngine(prior), voices, 2).teacher_force(range(2), codes.numpy())
     assert np.abs(got - expected).max() < 1e-4
 
 
@@ -173,29 +173,30 @@ def test_alone_in_lockstep_and_code_by_code_are_the_same_bits(name: str) -> None
     engine = PriorEngine(prior)
     for count in range(1, prior.levels + 1):
         codes, voices = some_codes(5, 30, count).numpy(), some_voices(prior, 5)
-        lanes = started(engine, voices, count)
+        slots = started(engine, voices, count)
         parts = [
-            lanes.follow([3, 0, 1, 4, 2], codes[[3, 0, 1, 4, 2], a:b]) for a, b in ((0, 1), (1, 9), (9, 30))
+            slots.teacher_force([3, 0, 1, 4, 2], codes[[3, 0, 1, 4, 2], a:b])
+            for a, b in ((0, 1), (1, 9), (9, 30))
         ]
         together = np.concatenate(parts, axis=1)
-        for row, lane in enumerate([3, 0, 1, 4, 2]):
-            alone = started(engine, voices[lane : lane + 1], count)
-            assert alone.follow([0], codes[lane : lane + 1])[0].tobytes() == together[row].tobytes()
-            single = started(engine, voices[lane : lane + 1], count)
+        for row, slot in enumerate([3, 0, 1, 4, 2]):
+            alone = started(engine, voices[slot : slot + 1], count)
+            assert alone.teacher_force([0], codes[slot : slot + 1])[0].tobytes() == together[row].tobytes()
+            single = started(engine, voices[slot : slot + 1], count)
             for at in np.ndindex(30, count):
                 np.testing.assert_array_equal(single.peek(0), together[row][at])
-                single.push(0, int(codes[lane][at]))
+                single.push(0, int(codes[slot][at]))
 
 
 def test_advancing_is_following(engine: PriorEngine) -> None:
     codes = some_codes(2, 30, 3).numpy()
     drawn = []
-    for verb in (PriorLanes.follow, PriorLanes.advance):
-        lanes = engine.lanes(2)
-        for lane in range(2):
-            lanes.start(lane, None, seed=lane)
-        verb(lanes, range(2), codes)
-        drawn.append(lanes.draw(range(2), 20))
+    for verb in (PriorSlots.teacher_force, PriorSlots.advance):
+        slots = engine.slots(2)
+        for slot in range(2):
+            slots.start(slot, None, seed=slot)
+        verb(slots, range(2), codes)
+        drawn.append(slots.draw(range(2), 20))
     np.testing.assert_array_equal(*drawn)
 
 
@@ -204,14 +205,14 @@ def test_draws_depend_on_the_seed_alone(engine: PriorEngine) -> None:
     for count in (1, 2, 3):
         alone = []
         for seed in range(5):
-            lanes = engine.lanes(1)
-            lanes.start(0, voice, seed, levels=count)
-            alone.append(lanes.draw([0], 50)[0])
+            slots = engine.slots(1)
+            slots.start(0, voice, seed, levels=count)
+            alone.append(slots.draw([0], 50)[0])
         assert len({codes.tobytes() for codes in alone}) == 5
-        lanes = engine.lanes(5)
-        for lane in range(5):
-            lanes.start(lane, voice, lane, levels=count)
-        together = np.concatenate([lanes.draw([4, 2, 0, 1, 3], n) for n in (1, 20, 29)], axis=1)
+        slots = engine.slots(5)
+        for slot in range(5):
+            slots.start(slot, voice, slot, levels=count)
+        together = np.concatenate([slots.draw([4, 2, 0, 1, 3], n) for n in (1, 20, 29)], axis=1)
         for row, seed in enumerate([4, 2, 0, 1, 3]):
             np.testing.assert_array_equal(together[row], alone[seed])
         assert together.shape == (5, 50, count)
@@ -220,40 +221,40 @@ def test_draws_depend_on_the_seed_alone(engine: PriorEngine) -> None:
 
 def test_draws_follow_the_distribution(prior: PriorNetwork, engine: PriorEngine) -> None:
     """First steps of many sequences: as often as the prior says, at the second level given the first."""
-    lanes = engine.lanes(4_000)
-    for lane in range(4_000):
-        lanes.start(lane, None, lane)
-    first = torch.from_numpy(lanes.draw(range(4_000), 1))
+    slots = engine.slots(4_000)
+    for slot in range(4_000):
+        slots.start(slot, None, slot)
+    first = torch.from_numpy(slots.draw(range(4_000), 1))
     with torch.no_grad():
         expected = torch.softmax(prior(first, prior.voice(None, 4_000)), -1)[:, 0].numpy()
     for level in range(3):
-        shares = np.bincount(first[:, 0, level].numpy() - level * K, minlength=K) / 4_000
-        assert np.abs(shares - expected[:, level].mean(axis=0)).max() < 4 * math.sqrt(0.25 / 4_000)
-        assert shares.max() > 1.5 / K
+        probs = np.bincount(first[:, 0, level].numpy() - level * K, minlength=K) / 4_000
+        assert np.abs(probs - expected[:, level].mean(axis=0)).max() < 4 * math.sqrt(0.25 / 4_000)
+        assert probs.max() > 1.5 / K
 
 
 def test_temperature_and_top_k(engine: PriorEngine) -> None:
-    lanes = engine.lanes(3)
-    for lane, (temperature, top_k) in enumerate([(0.0, 0), (1.0, 1), (1.0, 3)]):
-        lanes.start(lane, None, 9, temperature, top_k)
-    codes = lanes.draw(range(3), 40)
+    slots = engine.slots(3)
+    for slot, (temperature, top_k) in enumerate([(0.0, 0), (1.0, 1), (1.0, 3)]):
+        slots.start(slot, None, 9, temperature, top_k)
+    codes = slots.draw(range(3), 40)
     np.testing.assert_array_equal(codes[0], codes[1])
-    follow = engine.lanes(1)
-    follow.start(0, None)
-    logits = follow.follow([0], codes[2:])[0]
+    teacher_force = engine.slots(1)
+    teacher_force.start(0, None)
+    logits = teacher_force.teacher_force([0], codes[2:])[0]
     chosen = np.take_along_axis(logits, (codes[2] - np.arange(3) * K)[..., None], axis=-1)
     assert (logits > chosen).sum(axis=-1).max() == 2
     for options in ({"temperature": -1.0}, {"top_k": K + 1}):
         with pytest.raises(AudiovqError):
-            lanes.start(0, None, 0, **options)  # type: ignore[arg-type]
+            slots.start(0, None, 0, **options)  # type: ignore[arg-type]
 
 
 def test_guidance_draws_from_the_sharpened_distribution(prior: PriorNetwork, engine: PriorEngine) -> None:
     voice = np.linspace(-1, 1, V).astype(np.float32)
-    lanes = engine.lanes(4)
-    for lane in range(4):
-        lanes.start(lane, None if lane % 2 else voice, 5 + lane // 2, 0.0)
-    codes = lanes.draw(range(4), 30, guidance=2.0)
+    slots = engine.slots(4)
+    for slot in range(4):
+        slots.start(slot, None if slot % 2 else voice, 5 + slot // 2, 0.0)
+    codes = slots.draw(range(4), 30, guidance=2.0)
     np.testing.assert_array_equal(codes[0::2], codes[1::2])
     both = torch.cat([prior.voice(torch.from_numpy(voice)[None]), prior.voice(None)])
     with torch.no_grad():
@@ -262,24 +263,24 @@ def test_guidance_draws_from_the_sharpened_distribution(prior: PriorNetwork, eng
     np.testing.assert_array_equal((one + 2 * (one - other)).argmax(-1) + first, codes[0])
     assert ((one.argmax(-1) + first).numpy() != codes[0]).any()
     with pytest.raises(ValueError, match="pairs"):
-        lanes.draw([0], 1, guidance=1.0)
+        slots.draw([0], 1, guidance=1.0)
 
 
 def test_wrong_use_of_lanes(engine: PriorEngine) -> None:
-    lanes = engine.lanes(2)
-    lanes.start(0)
-    lanes.start(1, levels=2)
+    slots = engine.slots(2)
+    slots.start(0)
+    slots.start(1, levels=2)
     with pytest.raises(ValueError, match="levels, which must be alike"):
-        lanes.draw([0, 1], 1)
+        slots.draw([0, 1], 1)
     with pytest.raises(ValueError, match="must lie in"):
-        lanes.start(0, levels=4)
+        slots.start(0, levels=4)
     for codes in (np.zeros((1, 3, 3)), np.full((1, 3, 2), K), np.zeros((1, 0, 4)), np.full((1, 1, 1), -1)):
         with pytest.raises(ValueError, match="rows of their levels"):
-            lanes.follow([0], codes.astype(np.int64))
-    lanes.peek(0)
-    lanes.push(0, 3)
+            slots.teacher_force([0], codes.astype(np.int64))
+    slots.peek(0)
+    slots.push(0, 3)
     with pytest.raises(ValueError, match="inside a step"):
-        lanes.draw([0], 1)
+        slots.draw([0], 1)
 
 
 def test_log_likelihoods_are_those_of_the_prior(prior: PriorNetwork, engine: PriorEngine) -> None:
@@ -351,8 +352,8 @@ def test_what_is_folded_is_what_is_loaded(tmp_path: Path) -> None:
     for name, value in plain.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
     codes, voices = some_codes(2, 20, 3).numpy(), some_voices(plain, 2)
-    one = started(PriorEngine(plain), voices, 3).follow(range(2), codes)
-    other = started(PriorEngine(loaded), voices, 3).follow(range(2), codes)
+    one = started(PriorEngine(plain), voices, 3).teacher_force(range(2), codes)
+    other = started(PriorEngine(loaded), voices, 3).teacher_force(range(2), codes)
     assert one.tobytes() == other.tobytes()
 
 

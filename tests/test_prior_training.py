@@ -11,7 +11,7 @@ import torch
 
 from audiovq.config.prior import PriorConfig, PriorTraining
 from audiovq.config.training import StageConfig, TrainConfig
-from audiovq.data.sharding import Share, whole
+from audiovq.data.sharding import Shard, full_batch
 from audiovq.errors import AudiovqError
 from audiovq.prior.file import load_prior
 from audiovq.tokenizer import Tokenizer
@@ -19,7 +19,7 @@ from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.code_bits import bits_table, measure
 from audiovq.training.prior import PriorStage, PriorTask
 from audiovq.training.prior_data import CodeCorpus, CodeReader
-from audiovq.training.trainer import CHECKPOINT, Loop
+from audiovq.training.trainer import CHECKPOINT, Trainer
 
 K = 32
 STAGE = StageConfig(
@@ -57,7 +57,7 @@ def task(tokenizer: Tokenizer, config: PriorTraining = CONFIG) -> PriorTask:
 
 @pytest.fixture(scope="module")
 def trained(tiny_levels: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Loop(task(tiny_levels), tmp_path_factory.mktemp("prior")).run()
+    return Trainer(task(tiny_levels), tmp_path_factory.mktemp("prior")).run()
 
 
 def test_it_learns_steps_and_levels(trained: Path, tiny_levels: Tokenizer) -> None:
@@ -98,7 +98,7 @@ def stage_of(tokenizer: Tokenizer) -> PriorStage:
 def test_loss_is_the_mean_over_codes_that_count(tiny_levels: Tokenizer) -> None:
     stage = stage_of(tiny_levels)
     corpus = some_codes(30, 0)
-    batch = CodeReader(corpus, 50, 8, 6, 3, 0.5).read_part(2, whole(6))
+    batch = CodeReader(corpus, 50, 8, 6, 3, 0.5).read_part(2, full_batch(6))
     assert len(set(batch.levels.tolist())) > 1
     with torch.no_grad():
         loss, metrics = stage.loss(batch, 0)
@@ -120,8 +120,8 @@ def test_pieces_have_the_gradients_of_the_batch(tiny_levels: Tokenizer) -> None:
     stage.train()
     corpus = some_codes(30, 0)
     found = []
-    for share in (Share(), Share(pieces=3)):
-        parts = CodeReader(corpus, 50, 8, 6, 3, 0.5, share).pieces(4)
+    for share in (Shard(), Shard(grad_accum=3)):
+        parts = CodeReader(corpus, 50, 8, 6, 3, 0.5, share).micro_batches(4)
         stage.model.zero_grad()
         sums: dict[str, float] = {}
         for part in parts:
@@ -139,18 +139,18 @@ def test_pieces_have_the_gradients_of_the_batch(tiny_levels: Tokenizer) -> None:
 def test_resumed_equals_uninterrupted(
     trained: Path, tiny_levels: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = Loop(task(tiny_levels), tmp_path)
-    backward = Loop._backward
+    loop = Trainer(task(tiny_levels), tmp_path)
+    backward = Trainer._backward
 
-    def stop_at_20(self: Loop, *args: object) -> object:
+    def stop_at_20(self: Trainer, *args: object) -> object:
         metrics, stop, broken = backward(self, *args)  # type: ignore[arg-type]
         return metrics, 15 if self.step == 20 else stop, broken
 
-    monkeypatch.setattr(Loop, "_backward", stop_at_20)
+    monkeypatch.setattr(Trainer, "_backward", stop_at_20)
     with pytest.raises(SystemExit):
         loop.run()
     monkeypatch.undo()
-    loop = Loop(task(tiny_levels), tmp_path)
+    loop = Trainer(task(tiny_levels), tmp_path)
     loop.load(Checkpoint.load(tmp_path / CHECKPOINT))
     assert loop.step == 21
     one, other = load_prior(loop.run())[0].state_dict(), load_prior(trained)[0].state_dict()

@@ -22,8 +22,8 @@ import safetensors.torch
 import soundfile
 import torch
 
-from audiovq.data.sharding import Share
-from audiovq.distributed import Place, on_this_machine, place
+from audiovq.data.sharding import Shard
+from audiovq.distributed import RankInfo, launched_rank, local_world_size
 from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.prior_data import CodeCorpus, CodeCrops, CodeReader, HeldOutReader
@@ -50,21 +50,21 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import safetensors.torch
-from audiovq import distributed as processes
+from audiovq import distributed
 from audiovq.training import trainer
 from audiovq.training.speech import main_train
 
 config, data, out, pieces, *rest = sys.argv[1:]
 trainer.LOG_EVERY = 1
-rank = processes.place().rank
-write = trainer.Loop.run
+rank = distributed.launched_rank().rank
+write = trainer.Trainer.run
 def run(self):
     path = write(self)
     codebook = self.task.model.codebook.state_dict()
     safetensors.torch.save_file(codebook, Path(out, f"codebook{rank}.safetensors"))
     return path
-trainer.Loop.run = run
-main_train(config, data, out, resume="resume" in rest, threads=1, pieces=int(pieces))
+trainer.Trainer.run = run
+main_train(config, data, out, resume="resume" in rest, threads=1, grad_accum=int(pieces))
 """
 
 
@@ -90,15 +90,15 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
 
 
-def command(folder: Path, out: str, processes: int, *rest: str, pieces: int = 1) -> list[str]:
+def command(folder: Path, out: str, processes: int, *rest: str, grad_accum: int = 1) -> list[str]:
     names = [folder / "program.py", folder / "c.toml", folder / "corpus", folder / out]
-    program = [*map(str, names), str(pieces), *rest]
+    program = [*map(str, names), str(grad_accum), *rest]
     return torchrun(*program, processes=processes) if processes > 1 else [sys.executable, *program]
 
 
-def train(folder: Path, out: str, processes: int, *rest: str, pieces: int = 1) -> Path:
+def train(folder: Path, out: str, processes: int, *rest: str, grad_accum: int = 1) -> Path:
     done = subprocess.run(
-        command(folder, out, processes, *rest, pieces=pieces),
+        command(folder, out, processes, *rest, grad_accum=grad_accum),
         env=environment(),
         capture_output=True,
         text=True,
@@ -114,9 +114,9 @@ def alone(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pieces(folder: Path) -> Path:
+def grad_accum(folder: Path) -> Path:
     """One process that takes every batch in two pieces."""
-    return train(folder, "pieces", 1, pieces=2)
+    return train(folder, "pieces", 1, grad_accum=2)
 
 
 @pytest.fixture(scope="module")
@@ -183,11 +183,11 @@ def test_two_processes_have_the_losses_of_one(alone: Path, two: Path, name: str)
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_two_pieces_to_the_bit(pieces: Path, two: Path) -> None:
-    assert_same(weights(pieces), weights(two))
+def test_two_processes_are_one_with_two_pieces_to_the_bit(grad_accum: Path, two: Path) -> None:
+    assert_same(weights(grad_accum), weights(two))
     assert weights(two)["model.codebook.num_restarts"] > 0, "dead codes are revived alike"
-    assert curve(pieces, "perplexity_2") == curve(two, "perplexity_2")
-    assert curve(pieces, "held_mel") == pytest.approx(curve(two, "held_mel"), rel=1e-6)
+    assert curve(grad_accum, "perplexity_2") == curve(two, "perplexity_2")
+    assert curve(grad_accum, "held_mel") == pytest.approx(curve(two, "held_mel"), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -210,7 +210,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 ) -> None:
     """By as many processes as before, or by one that takes the batch in two pieces."""
     shutil.copytree(killed[0], folder / f"resumed{processes}")
-    run = train(folder, f"resumed{processes}", processes, "resume", pieces=3 - processes)
+    run = train(folder, f"resumed{processes}", processes, "resume", grad_accum=3 - processes)
     assert_same(weights(run), weights(two))
     for name in ("model.safetensors", "metrics.csv"):
         assert (run / name).exists()
@@ -220,17 +220,19 @@ def test_a_batch_that_cannot_be_shared_out(folder: Path, tmp_path: Path) -> None
     with pytest.raises(
         AudiovqError, match=r"a batch of 8 .* in 3 pieces; set the stage's batch to a multiple of 3"
     ):
-        main_train(folder / "c.toml", folder / "corpus", tmp_path / "run", pieces=3)
+        main_train(folder / "c.toml", folder / "corpus", tmp_path / "run", grad_accum=3)
 
 
 # Shares
 
 
 def test_shares_are_all_of_it_each_once() -> None:
-    for share in (Share(), Share(pieces=3), Share(processes=4, pieces=2)):
-        parts = [p for i in range(share.processes) for p in Share(i, share.processes, share.pieces).parts(24)]
+    for share in (Shard(), Shard(grad_accum=3), Shard(processes=4, grad_accum=2)):
+        parts = [
+            p for i in range(share.processes) for p in Shard(i, share.processes, share.grad_accum).parts(24)
+        ]
         assert [n for part in parts for n in part.numbers] == list(range(24))
-    assert sorted(x for rank in range(3) for x in Place(rank, 3).share(range(10))) == list(range(10))
+    assert sorted(x for rank in range(3) for x in RankInfo(rank, 3).share(range(10))) == list(range(10))
 
 
 def some_codes() -> CodeCorpus:
@@ -252,32 +254,32 @@ def joined_up(parts: list[CodeCrops]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_crops_of_codes_do_not_depend_on_the_share(held_out: bool) -> None:
-    def read(share: Share) -> list[CodeCrops]:
+    def read(share: Shard) -> list[CodeCrops]:
         if held_out:
-            return HeldOutReader(some_codes(), 32, 2, share).pieces(1)
-        return CodeReader(some_codes(), 32, 8, 12, 5, 0.5, share).pieces(7)
+            return HeldOutReader(some_codes(), 32, 2, share).micro_batches(1)
+        return CodeReader(some_codes(), 32, 8, 12, 5, 0.5, share).micro_batches(7)
 
     if held_out:
-        whole, parts = read(Share()), read(Share(0, 2, 2)) + read(Share(1, 2, 2))
+        full_batch, parts = read(Shard()), read(Shard(0, 2, 2)) + read(Shard(1, 2, 2))
         # The batch is filled up to a multiple of the parts, with what does not count.
-        count = len(whole[0].codes)
+        count = len(full_batch[0].codes)
         assert (joined_up(parts)[3][count:] == 0).all()
     else:
-        whole, parts = read(Share()), read(Share(0, 2, 3)) + read(Share(1, 2, 3))
+        full_batch, parts = read(Shard()), read(Shard(0, 2, 3)) + read(Shard(1, 2, 3))
         count = 12
-    for one, other in zip(joined_up(whole), joined_up(parts), strict=True):
+    for one, other in zip(joined_up(full_batch), joined_up(parts), strict=True):
         torch.testing.assert_close(one, other[:count])
-    assert float(joined_up(whole)[3].sum()) == pytest.approx(1)
+    assert float(joined_up(full_batch)[3].sum()) == pytest.approx(1)
     for part in parts:
-        torch.testing.assert_close(part.shares, whole[0].shares)
-    torch.testing.assert_close(whole[0].weights.sum((0, 1)), whole[0].shares)
-    assert held_out or set(whole[0].levels.tolist()) == {1, 2, 3}
+        torch.testing.assert_close(part.shares, full_batch[0].shares)
+    torch.testing.assert_close(full_batch[0].weights.sum((0, 1)), full_batch[0].shares)
+    assert held_out or set(full_batch[0].levels.tolist()) == {1, 2, 3}
 
 
 def test_held_out_batches_are_every_recording_once() -> None:
     corpus = some_codes()
-    reader = HeldOutReader(corpus, 200, 4, Share(0, 1, 3))
-    counted = sum(int((part.weights > 0).sum()) for step in range(4) for part in reader.pieces(step))
+    reader = HeldOutReader(corpus, 200, 4, Shard(0, 1, 3))
+    counted = sum(int((part.weights > 0).sum()) for step in range(4) for part in reader.micro_batches(step))
     assert counted == corpus.steps * 3
 
 
@@ -286,14 +288,14 @@ def test_held_out_batches_are_every_recording_once() -> None:
 
 def test_place_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert place() == (0, 1) and place().first
+    assert launched_rank() == (0, 1) and launched_rank().first
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert place() == (2, 3) and not place().first and on_this_machine() == 2
+    assert launched_rank() == (2, 3) and not launched_rank().first and local_world_size() == 2
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(AudiovqError, match="RANK=3 WORLD_SIZE=3: no place among processes"):
-        place()
+        launched_rank()
 
 
 @pytest.mark.slow

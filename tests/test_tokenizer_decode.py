@@ -56,12 +56,12 @@ def test_decode_is_decode_file(tiny_tokenizer: Tokenizer, tmp_path: Path, fast: 
 
 
 def test_spectral_blocks_agree(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = tiny_tokenizer.request(tiny_tokenizer.encode(speech(20_000)))
+    decode_job = tiny_tokenizer.decode_job(tiny_tokenizer.encode(speech(20_000)))
     monkeypatch.setattr(synthesis, "FIRST_FRAMES", 1_000)
 
     def drawn(frames: int, passes: int | None) -> Array:
         monkeypatch.setattr(synthesis, "BLOCK_FRAMES", frames)
-        blocks = tiny_tokenizer.synthesiser.fast(request._replace(corrections=passes))
+        blocks = tiny_tokenizer.synthesiser.fast(decode_job._replace(corrections=passes))
         return np.concatenate(list(blocks))
 
     whole, corrected = drawn(1_000, 0), drawn(1_000, None)
@@ -82,12 +82,12 @@ def test_wavenet_frames_agree_in_blocks(tiny_tokenizer: Tokenizer, monkeypatch: 
     class Recorder:
         def start(self, *_: object) -> None: ...
 
-        def draw(self, frames: Any, lanes: list[int]) -> tuple[Array, None]:
+        def draw(self, frames: Any, slots: list[int]) -> tuple[Array, None]:
             seen.append(frames)
             return np.zeros((1, frames.gains.shape[1] * 128), np.float32), None
 
     class Engine:
-        def lanes(self, count: int) -> Recorder:
+        def slots(self, count: int) -> Recorder:
             return Recorder()
 
     monkeypatch.setattr(tiny_tokenizer.synthesiser, "_engine", Engine())
@@ -270,10 +270,10 @@ def test_stream_draws_no_further_than_it_is_read(
 ) -> None:
     """The first block comes after `FIRST_FRAMES` codes, however long the recording."""
     codes = CodeSequence(np.zeros(100_000, dtype=np.uint16))
-    lanes = tiny_tokenizer.synthesiser.engine.lanes(1)
-    monkeypatch.setattr(tiny_tokenizer.synthesiser._engine, "lanes", lambda count: lanes)
+    slots = tiny_tokenizer.synthesiser.engine.slots(1)
+    monkeypatch.setattr(tiny_tokenizer.synthesiser._engine, "slots", lambda count: slots)
     first = next(tiny_tokenizer.stream(codes))
-    assert 0 < len(first) <= lanes.position(0) == synthesis.FIRST_FRAMES * 128
+    assert 0 < len(first) <= slots.position(0) == synthesis.FIRST_FRAMES * 128
 
 
 def test_stream_fails_before_the_first_block(tiny_tokenizer: Tokenizer) -> None:

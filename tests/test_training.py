@@ -24,7 +24,7 @@ from audiovq.speech.modelfile import load_model, read_header
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.speech import SpeechTask, main_train
 from audiovq.training.speech_stages import make_stage
-from audiovq.training.trainer import Loop
+from audiovq.training.trainer import Trainer
 
 CONFIG = """
 [model]
@@ -83,7 +83,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+def full_batch(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """A run of both stages that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "two.toml").write_text(TWO_STAGES)
@@ -128,7 +128,7 @@ def test_every_stage_learns(tmp_path: Path, corpus: Path, stage: str, name: str,
     (tmp_path / "c.toml").write_text(text)
     settings = load_config(tmp_path / "c.toml", ["train.checkpoint_seconds=100"])
     task = SpeechTask(settings, open_corpus(corpus))
-    loop = Loop(task, tmp_path)
+    loop = Trainer(task, tmp_path)
     plan = settings.train.stages[0]
     before = loop._evaluate(make_stage(task.model, plan), plan)
     frozen = {n: v.clone() for n, v in task.model.state_dict().items()}
@@ -150,8 +150,8 @@ def test_every_stage_learns(tmp_path: Path, corpus: Path, stage: str, name: str,
 # What a run leaves
 
 
-def test_the_finished_model(whole: Path, corpus: Path) -> None:
-    model, header = load_model(whole / "model.safetensors")
+def test_the_finished_model(full_batch: Path, corpus: Path) -> None:
+    model, header = load_model(full_batch / "model.safetensors")
     assert [(s.number, s.name) for s in header.speakers] == [(0, "ann"), (1, "bob")]
     assert [s.minutes for s in header.speakers] == pytest.approx([0.075, 0.05], abs=0.006), "one held out"
     assert header.training["utterances"] == 5
@@ -161,7 +161,7 @@ def test_the_finished_model(whole: Path, corpus: Path) -> None:
     assert encoder is not None
     torch.testing.assert_close(encoder.from_levels(encoder.to_levels(points)), points, atol=1e-3, rtol=0)
     assert not torch.equal(points[0], points[1])
-    assert sorted(p.name for p in whole.iterdir() if p.is_file()) == [
+    assert sorted(p.name for p in full_batch.iterdir() if p.is_file()) == [
         "checkpoint.safetensors",
         "corpus.safetensors",
         "metrics.csv",
@@ -170,11 +170,11 @@ def test_the_finished_model(whole: Path, corpus: Path) -> None:
 
 
 def test_the_same_run_twice_is_the_same_model(
-    whole: Path, config: Path, corpus: Path, tmp_path: Path
+    full_batch: Path, config: Path, corpus: Path, tmp_path: Path
 ) -> None:
     main_train(config, corpus, tmp_path / "run", threads=1)
-    assert same_model(whole, tmp_path / "run")
-    assert fingerprint(whole) == fingerprint(tmp_path / "run")
+    assert same_model(full_batch, tmp_path / "run")
+    assert fingerprint(full_batch) == fingerprint(tmp_path / "run")
 
 
 def test_what_it_tells_goes_to_standard_error(
@@ -197,19 +197,19 @@ def test_what_it_tells_goes_to_standard_error(
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, stage: int, step: int) -> None:
     """End the process, as it were, right after the checkpoint of a step."""
-    save = Loop._save
+    save = Trainer._save
 
-    def save_and_die(self: Loop, groups: Any, finished: bool = False) -> None:
+    def save_and_die(self: Trainer, groups: Any, finished: bool = False) -> None:
         save(self, groups, finished)
         if (self.stage_number, self.step) == (stage, step) and groups:
             raise SystemExit("killed")
 
-    monkeypatch.setattr(Loop, "_save", save_and_die)
+    monkeypatch.setattr(Trainer, "_save", save_and_die)
 
 
 @pytest.mark.parametrize(("stage", "step"), [(0, 20), (0, 21), (1, 2)])
 def test_resumed_equals_uninterrupted(
-    whole: Path, config: Path, corpus: Path, tmp_path: Path, stage: int, step: int
+    full_batch: Path, config: Path, corpus: Path, tmp_path: Path, stage: int, step: int
 ) -> None:
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -221,13 +221,13 @@ def test_resumed_equals_uninterrupted(
     assert not (run / "model.safetensors").exists()
     torch.manual_seed(12345)  # nothing may hang on what the process did before
     main_train(config, corpus, run, resume=True, threads=1)
-    assert same_model(whole, run)
+    assert same_model(full_batch, run)
     assert (
         read_header(run / "model.safetensors").fingerprint
-        == read_header(whole / "model.safetensors").fingerprint
+        == read_header(full_batch / "model.safetensors").fingerprint
     )
     # Every row once, none lost.
-    assert metrics(run) == metrics(whole)
+    assert metrics(run) == metrics(full_batch)
 
 
 def start_process(config: Path, corpus: Path, run: Path) -> subprocess.Popen[str]:
@@ -289,10 +289,12 @@ def test_an_interrupt_leaves_a_checkpoint(config: Path, corpus: Path, tmp_path: 
     assert f"step {step};" in stopped[0]
 
 
-def test_resume_with_another_configuration(whole: Path, config: Path, corpus: Path, tmp_path: Path) -> None:
+def test_resume_with_another_configuration(
+    full_batch: Path, config: Path, corpus: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "checkpoint.safetensors").write_bytes((whole / "checkpoint.safetensors").read_bytes())
+    (run / "checkpoint.safetensors").write_bytes((full_batch / "checkpoint.safetensors").read_bytes())
     with pytest.raises(AudiovqError, match="another configuration"):
         main_train(config, corpus, run, resume=True, overrides=["train.stages.0.lr=1e-4"])
     few = tmp_path / "few" / "carl"
@@ -302,21 +304,21 @@ def test_resume_with_another_configuration(whole: Path, config: Path, corpus: Pa
         main_train(config, few.parent, run, resume=True)
 
 
-def test_an_existing_run_is_kept(whole: Path, config: Path, corpus: Path) -> None:
-    before = (whole / "checkpoint.safetensors").read_bytes()
+def test_an_existing_run_is_kept(full_batch: Path, config: Path, corpus: Path) -> None:
+    before = (full_batch / "checkpoint.safetensors").read_bytes()
     with pytest.raises(AudiovqError, match="--resume"):
-        main_train(config, corpus, whole)
-    assert (whole / "checkpoint.safetensors").read_bytes() == before
+        main_train(config, corpus, full_batch)
+    assert (full_batch / "checkpoint.safetensors").read_bytes() == before
 
 
-def test_a_finished_run_resumes_to_its_end(whole: Path, config: Path, corpus: Path) -> None:
-    before = (whole / "checkpoint.safetensors").read_bytes()
-    main_train(config, corpus, whole, resume=True, threads=1)
-    assert (whole / "checkpoint.safetensors").read_bytes() == before
+def test_a_finished_run_resumes_to_its_end(full_batch: Path, config: Path, corpus: Path) -> None:
+    before = (full_batch / "checkpoint.safetensors").read_bytes()
+    main_train(config, corpus, full_batch, resume=True, threads=1)
+    assert (full_batch / "checkpoint.safetensors").read_bytes() == before
 
 
-def test_training_starts_from_a_model(whole: Path, config: Path, corpus: Path, tmp_path: Path) -> None:
-    init = whole / "model.safetensors"
+def test_training_starts_from_a_model(full_batch: Path, config: Path, corpus: Path, tmp_path: Path) -> None:
+    init = full_batch / "model.safetensors"
     task = SpeechTask(load_config(config), open_corpus(corpus), init)
     stored = safetensors.torch.load_file(init)
     assert torch.equal(task.model.codebook.vectors, stored["codebook.vectors"].float())

@@ -21,7 +21,7 @@ from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.discriminator import Adversary
 from audiovq.training.speech import SpeechTask, main_train
 from audiovq.training.speech_stages import WaveNetStage, make_stage
-from audiovq.training.trainer import Loop
+from audiovq.training.trainer import Trainer
 
 CONFIG = """
 [model]
@@ -97,40 +97,40 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(folder: Path) -> Path:
+def full_batch(folder: Path) -> Path:
     main_train(folder / "levels.toml", folder / "corpus", folder / "run", threads=1)
     return folder / "run"
 
 
-def test_the_finished_model_has_levels(whole: Path) -> None:
-    model, header = load_model(whole / "model.safetensors")
+def test_the_finished_model_has_levels(full_batch: Path) -> None:
+    model, header = load_model(full_batch / "model.safetensors")
     assert model.codebook.vectors.shape == (16, 8)
     assert header.code_format[:4] == (256, 2, 8, 2)
     codes = model.encode(torch.from_numpy(speech(25_600))[None])
     assert codes.shape == (1, 100, 2)
     assert len(codes[..., 0].unique()) > 1 and int(codes[..., 1].min()) >= 8
-    rows = (whole / "metrics.csv").read_text()
+    rows = (full_batch / "metrics.csv").read_text()
     assert "held_perplexity_2" in rows
 
 
 @pytest.mark.parametrize("step", [3, 5, 8])
-def test_resumed_equals_uninterrupted(folder: Path, whole: Path, tmp_path: Path, step: int) -> None:
+def test_resumed_equals_uninterrupted(folder: Path, full_batch: Path, tmp_path: Path, step: int) -> None:
     """Stopped before the tables were found, right after, and with the discriminator at work."""
-    save = Loop._save
+    save = Trainer._save
 
-    def save_and_die(self: Loop, groups: Any, finished: bool = False) -> None:
+    def save_and_die(self: Trainer, groups: Any, finished: bool = False) -> None:
         save(self, groups, finished)
         if (self.stage_number, self.step) == (0, step):
             raise SystemExit("killed")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "_save", save_and_die)
+        patch.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(SystemExit):
             main_train(folder / "levels.toml", folder / "corpus", tmp_path / "run", threads=1)
     assert Checkpoint.load(tmp_path / "run" / "checkpoint.safetensors").header["step"] == step
     main_train(folder / "levels.toml", folder / "corpus", tmp_path / "run", threads=1, resume=True)
     found, wanted = (
-        safetensors.torch.load_file(run / "checkpoint.safetensors") for run in (tmp_path / "run", whole)
+        safetensors.torch.load_file(run / "checkpoint.safetensors") for run in (tmp_path / "run", full_batch)
     )
     assert found.keys() == wanted.keys()
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
@@ -138,9 +138,9 @@ def test_resumed_equals_uninterrupted(folder: Path, whole: Path, tmp_path: Path,
 
 def test_resumed_right_before_the_discriminators_stage(folder: Path, tmp_path: Path) -> None:
     """The checkpoint between two stages holds no discriminator."""
-    save = Loop._save
+    save = Trainer._save
 
-    def save_and_die(self: Loop, groups: Any, finished: bool = False) -> None:
+    def save_and_die(self: Trainer, groups: Any, finished: bool = False) -> None:
         save(self, groups, finished)
         if finished and self.stage_number == 0:
             raise SystemExit("killed")
@@ -149,7 +149,7 @@ def test_resumed_right_before_the_discriminators_stage(folder: Path, tmp_path: P
     (tmp_path / "two.toml").write_text(two)
     arguments = (tmp_path / "two.toml", folder / "corpus")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "_save", save_and_die)
+        patch.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(SystemExit):
             main_train(*arguments, tmp_path / "run", threads=1, stages=["codes"])
     main_train(*arguments, tmp_path / "run", threads=1, stages=["codes"], resume=True)
@@ -180,9 +180,9 @@ def test_a_blended_stage_leaves_a_mean_of_its_ends(folder: Path, tmp_path: Path)
 
 
 def test_a_snapshot_holds_the_averaged_weights_so_far(folder: Path, tmp_path: Path) -> None:
-    save = Loop._save
+    save = Trainer._save
 
-    def save_and_die(self: Loop, groups: Any, finished: bool = False) -> None:
+    def save_and_die(self: Trainer, groups: Any, finished: bool = False) -> None:
         save(self, groups, finished)
         if (self.stage_number, self.step) == (0, 8):
             raise SystemExit("killed")
@@ -190,7 +190,7 @@ def test_a_snapshot_holds_the_averaged_weights_so_far(folder: Path, tmp_path: Pa
     run = tmp_path / "run"
     arguments = ["train", str(folder / "levels.toml"), "--data", str(folder / "corpus"), "--out", str(run)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "_save", save_and_die)
+        patch.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(SystemExit):
             command(arguments)
     before = sorted(path.name for path in run.iterdir())
@@ -241,14 +241,14 @@ def test_the_wavenet_learns_the_recording_moved_to_the_predicted_spectrum(folder
     batch = reader.read(0)
     task.model.eval()
     seen: list[torch.Tensor] = []
-    teach = task.model.wavenet.teach
+    teacher_force = task.model.wavenet.teacher_force
 
     def watch(signal: torch.Tensor, *args: Any) -> Any:
         seen.append(signal)
-        return teach(signal, *args)
+        return teacher_force(signal, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task.model.wavenet, "teach", watch)
+        patch.setattr(task.model.wavenet, "teacher_force", watch)
         stage.loss(batch, 0)
     _, log_magnitude, _, _ = stage.condition(batch, 0)
     moved = correct(batch.signal, log_magnitude, 512, 128, 3, 0.99)

@@ -20,7 +20,7 @@ import safetensors.torch
 import soundfile
 import torch
 
-from audiovq.data.sharding import Part, whole
+from audiovq.data.sharding import MicroBatch, full_batch
 from audiovq.errors import AudiovqError
 from audiovq.image.dataset import open_pictures
 from audiovq.image.loader import PictureReader
@@ -144,9 +144,9 @@ def test_a_loss_that_is_not_finite_ends_training(
     assert main_train(config, recordings, run, resume=True, threads=1).exists()
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("grad_accum", [1, 2])
 def test_only_recordings_of_the_broken_part_are_named(
-    config: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+    config: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grad_accum: int
 ) -> None:
     read: list[str] = []
     loss = CodesStage.loss
@@ -156,14 +156,14 @@ def test_only_recordings_of_the_broken_part_are_named(
         broken = batch.part.first + batch.part.size == batch.part.total
         return value * (np.nan if broken and value.requires_grad else 1.0), metrics
 
-    def names(self: Any, step: int, part: Part) -> list[str]:
+    def names(self: Any, step: int, part: MicroBatch) -> list[str]:
         read.append(f"{step}: {part.first} to {part.first + part.size}")
         return read
 
     monkeypatch.setattr(CodesStage, "loss", last_piece_fails)
     monkeypatch.setattr("audiovq.data.crops.CropReader.names", names)
-    with pytest.raises(AudiovqError, match=f"computed from 0: {0 if pieces == 1 else 2} to 4$"):
-        main_train(config, recordings, tmp_path / "run", threads=1, pieces=pieces)
+    with pytest.raises(AudiovqError, match=f"computed from 0: {0 if grad_accum == 1 else 2} to 4$"):
+        main_train(config, recordings, tmp_path / "run", threads=1, grad_accum=grad_accum)
 
 
 @pytest.mark.slow
@@ -174,11 +174,11 @@ def test_one_process_with_a_loss_that_is_not_finite_ends_all(
         textwrap.dedent("""
             import sys
             from audiovq.errors import AudiovqError
-            from audiovq.distributed import place
+            from audiovq.distributed import launched_rank
             from audiovq.training.speech import main_train
             from audiovq.training.speech_stages import CodesStage
 
-            rank, loss = place().rank, CodesStage.loss
+            rank, loss = launched_rank().rank, CodesStage.loss
 
             def failing(self, batch, step):
                 value, metrics = loss(self, batch, step)
@@ -266,13 +266,13 @@ def test_a_score_that_is_not_finite_is_never_the_best() -> None:
 def test_pictures_and_codes_have_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", images=np.zeros((3, 4, 4), np.uint8))
     reader = PictureReader(open_pictures(tmp_path / "p.npz", 1)[0], 4, 40, seed=1)
-    assert sorted(reader.names(0, whole(40))) == ["picture 0", "picture 1", "picture 2"]
+    assert sorted(reader.names(0, full_batch(40))) == ["picture 0", "picture 1", "picture 2"]
     reader.close()
     sequences = [np.full((8, 1), n, np.uint16) for n in range(3)]
     paths = tuple(Path(f"{n}.npy") for n in range(3))
     codes = CodeCorpus(sequences, np.zeros((3, 1), np.float32), np.full(3, -1), paths)
     crops = CodeReader(codes, 8, 0, 4, seed=1)
-    for part in (Part(0, 2, 4), Part(2, 2, 4)):
+    for part in (MicroBatch(0, 2, 4), MicroBatch(2, 2, 4)):
         drawn = {f"{n}.npy" for n in crops.read_part(3, part).codes[:, 0, 0].tolist()}
         assert set(crops.names(3, part)) == drawn
     crops.close()
@@ -448,7 +448,7 @@ def test_only_the_first_of_several_processes_locks(tmp_path: Path, monkeypatch: 
         raise Busy
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("audiovq.training.launch.joined", lambda _: nullcontext())
+    monkeypatch.setattr("audiovq.training.launch.process_group", lambda _: nullcontext())
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(Busy):

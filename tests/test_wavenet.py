@@ -9,7 +9,7 @@ from contract import assert_reach, assert_same_forms
 from torch import Tensor
 
 from audiovq.nn.wavenet import WaveNet
-from audiovq.speech.decoder import CLASSES, HISTORY, Frames, Teacher, WaveNetDecoder
+from audiovq.speech.decoder import CLASSES, HISTORY, Frames, TeacherForcing, WaveNetDecoder
 
 HOP = 16
 SHAPES = [(1, 0), (1, 16), (4, 0), (4, 16)]
@@ -37,28 +37,28 @@ def tiny_frames(decoder: WaveNetDecoder, batch: int, count: int) -> Frames:
         return decoder.frames(torch.randn(batch, count, 5), spectrum)
 
 
-def taught(decoder: WaveNetDecoder, frames: Frames) -> Teacher:
+def taught(decoder: WaveNetDecoder, frames: Frames) -> TeacherForcing:
     """Teacher forcing of a noisy tone, with jitter."""
     torch.manual_seed(3)
     batch, length = frames.gains.shape[0], frames.gains.shape[1] * HOP
     signal = 0.1 * torch.sin(torch.arange(length) * 0.3) + 0.03 * torch.randn(batch, length)
-    return decoder.teach(signal, frames, torch.randint(-3, 4, (batch, length)))
+    return decoder.teacher_force(signal, frames, torch.randint(-3, 4, (batch, length)))
 
 
-def step_logits(decoder: WaveNetDecoder, teacher: Teacher, frames: Frames) -> Tensor:
+def step_logits(decoder: WaveNetDecoder, teacher: TeacherForcing, frames: Frames) -> Tensor:
     """Teacher-forced logits `(B, N, 256)` by the step form."""
-    batch, length = teacher.fed.shape
+    batch, length = teacher.forced_codes.shape
     group = decoder.samples_per_step
-    state = decoder.reset(batch)
-    fed = torch.nn.functional.pad(teacher.fed, (group, 0), value=CLASSES // 2)
+    state = decoder.initial_state(batch)
+    forced_codes = torch.nn.functional.pad(teacher.forced_codes, (group, 0), value=CLASSES // 2)
     history = torch.nn.functional.pad(teacher.history, (HISTORY, 0))
     rows = []
     for t in range(0, length, group):
         gain, conditions = frames.gains[:, t // HOP], frames.conditions[:, t // HOP]
         past = history[:, t : t + HISTORY]
-        starts = decoder.step_network(fed[:, t : t + group], past, gain, conditions, state)
+        starts = decoder.step_network(forced_codes[:, t : t + group], past, gain, conditions, state)
         for j in range(group):
-            drawn = [teacher.fed[:, t + k] for k in range(j)]
+            drawn = [teacher.forced_codes[:, t + k] for k in range(j)]
             rows.append(decoder.step_head(starts[:, j], drawn, teacher.predictions[:, t + j], gain))
     return torch.stack(rows, dim=1)
 
@@ -68,7 +68,7 @@ def test_stack_step_equals_parallel() -> None:
     x, conditions = torch.randn(3, 24, 6), torch.randn(3, 8, 4, 12)
 
     def steps() -> Tensor:
-        state = net.reset(3)
+        state = net.initial_state(3)
         return torch.stack([net.step(x[:, t], conditions[:, t // 3], state) for t in range(24)], dim=1)
 
     assert_same_forms(lambda: net(x, conditions), steps, net.receptive_field)
@@ -117,12 +117,12 @@ def test_decoder_changes_only_what_follows(group: int, order: int) -> None:
     teacher = taught(decoder, frames)
     farthest = 0
     for before in range(100, 100 + group):
-        fed, history = teacher.fed.clone(), teacher.history.clone()
-        fed[:, before] = (fed[:, before] + 100) % CLASSES
+        forced_codes, history = teacher.forced_codes.clone(), teacher.history.clone()
+        forced_codes[:, before] = (forced_codes[:, before] + 100) % CLASSES
         history[:, before] += 0.5
         with torch.no_grad():
             plain = decoder(teacher, frames)
-            changed = decoder(teacher._replace(fed=fed, history=history), frames)
+            changed = decoder(teacher._replace(forced_codes=forced_codes, history=history), frames)
         moved = (changed - plain).abs().sum(-1)[0].nonzero().flatten()
         assert moved.min() == before + 1
         farthest = max(farthest, int(moved.max()) - before)
@@ -157,10 +157,12 @@ def test_own_target_is_not_seen(order: int) -> None:
     with torch.no_grad():
         plain = decoder(teacher, frames)
         for t in (20, 21, 22, 23):
-            fed, history = teacher.fed.clone(), teacher.history.clone()
-            fed[:, t:] = 0
+            forced_codes, history = teacher.forced_codes.clone(), teacher.history.clone()
+            forced_codes[:, t:] = 0
             history[:, t:] = np.nan
-            future = teacher._replace(fed=fed, history=history, codes=torch.zeros_like(teacher.codes))
+            future = teacher._replace(
+                forced_codes=forced_codes, history=history, codes=torch.zeros_like(teacher.codes)
+            )
             assert torch.equal(decoder(future, frames)[:, : t + 1], plain[:, : t + 1])
 
 
@@ -169,7 +171,7 @@ def test_order_0_is_plain_mu_law() -> None:
     frames = tiny_frames(decoder, 2, 4)
     torch.manual_seed(5)
     signal = torch.rand(2, 4 * HOP) * 1.8 - 0.9
-    teacher = decoder.teach(signal, frames, torch.zeros(2, 4 * HOP, dtype=torch.long))
+    teacher = decoder.teacher_force(signal, frames, torch.zeros(2, 4 * HOP, dtype=torch.long))
     from audiovq.audio.companding import mu_law_decode, mu_law_encode
 
     assert torch.equal(teacher.codes, mu_law_encode(signal).long())

@@ -49,7 +49,7 @@ class HighPass:
         parts = [self._filter(signal[i : i + span]) for i in range(0, whole, span)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
-    def finish(self) -> NDArray[np.float32]:
+    def flush(self) -> NDArray[np.float32]:
         """What is left after the last block; as many samples come out as went in."""
         count = len(self._carry)
         if count == 0:
@@ -65,7 +65,7 @@ class HighPass:
             self._state = m.steady * x[0, 0]
         # What each chunk leaves in the state by itself, then the state that each chunk begins with.
         left = x @ m.to_state.T
-        states = m.from_first @ self._state + m.from_chunks @ left.reshape(-1)
+        states = m.broadcast_bytes @ self._state + m.from_chunks @ left.reshape(-1)
         states = states.reshape(self._CHUNKS + 1, 2)
         self._state = states[-1]
         return (x @ m.response.T + states[:-1] @ m.from_state.T).reshape(-1).astype(np.float32)
@@ -83,7 +83,7 @@ class _HighPassMatrices(NamedTuple):
     response: NDArray[np.float64]
     from_state: NDArray[np.float64]
     to_state: NDArray[np.float64]
-    from_first: NDArray[np.float64]
+    broadcast_bytes: NDArray[np.float64]
     from_chunks: NDArray[np.float64]
     steady: NDArray[np.float64]
 
@@ -129,7 +129,7 @@ def high_passed(blocks: Iterable[NDArray[np.float32]], cutoff_hz: float) -> Iter
     filtered = HighPass(cutoff_hz)
     for block in blocks:
         yield filtered.push(block)
-    yield filtered.finish()
+    yield filtered.flush()
 
 
 def high_pass(samples: NDArray[np.float32], cutoff_hz: float) -> NDArray[np.float32]:

@@ -172,7 +172,7 @@ class AudioReader:
         except OSError as error:
             raise self._unreadable(error) from error
         self._source_samples = resampler.pushed
-        rest = resampler.finish()
+        rest = resampler.flush()
         if len(rest):
             yield rest
 

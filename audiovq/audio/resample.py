@@ -70,7 +70,7 @@ class StreamResampler:
         self.pushed += len(block)
         return self._give(block.copy() if self._stream is None else self._stream.resample_chunk(block))
 
-    def finish(self) -> NDArray[np.float32]:
+    def flush(self) -> NDArray[np.float32]:
         """The rest, so that the whole has exactly the length promised. Nothing may be pushed after it."""
         total = resampled_length(self.pushed, self.rate, self.target_rate)
         total = total if self.num_samples is None else self.num_samples
@@ -96,4 +96,4 @@ def resample(
 ) -> NDArray[np.float32]:
     """Resample `(T,)` samples in one go; the same samples as `StreamResampler` gives in blocks."""
     stream = StreamResampler(rate, target_rate, num_samples)
-    return np.concatenate([stream.push(samples), stream.finish()])
+    return np.concatenate([stream.push(samples), stream.flush()])

@@ -120,7 +120,7 @@ class AudioWriter:
                 raise AudiovqError(
                     f"{self.name}: not written, its signal covers {covered} of {wanted} samples; check it"
                 )
-            self._append(stream.finish())
+            self._append(stream.flush())
             self._close_file()
             if self._partial is not None:
                 self._partial.commit()

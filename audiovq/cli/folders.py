@@ -12,7 +12,7 @@ import click
 from tqdm import tqdm
 
 from audiovq.batch import Job
-from audiovq.distributed import joined, place, sum_floats
+from audiovq.distributed import all_reduce_floats, launched_rank, process_group
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import remove_leftovers
 
@@ -54,7 +54,7 @@ class FolderRun:
     """
 
     def __init__(self, jobs: Sequence[Job], finished: Callable[[Job], bool], verb: str, out: Path) -> None:
-        mine = place().share(jobs)
+        mine = launched_rank().share(jobs)
         self.verb, self.out, self.total = verb, out, len(mine)
         self.failed = self.skipped = 0
         self.todo: list[Job] = []
@@ -86,9 +86,9 @@ class FolderRun:
 
     def end(self) -> None:
         """Say on standard error how many were done. Raises AudiovqError if any failed."""
-        with joined():
-            total, skipped, failed = map(int, sum_floats([self.total, self.skipped, self.failed]))
-        if place().first:
+        with process_group():
+            total, skipped, failed = map(int, all_reduce_floats([self.total, self.skipped, self.failed]))
+        if launched_rank().first:
             done = total - failed - skipped
             counts = f"{done} {self.verb}, {skipped} skipped as finished, {failed} failed"
             click.echo(f"{self.out}: {counts}", err=True)

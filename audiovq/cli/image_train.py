@@ -12,8 +12,8 @@ from audiovq.cli.options import (
     check_writable,
     device_option,
     force_option,
+    grad_accum_option,
     overrides_option,
-    pieces_option,
     resume_option,
     tell_once,
     threads_option,
@@ -38,7 +38,7 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
         resume_option,
         threads_option,
         device_option,
-        pieces_option,
+        grad_accum_option,
         overrides_option,
     )
     for option in reversed(options):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.distributed import place
+from audiovq.distributed import launched_rank
 
 if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
@@ -68,8 +68,8 @@ threads_option = click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="Processor threads to use."
 )
 
-pieces_option = click.option(
-    "--pieces",
+grad_accum_option = click.option(
+    "--grad-accum",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
@@ -112,7 +112,7 @@ def speaker_name(text: str | None, tokenizer: Tokenizer) -> str | int | None:
 
 def tell_once(line: str) -> None:
     """A line on standard error; of processes that torchrun started, by the first alone."""
-    if place().first:
+    if launched_rank().first:
         click.echo(line, err=True)
 
 

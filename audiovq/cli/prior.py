@@ -10,9 +10,9 @@ from audiovq.cli.options import (
     check_writable,
     device_option,
     force_option,
+    grad_accum_option,
     model_option,
     overrides_option,
-    pieces_option,
     resume_option,
     snapshot_option,
     tell_once,
@@ -34,7 +34,7 @@ from audiovq.cli.options import (
 @resume_option
 @threads_option
 @device_option
-@pieces_option
+@grad_accum_option
 @snapshot_option
 @force_option
 @overrides_option
@@ -46,7 +46,7 @@ def prior(
     resume: bool,
     threads: int | None,
     device: str,
-    pieces: int,
+    grad_accum: int,
     snapshot: Path | None,
     force: bool,
     overrides: list[str],
@@ -71,7 +71,7 @@ def prior(
         threads=threads,
         overrides=overrides,
         device=device,
-        pieces=pieces,
+        grad_accum=grad_accum,
         snapshot=snapshot,
     )
     tell_once(f"{path}: the {'trained prior' if snapshot is None else 'prior so far'}")

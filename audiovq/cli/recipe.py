@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from audiovq.distributed import first_says, joined, place, wait_for_all
+from audiovq.distributed import barrier, broadcast_flag, launched_rank, process_group
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
 
@@ -34,7 +34,7 @@ class Run:
         corpus: folder that was given; None if none was.
         out: folder of everything that the recipe makes.
         config: of the model; prior_config: of the prior.
-        threads: of torch; None: its default. device, pieces: as for `audiovq train`.
+        threads: of torch; None: its default. device, grad_accum: as for `audiovq train`.
         overrides, prior_overrides: `key=value` on the configurations.
         url, checksum: where to download from, instead of where the recipe would.
     """
@@ -45,7 +45,7 @@ class Run:
     prior_config: str = "prior"
     threads: int | None = None
     device: str = "cpu"
-    pieces: int = 1
+    grad_accum: int = 1
     overrides: tuple[str, ...] = ()
     prior_overrides: tuple[str, ...] = ()
     url: str = ""
@@ -69,7 +69,7 @@ class Run:
     @property
     def training(self) -> dict[str, Any]:
         """How to train, for the functions that do."""
-        return {"resume": True, "threads": self.threads, "device": self.device, "pieces": self.pieces}
+        return {"resume": True, "threads": self.threads, "device": self.device, "grad_accum": self.grad_accum}
 
     def given(self) -> Path:
         """The corpus's folder. Raises AudiovqError if none was given."""
@@ -93,7 +93,7 @@ def run_recipe(folder: Path, stages: Sequence[str], args: Sequence[str], about: 
             raise click.UsageError(f"{first} comes after {last}.")
         chosen = stages[stages.index(first) : stages.index(last) + 1]
         run = Run(**options)
-        with joined(run.device):
+        with process_group(run.device):
             run_stages(folder, stages, chosen, run)
 
     try:
@@ -121,7 +121,7 @@ def run_stages(folder: Path, stages: Sequence[str], chosen: Sequence[str], run: 
     Raises:
         AudiovqError: from a stage, or its marker cannot be written.
     """
-    first = place().first
+    first = launched_rank().first
     for name in chosen:
         marker = run.out / "complete" / f"{name}.json"
         stage = load_stage(folder, name)
@@ -129,7 +129,7 @@ def run_stages(folder: Path, stages: Sequence[str], chosen: Sequence[str], run: 
         inputs = {key: _plain(getattr(run, key)) for key in stage.INPUTS}
         if hasattr(stage, "state"):
             inputs["state"] = stage.state(run)
-        if first_says(_is_complete(marker, inputs)):
+        if broadcast_flag(_is_complete(marker, inputs)):
             say(f"{name}: complete; to do it again, remove {marker}")
             continue
         began = time.monotonic()
@@ -146,7 +146,7 @@ def run_stages(folder: Path, stages: Sequence[str], chosen: Sequence[str], run: 
             with PartialFile(marker, force=True) as file:
                 file.write((json.dumps({"seconds": seconds, "inputs": inputs}, indent=1) + "\n").encode())
             say(f"{name}: complete after {seconds:g} s")
-        wait_for_all()  # the others go on when it is complete
+        barrier()  # the others go on when it is complete
 
 
 def load_stage(folder: Path, name: str) -> Any:
@@ -195,7 +195,7 @@ def say(line: str, everyone: bool = False) -> None:
 
     Of processes that torchrun started the first one speaks; `everyone`: this is for each to say.
     """
-    if not (everyone or place().first):
+    if not (everyone or launched_rank().first):
         return
     if not sys.stderr.isatty():
         print(line, file=sys.stderr, flush=True)
@@ -235,7 +235,7 @@ def _command(folder: Path, stages: Sequence[str], about: str, start: Callable[..
         click.Option(["--threads"], type=click.IntRange(min=1), metavar="N", help="Of training."),
         click.Option(["--device"], default="cpu", show_default=True, help="To train on."),
         click.Option(
-            ["--pieces"], type=click.IntRange(min=1), default=1, help="Of a batch, to need less memory."
+            ["--grad-accum"], type=click.IntRange(min=1), default=1, help="Of a batch, to need less memory."
         ),
         click.Option(["--set", "overrides"], multiple=True, metavar="KEY=VALUE", help="Change CONFIG."),
         click.Option(

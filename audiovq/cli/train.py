@@ -10,8 +10,8 @@ from audiovq.cli.options import (
     check_writable,
     device_option,
     force_option,
+    grad_accum_option,
     overrides_option,
-    pieces_option,
     resume_option,
     snapshot_option,
     tell_once,
@@ -39,7 +39,7 @@ from audiovq.cli.options import (
 @click.option("--stage", "stages", multiple=True, metavar="NAME", help="Run this stage alone; repeatable.")
 @threads_option
 @device_option
-@pieces_option
+@grad_accum_option
 @snapshot_option
 @force_option
 @overrides_option
@@ -52,7 +52,7 @@ def train(
     stages: tuple[str, ...],
     threads: int | None,
     device: str,
-    pieces: int,
+    grad_accum: int,
     snapshot: Path | None,
     force: bool,
     overrides: list[str],
@@ -76,7 +76,7 @@ def train(
         init=init,
         stages=list(stages),
         device=device,
-        pieces=pieces,
+        grad_accum=grad_accum,
         snapshot=snapshot,
     )
     tell_once(f"{model}: the {'trained model' if snapshot is None else 'model so far'}")

@@ -184,7 +184,7 @@ class ModelConfig:
 
     sample_rate: that the model works at, Hz; so far 16,000 alone.
     high_pass_hz: cut-off of the high-pass before loudness meter and encoder (`highpass.HighPass`); 0: none.
-    corrections: passes of the spectral correction (`generate.correction`); correction_momentum: of those.
+    corrections: passes of the spectral correction; correction_momentum: of those.
     output_gain_db: level added when decoding, dB; losses on log spectra predict medians, which lie below the
         mean.
     """

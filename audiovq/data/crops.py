@@ -1,7 +1,7 @@
 """Random crops of a corpus, read straight from the files by seeking.
 
 Which crop an item of a batch is depends on (seed, stage, step, item) alone, so training resumes as if never
-stopped, nothing of the reader has to be stored, and a batch may be shared out (`data.shares`).
+stopped, nothing of the reader has to be stored, and a batch may be shared out (`data.sharding`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import Corpus
 from audiovq.data.index import NOBODY, Utterance
 from audiovq.data.prefetch import ReadAhead
-from audiovq.data.sharding import ALL, Part, Share
+from audiovq.data.sharding import ALL, MicroBatch, Shard
 from audiovq.errors import AudiovqError
 
 PAST_SECONDS = 0.2
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     stride: Tensor
     voice: Tensor
     rows: Tensor
-    part: Part
+    part: MicroBatch
 
 
 class _Pair(NamedTuple):
@@ -96,7 +96,7 @@ class CropReader(ReadAhead[Batch]):
         seed: int,
         speed: float = 0.0,
         level_db: float = 0.0,
-        share: Share = ALL,
+        share: Shard = ALL,
         report: Callable[[str], None] | None = None,
         high_pass_hz: float = 0.0,
         disturb_prob: float = 0.0,
@@ -134,7 +134,7 @@ class CropReader(ReadAhead[Batch]):
             self._report(f"{self.corpus.root}: {files} could not be read")
             self.unreadable.clear()
 
-    def read_part(self, step: int, part: Part) -> Batch:
+    def read_part(self, step: int, part: MicroBatch) -> Batch:
         """Some crops of a step's batch."""
         signals, heard, strides, voices, rows = [], [], [], [], []
         longest = math.ceil(self.samples * 2**self.warp_octaves) if self.warp_prob else self.samples
@@ -150,7 +150,7 @@ class CropReader(ReadAhead[Batch]):
         stack = [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (signals, heard, strides, voices)]
         return Batch(stack[0], stack[1], stack[2], stack[3], torch.tensor(rows), part)
 
-    def names(self, step: int, part: Part) -> list[str]:
+    def names(self, step: int, part: MicroBatch) -> list[str]:
         """Recordings of some crops of a step's batch, and of the voices beside them; read once more, as which
         crops a batch holds depends on which recordings can be read."""
         found: dict[str, None] = {}

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from audiovq.data.sharding import Part, Share, whole
+from audiovq.data.sharding import MicroBatch, Shard, full_batch
 
 Batch = TypeVar("Batch")
 
@@ -21,34 +21,34 @@ class ReadAhead(ABC, Generic[Batch]):
     Raises: AudiovqError if the batch cannot be shared out so.
     """
 
-    def __init__(self, batch: int, share: Share) -> None:
+    def __init__(self, batch: int, share: Shard) -> None:
         self.batch, self.parts = batch, share.parts(batch)
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._next: tuple[int, Future[list[Batch]]] | None = None
 
     @abstractmethod
-    def read_part(self, step: int, part: Part) -> Batch:
+    def read_part(self, step: int, part: MicroBatch) -> Batch:
         """Some items of a step's batch."""
 
     @abstractmethod
-    def names(self, step: int, part: Part) -> list[str]:
+    def names(self, step: int, part: MicroBatch) -> list[str]:
         """What some items of a step's batch were read from, each once."""
 
     def read(self, step: int) -> Batch:
         """The whole batch of a step."""
-        return self.read_part(step, whole(self.batch))
+        return self.read_part(step, full_batch(self.batch))
 
-    def pieces(self, step: int) -> list[Batch]:
+    def micro_batches(self, step: int) -> list[Batch]:
         """This process's share of a step's batch, read now."""
         return [self.read_part(step, part) for part in self.parts]
 
     def get(self, step: int) -> list[Batch]:
-        """`pieces`, and start reading those of the next step."""
+        """`micro_batches`, and start reading those of the next step."""
         if self._next is not None and self._next[0] == step:
             found = self._next[1].result()
         else:
-            found = self.pieces(step)
-        self._next = (step + 1, self._pool.submit(self.pieces, step + 1))
+            found = self.micro_batches(step)
+        self._next = (step + 1, self._pool.submit(self.micro_batches, step + 1))
         return found
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from audiovq.errors import AudiovqError
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """Items `first` to `first + size` of a batch of `total`."""
 
     first: int
@@ -32,13 +32,13 @@ class Part(NamedTuple):
         return drawn[self.first : self.first + self.size]
 
 
-def whole(items: int) -> Part:
+def full_batch(items: int) -> MicroBatch:
     """A batch that is not shared out."""
-    return Part(0, items, items)
+    return MicroBatch(0, items, items)
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """What a process takes of every batch.
 
     process: its number of `processes`.
@@ -47,23 +47,23 @@ class Share:
 
     process: int = 0
     processes: int = 1
-    pieces: int = 1
+    grad_accum: int = 1
 
-    def parts(self, batch: int) -> list[Part]:
+    def parts(self, batch: int) -> list[MicroBatch]:
         """Its pieces of a batch of so many items.
 
         Raises: AudiovqError if they cannot be of one size.
         """
-        count = self.processes * self.pieces
+        count = self.processes * self.grad_accum
         if batch % count:
             raise AudiovqError(
                 f"a batch of {batch} cannot be shared out evenly over {self.processes} processes in "
-                f"{self.pieces} pieces; set the stage's batch to a multiple of {count}"
+                f"{self.grad_accum} pieces; set the stage's batch to a multiple of {count}"
             )
         size = batch // count
-        first = self.process * self.pieces
-        return [Part((first + i) * size, size, batch) for i in range(self.pieces)]
+        first = self.process * self.grad_accum
+        return [MicroBatch((first + i) * size, size, batch) for i in range(self.grad_accum)]
 
 
-ALL = Share()
+ALL = Shard()
 """One process, one piece."""

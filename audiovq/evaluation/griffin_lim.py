@@ -18,7 +18,7 @@ def griffin_lim(log_magnitude: Tensor, window: int, hop: int, seed: int, rounds:
     Griffin and Lim (1984) with the momentum of Perraudin, Balazs and Søndergaard (2013), from random phases.
 
     Args:
-        log_magnitude: `(F, window // 2 + 1)`, nats, scaled as `nn.spectral.stft` does.
+        log_magnitude: `(F, window // 2 + 1)`, nats, scaled as `nn.stft.stft` does.
         window, hop: samples.
         seed: of the phases that it starts from.
         rounds: how often the spectra are made consistent.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiovq.data.sharding import whole
+from audiovq.data.sharding import full_batch
 from audiovq.errors import AudiovqError
 from audiovq.image.dataset import Pictures
 from audiovq.image.files import Pixels
@@ -139,7 +139,7 @@ def _or_none(value: float | None) -> str:
 
 def _batches(everything: PictureBatch) -> list[PictureBatch]:
     return [
-        PictureBatch(pixels, rows, whole(len(rows)))
+        PictureBatch(pixels, rows, full_batch(len(rows)))
         for pixels, rows in zip(everything.pixels.split(BATCH), everything.rows.split(BATCH), strict=True)
     ]
 

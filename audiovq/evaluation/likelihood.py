@@ -90,18 +90,18 @@ def _decoder_bits(tokenizer: Tokenizer, source: Path, codes: CodeSequence) -> fl
     signal = signal * np.float32(1.0 if codes.gain is None else codes.gain)
     signal = np.pad(signal, (0, count * hop - len(signal)))
     signal = pre_emphasis(signal, decoder.pre_emphasis)
-    request = tokenizer.request(codes)
+    decode_job = tokenizer.decode_job(codes)
     context = math.ceil(decoder.receptive_field / hop)
     size = max(1, round(BLOCK_SECONDS * SAMPLE_RATE / hop))
     total, counted = 0.0, 0
     with torch.inference_mode():
-        condition = model.condition(request.codes[None], request.voices.to)
+        condition = model.condition(decode_job.codes[None], decode_job.voices.to)
         frames = decoder.frames(condition.features, condition.log_magnitude)
         for start in range(0, count, size):
             first, last = max(0, start - context), min(count, start + size)
             part = type(frames)(*(v[:, first:last].contiguous() for v in frames))
             x = torch.from_numpy(signal[first * hop : last * hop].copy())[None]
-            teacher = decoder.teach(x, part, torch.zeros(x.shape, dtype=torch.long))
+            teacher = decoder.teacher_force(x, part, torch.zeros(x.shape, dtype=torch.long))
             logits = decoder(teacher, part)[0, (start - first) * hop :]
             targets = teacher.codes[0, (start - first) * hop :]
             total += float(F.cross_entropy(logits.float(), targets, reduction="sum")) / math.log(2)

@@ -55,15 +55,15 @@ def decode_fast(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32
 
 def decode_plain(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32]:
     """By the WaveNet alone, without spectral correction."""
-    request = tokenizer.request(codes, seed=SEED)._replace(corrections=0)
-    return _finished(tokenizer, codes, tokenizer.synthesiser.drawn(request))
+    decode_job = tokenizer.decode_job(codes, seed=SEED)._replace(corrections=0)
+    return _finished(tokenizer, codes, tokenizer.synthesiser.drawn(decode_job))
 
 
 def decode_griffin_lim(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32]:
     """By the conditioner's magnitudes, with phases of `griffin_lim`."""
-    request = tokenizer.request(codes, seed=SEED)
+    decode_job = tokenizer.decode_job(codes, seed=SEED)
     with torch.inference_mode():
-        condition = tokenizer.model.condition(request.codes[None], request.voices.to)
+        condition = tokenizer.model.condition(decode_job.codes[None], decode_job.voices.to)
         window = tokenizer.header.config.conditioner.window
         signal = griffin_lim(condition.log_magnitude[0], window, tokenizer.model.frame_hop, SEED)
     return _finished(tokenizer, codes, [signal.numpy()])
@@ -111,6 +111,6 @@ def _finished(
     tokenizer: Tokenizer, codes: CodeSequence, blocks: Iterable[NDArray[np.float32]]
 ) -> NDArray[np.float32]:
     """Blocks of the synthesiser at the recording's level and length."""
-    finish = tokenizer.finish(codes)
-    parts = [finish.push(block) for block in blocks]
-    return np.concatenate([*parts, finish.end()])
+    output = tokenizer.output_stage(codes)
+    parts = [output.push(block) for block in blocks]
+    return np.concatenate([*parts, output.flush()])

@@ -1,7 +1,7 @@
 """Batches of pictures: random patches to train on, and fixed ones to score.
 
 Which patch an item of a batch is depends on (seed, stage, step, item) alone, so training resumes as if never
-stopped, and a batch may be shared out (`data.shares`).
+stopped, and a batch may be shared out (`data.sharding`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.data.prefetch import ReadAhead
-from audiovq.data.sharding import ALL, Part, Share, whole
+from audiovq.data.sharding import ALL, MicroBatch, Shard, full_batch
 from audiovq.image.dataset import FileSource, Pictures
 from audiovq.image.files import Pixels, pad_to_multiple
 
@@ -29,7 +29,7 @@ class PictureBatch(NamedTuple):
 
     pixels: Tensor
     rows: Tensor
-    part: Part
+    part: MicroBatch
 
 
 class PictureReader(ReadAhead[PictureBatch]):
@@ -54,13 +54,13 @@ class PictureReader(ReadAhead[PictureBatch]):
         seed: int,
         flip: bool = False,
         shift: int = 0,
-        share: Share = ALL,
+        share: Shard = ALL,
     ) -> None:
         super().__init__(batch, share)
         self.pictures, self.side, self.seed = pictures, side, seed
         self.flip, self.shift = flip, shift
 
-    def read_part(self, step: int, part: Part) -> PictureBatch:
+    def read_part(self, step: int, part: MicroBatch) -> PictureBatch:
         """Some patches of a step's batch."""
         pixels, rows = [], []
         for item in part.numbers:
@@ -70,7 +70,7 @@ class PictureReader(ReadAhead[PictureBatch]):
             rows.append(self.pictures.labels[number] + 1)
         return PictureBatch(torch.from_numpy(np.stack(pixels)), torch.tensor(rows), part)
 
-    def names(self, step: int, part: Part) -> list[str]:
+    def names(self, step: int, part: MicroBatch) -> list[str]:
         """Files of some patches of a step's batch, or numbers of pictures that come from an array."""
         source = self.pictures.source
         numbers = [self._number(np.random.default_rng([self.seed, step, item])) for item in part.numbers]
@@ -112,7 +112,7 @@ def patches(pictures: Pictures, side: int, count: int) -> PictureBatch:
             top, left = place // across * side, place % across * side
             found.append(pad_to_multiple(picture[top : top + side, left : left + side], side))
             rows.append(pictures.labels[number] + 1)
-    part = whole(min(count, len(rows)))
+    part = full_batch(min(count, len(rows)))
     return PictureBatch(torch.from_numpy(np.stack(found[:count])), torch.tensor(rows[:count]), part)
 
 

@@ -36,23 +36,23 @@ class Sampling:
     top_k: int = 0
     first: int = 0
 
-    def pick(self, logits: Tensor, position: int) -> Tensor:
+    def sample_categorical(self, logits: Tensor, position: int) -> Tensor:
         """Codes `(B,)` from logits `(B, K)` at a position of the raster."""
         from audiovq.kernels import sampling
 
         rows = logits.float().cpu().numpy()
         size = rows.shape[-1]
-        # `sampling.pick` takes whole blocks; classes beyond K get no share that a draw could hit.
+        # `sample_categorical` takes whole blocks; classes beyond K get no share that a draw could hit.
         padded = -(-size // sampling.BLOCK) * sampling.BLOCK
         lowest = float(rows.min()) - 100 * max(1.0, self.temperature)
         rows = np.pad(rows, ((0, 0), (0, padded - size)), constant_values=lowest)
-        shares = np.empty(padded + padded // sampling.BLOCK, dtype=np.float32)
+        probs = np.empty(padded + padded // sampling.BLOCK, dtype=np.float32)
         inverse = np.float32(np.inf) if self.temperature < 1e-6 else np.float32(1 / self.temperature)
         codes = []
         for n, row in enumerate(rows):
             index = np.uint64(((self.first + n) << 32) + position)
             number = sampling.uniform(np.uint64(self.seed % 2**64), index)
-            codes.append(min(sampling.pick(row, shares, inverse, self.top_k, number), size - 1))
+            codes.append(min(sampling.sample_categorical(row, probs, inverse, self.top_k, number), size - 1))
         return torch.tensor(codes, device=logits.device)
 
     def check(self, size: int) -> None:
@@ -75,7 +75,7 @@ def draw(prior: PixelCNN, rows: Tensor, height: int, width: int, how: Sampling) 
         stacks.begin_row(grid[:, r - 1] if r else None)
         for c in range(width):
             logits = stacks.step(grid[:, r, c - 1] if c else None)
-            grid[:, r, c] = how.pick(logits, r * width + c)
+            grid[:, r, c] = how.sample_categorical(logits, r * width + c)
     return grid.cpu().numpy().astype(np.uint16)
 
 
@@ -86,7 +86,7 @@ def draw_naively(prior: PixelCNN, rows: Tensor, height: int, width: int, how: Sa
     grid = torch.zeros(len(rows), height, width, dtype=torch.long, device=rows.device)
     for r in range(height):
         for c in range(width):
-            grid[:, r, c] = how.pick(prior(grid, rows)[:, r, c], r * width + c)
+            grid[:, r, c] = how.sample_categorical(prior(grid, rows)[:, r, c], r * width + c)
     return grid.cpu().numpy().astype(np.uint16)
 
 

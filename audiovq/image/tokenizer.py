@@ -20,7 +20,7 @@ from audiovq.image.sampling import Sampling, draw
 TILE = 64
 """Codes along a side that are computed at a time; their context comes on top."""
 DEFAULT_MODEL = Path(__file__).parents[1] / "assets" / "default-image.safetensors"
-LANES = 64
+MAX_GRIDS = 64
 """Pictures drawn side by side."""
 
 
@@ -152,8 +152,8 @@ class ImageTokenizer:
         row = self.row(label)
         name = self.classes[row - 1] if row else None
         grids = []
-        for done in range(0, count, LANES):
-            told = torch.full((min(LANES, count - done),), row, device=self._device)
+        for done in range(0, count, MAX_GRIDS):
+            told = torch.full((min(MAX_GRIDS, count - done),), row, device=self._device)
             how = Sampling(seed, temperature, top_k, first + done)
             for codes in draw(self.model.prior, told, rows, columns, how):
                 grids.append(

@@ -155,13 +155,13 @@ def pack_stack(net: WaveNet, precision: Precision) -> Stack:
     )
 
 
-def stack_state(stack: Stack, lanes: int) -> StackState:
+def stack_state(stack: Stack, slots: int) -> StackState:
     """State of lanes that have seen nothing."""
     width, span = stack.past.shape[1] * PANEL // 2, int(stack.dilations.sum())
     return StackState(
-        steps=np.zeros(lanes, dtype=np.int64),
-        rings=aligned((lanes, span, width)),
-        products=aligned((lanes, span, 2 * width)),
+        steps=np.zeros(slots, dtype=np.int64),
+        rings=aligned((slots, span, width)),
+        products=aligned((slots, span, 2 * width)),
     )
 
 

@@ -17,14 +17,14 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from audiovq.kernels import simd
-from audiovq.kernels.matmul import LANES, multiply_add
+from audiovq.kernels.matmul import SIMD_WIDTH, multiply_add
 
-BLOCK = LANES
+BLOCK = SIMD_WIDTH
 """Classes whose probabilities are summed together when one is drawn; their number is a multiple of it."""
 STRICT = {"nsz", "nnan"}
 """Liberties that the compiler may take, none of which changes a result: with them loops that hold a maximum
-or a choice become vectors. A maximum over a whole array does not; that takes `simd.larger`."""
-SOURCES = "03cc3977eae06064"
+or a choice become vectors. A maximum over a whole array does not; that takes `simd.fmax`."""
+SOURCES = "4c69cc196a901ac5"
 """Start of the SHA-256 over the files whose functions are compiled into this one's. Numba renews what it
 cached for a file when that file changes, not when those do; so a change there changes this line
 (`scripts/stamp_kernels.py`). A test compares."""
@@ -120,7 +120,7 @@ def largest(values: np.ndarray) -> Any:
     """The largest of some float32 numbers."""
     top = values[0]
     for i in range(values.shape[0]):
-        top = simd.larger(top, values[i])
+        top = simd.fmax(top, values[i])
     return top
 
 
@@ -140,7 +140,7 @@ def _threshold(values: np.ndarray, top: Any, k: int) -> Any:
         return top
     low, high = top, top
     for i in range(values.shape[0]):
-        low = -simd.larger(-low, -values[i])
+        low = -simd.fmax(-low, -values[i])
     while True:
         middle = low + (high - low) * np.float32(0.5)
         if not low < middle < high:
@@ -155,12 +155,14 @@ def _threshold(values: np.ndarray, top: Any, k: int) -> Any:
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def pick(logits: np.ndarray, shares: np.ndarray, inverse_temperature: Any, top_k: int, number: Any) -> int:
+def sample_categorical(
+    logits: np.ndarray, probs: np.ndarray, inverse_temperature: Any, top_k: int, number: Any
+) -> int:
     """Class drawn from `softmax(logits / temperature)` by inverting its distribution at `number` in [0, 1).
 
     Temperature 0 (`inverse_temperature` infinite) picks the first of the largest; with `top_k` > 0 only
     classes at least as likely as the k-th can be drawn. `logits (K,)` and the scratch memory
-    `shares (K + K / 16,)` are float32, K a multiple of 16.
+    `probs (K + K / 16,)` are float32, K a multiple of 16.
     """
     top, classes = largest(logits), logits.shape[0]
     if inverse_temperature == np.float32(np.inf):
@@ -169,8 +171,8 @@ def pick(logits: np.ndarray, shares: np.ndarray, inverse_temperature: Any, top_k
                 return i
     least = _threshold(logits, top, top_k) if 0 < top_k < classes else np.float32(-np.inf)
     # Sums of blocks first: a running sum over all classes is one long chain of dependent additions.
-    sums = shares[classes:]
-    simd.weigh(logits, shares, sums, (top, np.float32(inverse_temperature), least))
+    sums = probs[classes:]
+    simd.softmax_weights(logits, probs, sums, (top, np.float32(inverse_temperature), least))
     total = np.float32(0)
     for i in range(classes // BLOCK):
         total += sums[i]
@@ -182,7 +184,7 @@ def pick(logits: np.ndarray, shares: np.ndarray, inverse_temperature: Any, top_k
     for i in range(classes // BLOCK - 1):
         block += 1 if np.float64(sums[i]) <= target else 0
     below = sums[block - 1] if block > 0 else np.float32(0)
-    inside = shares[block * BLOCK : (block + 1) * BLOCK]
+    inside = probs[block * BLOCK : (block + 1) * BLOCK]
     place, last = 0, 0
     for i in range(BLOCK):
         below += inside[i]

@@ -17,10 +17,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from audiovq.kernels.matmul import LANES, everywhere
+from audiovq.kernels.matmul import SIMD_WIDTH, everywhere
 
 _INDEX, _WORD, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
-_FLOATS = ir.VectorType(_FLOAT, LANES)
+_FLOATS = ir.VectorType(_FLOAT, SIMD_WIDTH)
 _LOG2E = np.float32(1 / math.log(2))
 _ROUNDER = np.float32(1.5 * 2**23)
 """Added to a small float32, leaves its nearest integer in the low bits."""
@@ -52,7 +52,7 @@ def _pointer(builder: Any, array: Any, index: Any) -> Any:
 def _vectors(builder: Any, array: Any) -> Any:
     """A loop over an array: first index of every 16 numbers."""
     (length,) = cgutils.unpack_tuple(builder, array.shape)
-    return cgutils.for_range_slice(builder, _INDEX(0), length, _INDEX(LANES), intp=_INDEX)
+    return cgutils.for_range_slice(builder, _INDEX(0), length, _INDEX(SIMD_WIDTH), intp=_INDEX)
 
 
 def _exponential(builder: Any, x: Any) -> Any:
@@ -88,7 +88,7 @@ def _exponential_of(typing_context: Any, x: Any) -> Any:
     return types.float32(types.float32), generate
 
 
-def _larger_of(typing_context: Any, a: Any, b: Any) -> Any:
+def _fmax_of(typing_context: Any, a: Any, b: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _call(builder, "maxnum", *args)
 
@@ -118,10 +118,10 @@ def _gate_of(typing_context: Any, z: Any, y: Any) -> Any:
     return types.void(z, y), generate
 
 
-def _weigh_of(typing_context: Any, logits: Any, shares: Any, sums: Any, numbers: Any) -> Any:
+def _softmax_weights_of(typing_context: Any, logits: Any, probs: Any, sums: Any, numbers: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         arrays = zip(signature.args[:3], args[:3], strict=True)
-        logits, shares, sums = (context.make_array(t)(context, builder, v) for t, v in arrays)
+        logits, probs, sums = (context.make_array(t)(context, builder, v) for t, v in arrays)
         top, scale, least = (everywhere(builder, v) for v in cgutils.unpack_tuple(builder, args[3]))
         with _vectors(builder, logits) as (i, _):
             value = builder.load(_pointer(builder, logits, i), align=4)
@@ -129,21 +129,21 @@ def _weigh_of(typing_context: Any, logits: Any, shares: Any, sums: Any, numbers:
             share = _exponential(builder, _call(builder, "maxnum", distance, _constant(value, -80.0)))
             out = builder.fcmp_ordered("<", value, least)
             share = builder.select(out, _constant(value, 0.0), share)
-            builder.store(share, _pointer(builder, shares, i), align=4)
-            block = builder.udiv(i, _INDEX(LANES))
+            builder.store(share, _pointer(builder, probs, i), align=4)
+            block = builder.udiv(i, _INDEX(SIMD_WIDTH))
             builder.store(_tree(builder, share), builder.gep(sums.data, [block]))
         return context.get_dummy_value()
 
-    return types.void(logits, shares, sums, numbers), generate
+    return types.void(logits, probs, sums, numbers), generate
 
 
 exponential: Any = intrinsic(_exponential_of)
 """`exponential(x)`: exp(x) of a float32 in -87..88, relative error 1e-7 plus the rounding of x."""
-larger: Any = intrinsic(_larger_of)
-"""`larger(a, b)` of two float32. Python's makes no vectors: it is a comparison and a choice, and the compiler
+fmax: Any = intrinsic(_fmax_of)
+"""`fmax(a, b)` of two float32. Python's makes no vectors: it is a comparison and a choice, and the compiler
 is not told that the choice may forget the sign of a zero."""
 gate: Any = intrinsic(_gate_of)
 """`gate(z, y)`: `y = tanh(a) sigmoid(b)` of `z = [a | b]`, with one division; error 3e-7."""
-weigh: Any = intrinsic(_weigh_of)
-"""`weigh(logits, shares, sums, (top, scale, least))`: `shares = exp((logits - top) scale)` of `(K,)`, at
-least e^-80, but 0 where a logit is below `least`; in `sums (K / 16,)` their sums by sixteens."""
+softmax_weights: Any = intrinsic(_softmax_weights_of)
+"""`softmax_weights(logits, probs, sums, (top, scale, least))`: `probs = exp((logits - top) scale)` of
+`(K,)`, at least e^-80, but 0 where a logit is below `least`; in `sums (K / 16,)` their sums by sixteens."""

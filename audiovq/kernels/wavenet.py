@@ -13,7 +13,7 @@ from audiovq.kernels.sampling import STRICT, copy, gate, normalize
 if TYPE_CHECKING:
     from audiovq.kernels.packing import Stack, StackState
 
-SOURCES = "6cd95b5b00598615"
+SOURCES = "447ee1456e8cb2b3"
 """As `sampling.SOURCES`."""
 
 
@@ -39,15 +39,15 @@ def network(
         frame: conditions `(A, F, L, 2 Rp)`, number of the frame, and those of the lanes `(A,)`.
         norm: of `functions.normalize`; None: nothing is normalised, and what would do it is not compiled.
     """
-    conditions, number, lanes = frame
-    layers, width, count = w.dilations.shape[0], x.shape[1], lanes.shape[0]
+    conditions, number, slots = frame
+    layers, width, count = w.dilations.shape[0], x.shape[1], slots.shape[0]
     for layer in range(layers):
         dilation, offset = w.dilations[layer], w.offsets[layer]
         for a in range(count):
-            lane = lanes[a]
-            ring = s.rings[lane, offset : offset + dilation]
-            products = s.products[lane, offset : offset + dilation]
-            slot = s.steps[lane] % dilation
+            slot = slots[a]
+            ring = s.rings[slot, offset : offset + dilation]
+            products = s.products[slot, offset : offset + dilation]
+            slot = s.steps[slot] % dilation
             if slot == 0:
                 products[:] = np.float32(0)
                 past = w.past[layer]
@@ -71,5 +71,5 @@ def network(
             multiply_all(x, w.out[layer], gated[:, first:last], count)
     for a in range(count):
         copy(skip[a], w.skip_bias)
-        s.steps[lanes[a]] += 1
+        s.steps[slots[a]] += 1
     multiply_all(skip, w.skip, gated, count)

@@ -252,7 +252,7 @@ class Codebook(nn.Module):
         """How the codes were chosen in all forward passes since the last call, over all joined processes."""
         counts = self._tally
         self._tally = torch.zeros_like(self.ema_counts)
-        distributed.sum_up(counts)
+        distributed.all_reduce_sum(counts)
         return usage_of(counts, self.levels)
 
     @torch.no_grad()
@@ -273,7 +273,7 @@ class Codebook(nn.Module):
         if self.residual and not self.started:
             self._prepare_start(candidates[:, 0], asked)
             return usage_of(counts, self.levels)
-        distributed.sum_up(counts, sums)
+        distributed.all_reduce_sum(counts, sums)
         # Moving averages: paper, equations 6 to 8.
         self.ema_counts.mul_(self.ema_decay).add_(counts, alpha=1 - self.ema_decay)
         self.ema_sums.mul_(self.ema_decay).add_(sums, alpha=1 - self.ema_decay)
@@ -300,16 +300,16 @@ class Codebook(nn.Module):
             return
         generator = torch.Generator().manual_seed(int(self.num_restarts))
         self.num_restarts.add_(dead.numel())
-        here = distributed.here()
+        rank_info = distributed.rank_info()
         own = len(candidates)
         # Every process draws the same numbers among the vectors of all, and gives those that are its own.
         # No vector twice, as long as there are enough: of two codes in one place one is never chosen.
-        order = torch.randperm(own * here.size, generator=generator)
-        picks = order[torch.arange(dead.numel()) % len(order)] - own * here.rank
+        order = torch.randperm(own * rank_info.size, generator=generator)
+        picks = order[torch.arange(dead.numel()) % len(order)] - own * rank_info.rank
         mine = ((picks >= 0) & (picks < own)).to(candidates.device)
         levels = dead // self.size
         fresh = candidates[picks.clamp(0, own - 1).to(candidates.device), levels] * mine.unsqueeze(-1)
-        distributed.sum_up(fresh)
+        distributed.all_reduce_sum(fresh)
         counts = means.squeeze(1)[levels]
         self.vectors.data[dead] = fresh
         self.ema_counts[dead] = counts
@@ -317,24 +317,24 @@ class Codebook(nn.Module):
 
     def _prepare_start(self, own: Tensor, begin: bool) -> None:
         """Keep the step's vectors `(N, s dim)` of all processes; with `begin` find the tables on them."""
-        here = distributed.here()
-        fresh = own.new_zeros(here.size, *own.shape)
-        fresh[here.rank] = own
-        distributed.sum_up(fresh)
+        rank_info = distributed.rank_info()
+        fresh = own.new_zeros(rank_info.size, *own.shape)
+        fresh[rank_info.rank] = own
+        distributed.all_reduce_sum(fresh)
         fresh = fresh.flatten(0, 1)[-len(self.start_vectors) :]
         kept = torch.cat([self.start_vectors[: int(self.start_count)], fresh])[-len(self.start_vectors) :]
         self.start_vectors[: len(kept)] = kept
         self.start_count.fill_(len(kept))
         if begin:
-            self._start(kept, len(own) * here.size)
+            self._start(kept, len(own) * rank_info.size)
 
     def _start(self, data: Tensor, a_step: int) -> None:
         """Tables from vectors `(N, s dim)`; counts as of a step with `a_step` vectors."""
         tables, counts = residual_kmeans(data, self.levels, self.size)
         # The first process's tables count: another machine may round in another way.
-        self.vectors.data.copy_(tables * float(distributed.here().first))
-        self.ema_counts.copy_(counts * float(distributed.here().first) * a_step / len(data))
-        distributed.sum_up(self.vectors.data, self.ema_counts)
+        self.vectors.data.copy_(tables * float(distributed.rank_info().first))
+        self.ema_counts.copy_(counts * float(distributed.rank_info().first) * a_step / len(data))
+        distributed.all_reduce_sum(self.vectors.data, self.ema_counts)
         self.restart_averages()
         self.start_vectors.zero_()
         self.start_count.zero_()

@@ -17,7 +17,7 @@ def excite(
     table: np.ndarray,
     jitter: np.ndarray,
     codes: np.ndarray,
-    fed: np.ndarray,
+    forced_codes: np.ndarray,
     history: np.ndarray,
     predictions: np.ndarray,
 ) -> None:
@@ -52,6 +52,6 @@ def excite(
         code = min(max(code, 0), 255)
         codes[t] = code
         code = min(max(code + jitter[t], 0), 255)
-        fed[t] = code
+        forced_codes[t] = code
         predictions[t] = p
         history[t] = p + gains[f] * table[code]

@@ -4,7 +4,7 @@ Between the matrix products of a WaveNet layer stand a dozen cheap operations (s
 products, and their gradients), each of which torch runs as a pass over memory; together they cost more
 than the products. Here each group is one compiled pass, which computes in fp32 whatever it reads and
 writes. bf16 tensors are seen as their uint16 bits.
-The plain torch forms in `nn.wavenet` and `waveform.decoder` are the specification; tests hold these to them.
+The plain torch forms in `nn.wavenet` and `speech.decoder` are the specification; tests hold these to them.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _head_forward(
     start: np.ndarray,
     tables: np.ndarray,
     prediction: np.ndarray,
-    fed: np.ndarray,
+    forced_codes: np.ndarray,
     place: np.ndarray,
     y: np.ndarray,
     kept: np.ndarray,
@@ -182,7 +182,7 @@ def _head_forward(
             for i in range(double):
                 row[i] = _load(s0[i])
             for k in range(j):
-                table = tables[k, fed[t, j - 1 - k]]
+                table = tables[k, forced_codes[t, j - 1 - k]]
                 for i in range(double):
                     row[i] += table[i]
             if place.size:
@@ -200,7 +200,7 @@ def _head_forward(
 def _head_backward(
     dy: np.ndarray,
     kept: np.ndarray,
-    fed: np.ndarray,
+    forced_codes: np.ndarray,
     place: np.ndarray,
     dstart: np.ndarray,
     dtables: np.ndarray,
@@ -220,7 +220,7 @@ def _head_backward(
             for i in range(double):
                 _store(out, i, row[i])
             for k in range(j):
-                table = dtables[k, fed[t, j - 1 - k]]
+                table = dtables[k, forced_codes[t, j - 1 - k]]
                 for i in range(double):
                     table[i] += row[i]
             if place.size:
@@ -243,11 +243,11 @@ class Head(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, start: Tensor, tables: Tensor, prediction: Tensor, fed: Tensor, place: Tensor
+        ctx: Any, start: Tensor, tables: Tensor, prediction: Tensor, forced_codes: Tensor, place: Tensor
     ) -> Tensor:
         steps, group, double = start.shape
         y, kept = start.new_empty(steps, group, double // 2), torch.empty_like(start)
-        indices, places = fed.contiguous().numpy(), place.contiguous().numpy()
+        indices, places = forced_codes.contiguous().numpy(), place.contiguous().numpy()
         _head_forward(
             bits(start),
             tables.detach().numpy(),
@@ -257,19 +257,19 @@ class Head(torch.autograd.Function):
             bits(y),
             bits(kept),
         )
-        ctx.save_for_backward(kept, fed, place)
+        ctx.save_for_backward(kept, forced_codes, place)
         ctx.shapes = tables.shape, prediction.shape
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        kept, fed, place = ctx.saved_tensors
+        kept, forced_codes, place = ctx.saved_tensors
         dstart = torch.empty_like(kept)
         dtables, dprediction = (torch.zeros(shape) for shape in ctx.shapes)
         _head_backward(
             bits(dy.contiguous()),
             bits(kept),
-            fed.contiguous().numpy(),
+            forced_codes.contiguous().numpy(),
             place.contiguous().numpy(),
             bits(dstart),
             dtables.numpy(),

@@ -27,7 +27,7 @@ def predictor(
     Power spectrum, autocorrelation by inverse FFT (Wiener-Khinchin), lag window, Levinson-Durbin.
 
     Args:
-        log_magnitude: `(..., bins)`, natural log, of a window of unit energy (`nn.spectral.hann`).
+        log_magnitude: `(..., bins)`, natural log, of a window of unit energy (`nn.stft.hann`).
         order: number of coefficients P.
         pre_emphasis: coefficient of the filter `1 - c z^-1` that the predicted signal went through.
 

@@ -124,7 +124,7 @@ class WaveNet(nn.Module):
         a, b = z.chunk(2, dim=-1)
         return torch.tanh(a) * torch.sigmoid(b)
 
-    def reset(self, batch: int) -> WaveNetState:
+    def initial_state(self, batch: int) -> WaveNetState:
         """Empty ring buffers for `batch` independent streams."""
         like = self.taps[0]
         rings = [like.new_zeros(batch, d, self.residual) for d in self.dilations]

@@ -27,7 +27,7 @@ from audiovq.prior import kernel
 from audiovq.prior.kernel import PriorScratch, PriorState, PriorWeights
 from audiovq.prior.network import PriorNetwork
 
-FOLLOWED_STEPS = 128
+FORCED_STEPS = 128
 """Steps whose logits are held at a time."""
 _NO_CODES = np.zeros((0, 0, 0), dtype=np.int64)
 _NO_LOGITS = np.zeros((0, 0, 0, 0), dtype=np.float32)
@@ -49,9 +49,9 @@ class PriorEngine:
         """How many different codes there are, L K."""
         return self.levels * self.codebook_size
 
-    def lanes(self, count: int) -> PriorLanes:
+    def slots(self, count: int) -> PriorSlots:
         """Room for `count` sequences."""
-        return PriorLanes(self, count)
+        return PriorSlots(self, count)
 
     def knows(self, codes: NDArray[np.integer]) -> bool:
         """Whether each code of `(..., N)` belongs to its level."""
@@ -60,7 +60,7 @@ class PriorEngine:
         return bool((codes // self.codebook_size == np.arange(codes.shape[-1])).all())
 
 
-class PriorLanes:
+class PriorSlots:
     """Sequences that go through each layer together; each gives the bits it would give alone."""
 
     def __init__(self, engine: PriorEngine, count: int) -> None:
@@ -73,7 +73,7 @@ class PriorLanes:
 
     def start(
         self,
-        lane: int,
+        slot: int,
         voice: NDArray[np.float32] | None = None,
         seed: int = 0,
         temperature: float = 1.0,
@@ -97,46 +97,46 @@ class PriorLanes:
         if not 1 <= levels <= engine.levels:
             raise ValueError(f"levels: must lie in 1..{engine.levels}, not {levels}")
         for array in (*state.stack, state.drawn):
-            array[lane] = 0
-        state.levels[lane] = levels
-        state.seeds[lane] = np.uint64(int(seed) % 2**64)
-        state.inverse_temperatures[lane] = math.inf if temperature < 1e-6 else 1 / temperature
-        state.top_k[lane] = top_k
+            array[slot] = 0
+        state.levels[slot] = levels
+        state.seeds[slot] = np.uint64(int(seed) % 2**64)
+        state.inverse_temperatures[slot] = math.inf if temperature < 1e-6 else 1 / temperature
+        state.top_k[slot] = top_k
         given = np.zeros((1, engine.weights.voice.shape[1]), dtype=np.float32)
         if voice is not None:
             given[0, : len(voice)], given[0, len(voice)] = voice, 1
-        out = self._conditions[lane : lane + 1].reshape(1, -1)
+        out = self._conditions[slot : slot + 1].reshape(1, -1)
         kernel.condition(engine.weights, given, out)
 
-    def draw(self, lanes: Sequence[int], steps: int, guidance: float = 0.0) -> NDArray[np.int64]:
+    def draw(self, slots: Sequence[int], steps: int, guidance: float = 0.0) -> NDArray[np.int64]:
         """The next steps of some lanes, codes `(A, steps, N)`.
 
         With guidance lanes come in pairs, the first with a voice, the second without one, and both get the
         same codes: those of the first, the further from the second the more guidance.
         """
-        if guidance and len(lanes) % 2:
+        if guidance and len(slots) % 2:
             raise ValueError("with guidance lanes come in pairs")
-        return self._run(lanes, _NO_CODES, steps, _NO_LOGITS, guidance)
+        return self._run(slots, _NO_CODES, steps, _NO_LOGITS, guidance)
 
-    def follow(self, lanes: Sequence[int], codes: NDArray[np.integer]) -> Floats:
+    def teacher_force(self, slots: Sequence[int], codes: NDArray[np.integer]) -> Floats:
         """Logits `(A, T, N, K)` of the codes `(A, T, N)`, each before it is seen; then they are the lanes'
         past."""
-        feed = self._checked(lanes, codes)
+        feed = self._checked(slots, codes)
         logits = np.empty((*feed.shape, self.engine.weights.head_bias.shape[1]), dtype=np.float32)
-        self._run(lanes, feed, feed.shape[1], logits)
+        self._run(slots, feed, feed.shape[1], logits)
         return logits[..., : self.engine.codebook_size]
 
-    def advance(self, lanes: Sequence[int], codes: NDArray[np.integer]) -> None:
-        """Make codes `(A, T, N)` the lanes' past, as `follow` does, but without keeping logits."""
-        feed = self._checked(lanes, codes)
-        self._run(lanes, feed, feed.shape[1], _NO_LOGITS)
+    def advance(self, slots: Sequence[int], codes: NDArray[np.integer]) -> None:
+        """Make codes `(A, T, N)` the lanes' past, as `teacher_force` does, but without keeping logits."""
+        feed = self._checked(slots, codes)
+        self._run(slots, feed, feed.shape[1], _NO_LOGITS)
 
-    def peek(self, lane: int) -> Floats:
+    def peek(self, slot: int) -> Floats:
         """Logits `(K,)` of the next code of a lane, which `push` must then tell. Overwritten by the next call
         of any method."""
         state = self._state
-        level = int(state.drawn[lane] % state.levels[lane])
-        row = slice(lane, lane + 1)
+        level = int(state.drawn[slot] % state.levels[slot])
+        row = slice(slot, slot + 1)
         kernel.peek_code(
             self.engine.weights,
             state,
@@ -147,36 +147,36 @@ class PriorLanes:
         )
         return self._scratch.logits[0, : self.engine.codebook_size]
 
-    def push(self, lane: int, code: int) -> None:
+    def push(self, slot: int, code: int) -> None:
         """What the code after `peek` is."""
         state = self._state
-        state.codes[lane, state.drawn[lane] % state.levels[lane]] = code
-        state.drawn[lane] += 1
+        state.codes[slot, state.drawn[slot] % state.levels[slot]] = code
+        state.drawn[slot] += 1
 
-    def _checked(self, lanes: Sequence[int], codes: NDArray[np.integer]) -> NDArray[np.int64]:
+    def _checked(self, slots: Sequence[int], codes: NDArray[np.integer]) -> NDArray[np.int64]:
         """Codes to follow, `(A, T, N)`, as the loop takes them."""
         feed: NDArray[np.int64] = np.ascontiguousarray(codes, dtype=np.int64)
-        if feed.ndim != 3 or len(feed) != len(lanes) or not self.engine.knows(feed):
-            raise ValueError(f"codes: expected ({len(lanes)}, T, N) rows of their levels")
+        if feed.ndim != 3 or len(feed) != len(slots) or not self.engine.knows(feed):
+            raise ValueError(f"codes: expected ({len(slots)}, T, N) rows of their levels")
         return feed
 
     def _run(
         self,
-        lanes: Sequence[int],
+        slots: Sequence[int],
         feed: NDArray[np.int64],
         steps: int,
         logits: Floats,
         guidance: float = 0.0,
     ) -> NDArray[np.int64]:
-        numbers = np.array(lanes, dtype=np.int64)
-        if len(set(lanes)) != len(lanes) or not all(0 <= lane < self.count for lane in lanes):
-            raise ValueError(f"lanes {list(lanes)}: must be different and under {self.count}")
+        numbers = np.array(slots, dtype=np.int64)
+        if len(set(slots)) != len(slots) or not all(0 <= slot < self.count for slot in slots):
+            raise ValueError(f"lanes {list(slots)}: must be different and under {self.count}")
         levels = self._state.levels[numbers]
         if len(set(levels.tolist())) != 1 or (len(feed) and feed.shape[2] != levels[0]):
-            raise ValueError(f"lanes {list(lanes)}: have {levels.tolist()} levels, which must be alike")
+            raise ValueError(f"lanes {list(slots)}: have {levels.tolist()} levels, which must be alike")
         if (self._state.drawn[numbers] % levels).any():
-            raise ValueError(f"lanes {list(lanes)}: are inside a step; push the rest of its codes")
-        codes = np.empty((len(lanes), steps, int(levels[0])), dtype=np.int64)
+            raise ValueError(f"lanes {list(slots)}: are inside a step; push the rest of its codes")
+        codes = np.empty((len(slots), steps, int(levels[0])), dtype=np.int64)
         kernel.run_codes(
             self.engine.weights,
             self._state,
@@ -199,18 +199,18 @@ def log_likelihoods(
     Args:
         codes: `(T, N)`; voices: A points `(V,)`, None for no voice.
     """
-    lanes = engine.lanes(len(voices))
-    for lane, voice in enumerate(voices):
-        lanes.start(lane, voice, levels=codes.shape[1])
+    slots = engine.slots(len(voices))
+    for slot, voice in enumerate(voices):
+        slots.start(slot, voice, levels=codes.shape[1])
     rows = range(len(voices))
     first = np.arange(codes.shape[1]) * engine.codebook_size
     # As much memory for many voices as for a few.
-    size = max(1, 4 * FOLLOWED_STEPS // len(voices))
+    size = max(1, 4 * FORCED_STEPS // len(voices))
     parts = []
     for start in range(0, len(codes), size):
         part = np.asarray(codes[start : start + size], dtype=np.int64)
         followed = np.tile(part, (len(voices), 1, 1))
-        logits = lanes.follow(rows, followed).astype(np.float64)
+        logits = slots.teacher_force(rows, followed).astype(np.float64)
         logits -= logits.max(axis=-1, keepdims=True)
         chosen = np.take_along_axis(logits, (followed - first)[..., None], axis=-1)[..., 0]
         parts.append((chosen - np.log(np.exp(logits).sum(axis=-1))) / math.log(2))
@@ -287,5 +287,5 @@ def _scratch(w: PriorWeights, count: int) -> PriorScratch:
         head=aligned((count, 2 * hidden)),
         hidden=aligned((count, hidden)),
         logits=aligned((count, classes)),
-        shares=aligned((classes + classes // BLOCK,)),
+        probs=aligned((classes + classes // BLOCK,)),
     )

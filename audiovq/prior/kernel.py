@@ -1,7 +1,7 @@
 """The compiled loop of the prior: codes drawn or followed, step by step, and counts for an entropy coder.
 
 Its specification is `PriorNetwork.step` and `PriorNetwork.level_logits`. Every operation is an IEEE one in a
-fixed order (`generate.matrix`, `generate.functions`), so that logits and counts are the same bits on every
+fixed order (`kernels.matmul`, `kernels.sampling`), so that logits and counts are the same bits on every
 processor: what an encoder assumed, a decoder finds again.
 """
 
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from audiovq.kernels.matmul import borrowed, multiply, multiply_add, multiply_all
+from audiovq.kernels.matmul import multiply, multiply_add, multiply_all, unowned
 from audiovq.kernels.packing import Stack, StackState
-from audiovq.kernels.sampling import STRICT, copy, exponential, gate, largest, pick, uniform
+from audiovq.kernels.sampling import STRICT, copy, exponential, gate, largest, sample_categorical, uniform
 from audiovq.kernels.wavenet import network
 
-SOURCES = "7213a6c4fde91de2"
+SOURCES = "659e1934c36e2698"
 """As `sampling.SOURCES`."""
 COUNT_BITS = 24
 """Counts of all codes of a level sum to 2^24: as fine as a float32 can tell, and what range coders take."""
@@ -72,13 +72,13 @@ class PriorScratch(NamedTuple):
     head: np.ndarray  # (B, 2 Hp)
     hidden: np.ndarray  # (B, Hp)
     logits: np.ndarray  # (B, Kp)
-    shares: np.ndarray  # (Kp + Kp / 16,)
+    probs: np.ndarray  # (Kp + Kp / 16,)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
 def condition(w: PriorWeights, voices: np.ndarray, out: np.ndarray) -> None:
     """Conditions `(A, layers 2 Rp)` of voices `(A, V + 1)`, padded to an even number of columns."""
-    w, voices, out = borrowed(w), borrowed(voices), borrowed(out)
+    w, voices, out = unowned(w), unowned(voices), unowned(out)
     for a in range(voices.shape[0]):
         copy(out[a], w.voice_bias)
         multiply(out[a], w.voice, voices[a])
@@ -92,51 +92,51 @@ def _add(target: np.ndarray, source: np.ndarray) -> None:
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
 def _begin_step(
-    w: PriorWeights, s: PriorState, t: PriorScratch, lanes: np.ndarray, conditions: np.ndarray
+    w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray, conditions: np.ndarray
 ) -> None:
     """From the codes of the last step to the features of the next, into `s.features` of each lane."""
-    count = lanes.shape[0]
+    count = slots.shape[0]
     for a in range(count):
-        lane, x = lanes[a], t.x[a]
-        levels = s.levels[lane]
-        if s.drawn[lane] == 0:
+        slot, x = slots[a], t.x[a]
+        levels = s.levels[slot]
+        if s.drawn[slot] == 0:
             copy(x, w.code_embedding[w.code_embedding.shape[0] - 1])
         else:
-            copy(x, w.code_embedding[s.codes[lane, 0]])
+            copy(x, w.code_embedding[s.codes[slot, 0]])
             for level in range(1, levels):
-                _add(x, w.code_embedding[s.codes[lane, level]])
+                _add(x, w.code_embedding[s.codes[slot, level]])
         _add(x, w.levels_embedding[levels - 1])
-    network(w.stack, s.stack, t.x, t.h, t.z, t.gated, t.skip, (conditions, 0, lanes), w.norm)
+    network(w.stack, s.stack, t.x, t.h, t.z, t.gated, t.skip, (conditions, 0, slots), w.norm)
     for a in range(count):
         skip = t.skip[a]
         for i in range(skip.shape[0]):
             skip[i] = max(skip[i], np.float32(0))
     if w.head_in_bias.shape[0] == 0:
         for a in range(count):
-            copy(s.features[lanes[a]], t.skip[a])
+            copy(s.features[slots[a]], t.skip[a])
         return
     for a in range(count):
         copy(t.heads[a], w.head_in_bias)
     multiply_all(t.heads, w.head_in, t.skip, count)
     for a in range(count):
-        copy(s.features[lanes[a]], t.heads[a])
+        copy(s.features[slots[a]], t.heads[a])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def _predict(w: PriorWeights, s: PriorState, t: PriorScratch, lanes: np.ndarray, level: int) -> None:
+def _predict(w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray, level: int) -> None:
     """Logits of the code at a level into `t.logits`, from features and the coarser codes of the step."""
-    count, wide, classes = lanes.shape[0], 2 * t.hidden.shape[1], w.codebook_size
+    count, wide, classes = slots.shape[0], 2 * t.hidden.shape[1], w.codebook_size
     for a in range(count):
-        lane = lanes[a]
+        slot = slots[a]
         copy(t.logits[a], w.head_bias[level])
         if w.head_in_bias.shape[0] == 0:
-            copy(t.hidden[a], s.features[lane])
+            copy(t.hidden[a], s.features[slot])
         else:
             z = t.head[a]
-            copy(z, s.features[lane, level * wide : (level + 1) * wide])
+            copy(z, s.features[slot, level * wide : (level + 1) * wide])
             for other in range(level):
                 table = w.head_code_embedding[level * (level - 1) // 2 + other]
-                _add(z, table[s.codes[lane, other] - other * classes])
+                _add(z, table[s.codes[slot, other] - other * classes])
             gate(z, t.hidden[a])
     multiply_all(t.logits, w.head[level], t.hidden, count)
 
@@ -155,7 +155,7 @@ def run_codes(
     w: PriorWeights,
     s: PriorState,
     t: PriorScratch,
-    lanes: np.ndarray,
+    slots: np.ndarray,
     conditions: np.ndarray,
     guidance: Any,
     feed: np.ndarray,
@@ -173,17 +173,17 @@ def run_codes(
         codes: `(A, T, N)` int64, out.
         logits: `(A, T, N, Kp)` or `(0, 0, 0, 0)`, out.
     """
-    w, s, t = borrowed(w), borrowed(s), borrowed(t)
-    lanes, conditions, feed = borrowed(lanes), borrowed(conditions), borrowed(feed)
-    count = lanes.shape[0]
+    w, s, t = unowned(w), unowned(s), unowned(t)
+    slots, conditions, feed = unowned(slots), unowned(conditions), unowned(feed)
+    count = slots.shape[0]
     for n in range(codes.shape[1]):
-        _begin_step(w, s, t, lanes, conditions)
+        _begin_step(w, s, t, slots, conditions)
         for level in range(codes.shape[2]):
-            _predict(w, s, t, lanes, level)
+            _predict(w, s, t, slots, level)
             if guidance > np.float32(0):
                 _guide(t.logits, count, guidance)
             for a in range(count):
-                lane = lanes[a]
+                slot = slots[a]
                 if logits.shape[0] > 0:
                     copy(logits[a, n, level], t.logits[a])
                 if feed.shape[0] > 0:
@@ -191,28 +191,30 @@ def run_codes(
                 elif guidance > np.float32(0) and a % 2 == 1:
                     code = codes[a - 1, n, level]
                 else:
-                    number = uniform(s.seeds[lane], s.drawn[lane])
-                    chosen = pick(t.logits[a], t.shares, s.inverse_temperatures[lane], s.top_k[lane], number)
+                    number = uniform(s.seeds[slot], s.drawn[slot])
+                    chosen = sample_categorical(
+                        t.logits[a], t.probs, s.inverse_temperatures[slot], s.top_k[slot], number
+                    )
                     code = level * w.codebook_size + chosen
-                s.codes[lane, level] = code
-                s.drawn[lane] += 1
+                s.codes[slot, level] = code
+                s.drawn[slot] += 1
                 codes[a, n, level] = code
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
 def peek_code(
-    w: PriorWeights, s: PriorState, t: PriorScratch, lanes: np.ndarray, conditions: np.ndarray, level: int
+    w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray, conditions: np.ndarray, level: int
 ) -> None:
     """Logits of the next code of one lane into `t.logits[0]`; at level 0 its state takes a step.
 
     Args:
         lanes: `(1,)`; conditions: `(1, 1, layers, 2 Rp)`.
     """
-    w, s, t = borrowed(w), borrowed(s), borrowed(t)
-    lanes, conditions = borrowed(lanes), borrowed(conditions)
+    w, s, t = unowned(w), unowned(s), unowned(t)
+    slots, conditions = unowned(slots), unowned(conditions)
     if level == 0:
-        _begin_step(w, s, t, lanes, conditions)
-    _predict(w, s, t, lanes, level)
+        _begin_step(w, s, t, slots, conditions)
+    _predict(w, s, t, slots, level)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
@@ -261,7 +263,7 @@ def _limit(counts: np.ndarray, likeliest: int) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def shares_of(logits: np.ndarray, shares: np.ndarray, counts: np.ndarray) -> None:
+def probs_of(logits: np.ndarray, probs: np.ndarray, counts: np.ndarray) -> None:
     """Probabilities `(N, K)` float64, the counts of logits `(N, K)` over 2^24, which a float64 holds exactly.
 
     Args:
@@ -270,4 +272,4 @@ def shares_of(logits: np.ndarray, shares: np.ndarray, counts: np.ndarray) -> Non
     for n in range(logits.shape[0]):
         counts_of(logits[n], counts)
         for i in range(counts.shape[0]):
-            shares[n, i] = np.float64(counts[i]) * 2.0**-COUNT_BITS
+            probs[n, i] = np.float64(counts[i]) * 2.0**-COUNT_BITS

@@ -117,9 +117,9 @@ class PriorNetwork(nn.Module):
         logits = [self.level_logits(features, codes[..., :level]) for level in range(codes.shape[2])]
         return torch.stack(logits, dim=-2)
 
-    def reset(self, batch: int) -> WaveNetState:
+    def initial_state(self, batch: int) -> WaveNetState:
         """Empty state for the step form."""
-        return self.net.reset(batch)
+        return self.net.initial_state(batch)
 
     def step(self, past: Tensor, levels: Tensor, conditions: Tensor, state: WaveNetState) -> Tensor:
         """Features `(B, S)` of the next step, for `level_logits`.

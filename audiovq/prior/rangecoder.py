@@ -1,7 +1,7 @@
 """Codes as the words of a range coder under the prior, and back.
 
 The range coder (Martin 1979) is that of `constriction`, fed with whole-number counts that sum to 2^24 and are
-the same on every processor (`generate.priorkernel`).
+the same on every processor (`prior.kernel`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.prior import kernel
-from audiovq.prior.engine import FOLLOWED_STEPS, PriorEngine
+from audiovq.prior.engine import FORCED_STEPS, PriorEngine
 
 
 def encode(
@@ -20,18 +20,18 @@ def encode(
     import constriction
 
     levels = rows.shape[1]
-    lanes = engine.lanes(1)
-    lanes.start(0, voice, levels=levels)
+    slots = engine.slots(1)
+    slots.start(0, voice, levels=levels)
     encoder = constriction.stream.queue.RangeEncoder()
     family = constriction.stream.model.Categorical(perfect=False)
     counts = np.empty(engine.codebook_size, dtype=np.int64)
     first = np.arange(levels) * engine.codebook_size
-    for start in range(0, len(rows), FOLLOWED_STEPS):
-        part = rows[start : start + FOLLOWED_STEPS]
-        logits = lanes.follow([0], part[None])[0].reshape(-1, engine.codebook_size)
-        shares = np.empty(logits.shape)
-        kernel.shares_of(logits, shares, counts)
-        encoder.encode((part - first).reshape(-1).astype(np.int32), family, shares)
+    for start in range(0, len(rows), FORCED_STEPS):
+        part = rows[start : start + FORCED_STEPS]
+        logits = slots.teacher_force([0], part[None])[0].reshape(-1, engine.codebook_size)
+        probs = np.empty(logits.shape)
+        kernel.probs_of(logits, probs, counts)
+        encoder.encode((part - first).reshape(-1).astype(np.int32), family, probs)
     words: NDArray[np.uint32] = encoder.get_compressed()
     return words
 
@@ -43,19 +43,19 @@ def decode(
     import constriction
 
     steps, levels = shape
-    lanes = engine.lanes(1)
-    lanes.start(0, voice, levels=levels)
+    slots = engine.slots(1)
+    slots.start(0, voice, levels=levels)
     decoder = constriction.stream.queue.RangeDecoder(words)
     categorical = constriction.stream.model.Categorical
     counts = np.empty(engine.codebook_size, dtype=np.int64)
-    shares = np.empty((1, engine.codebook_size))
+    probs = np.empty((1, engine.codebook_size))
     codes = np.empty(steps * levels, dtype=np.uint16)
     for n in range(len(codes)):
-        kernel.shares_of(lanes.peek(0)[None], shares, counts)
+        kernel.probs_of(slots.peek(0)[None], probs, counts)
         try:
-            index = int(decoder.decode(categorical(shares[0], perfect=False)))
+            index = int(decoder.decode(categorical(probs[0], perfect=False)))
         except (AssertionError, ValueError):
             return codes[:0]
         codes[n] = n % levels * engine.codebook_size + index
-        lanes.push(0, int(codes[n]))
+        slots.push(0, int(codes[n]))
     return codes

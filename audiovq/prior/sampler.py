@@ -31,7 +31,7 @@ ATTEMPTS = 5
 PAUSE_SECONDS = 4.0
 """A sequence that is at least so long has at least a tenth as many different coarse codes as this has steps;
 of a shorter one, a tenth as many as it has."""
-LANES = 16
+MAX_SLOTS = 16
 """Sequences that are drawn in lockstep."""
 
 
@@ -90,7 +90,7 @@ class PriorSampler:
             levels: N; None: as many as the prompt has, else as the model has.
             point: voice `(1, V)`; None: unconditional.
             seed: sequence i is that of seed + i drawn alone.
-            temperature, top_k: as in `generate.prior.PriorLanes.start`.
+            temperature, top_k: as in `prior.engine.PriorSlots.start`.
             guidance: how much more of the voice than the prior itself would give (0: none more).
             prompt: codes `(T, N)` to continue.
 
@@ -106,8 +106,8 @@ class PriorSampler:
         prompt = None if prompt is None else prompt[:, :levels]
         how = _Draws(levels, point, prompt, temperature, top_k, guidance)
         parts = []
-        for first in range(0, count, LANES):
-            parts.append(self._draw_together(steps, seed + first, min(LANES, count - first), how))
+        for first in range(0, count, MAX_SLOTS):
+            parts.append(self._draw_together(steps, seed + first, min(MAX_SLOTS, count - first), how))
         return np.concatenate(parts)
 
     def _draw_together(self, steps: int, seed: int, count: int, how: _Draws) -> NDArray[np.uint16]:
@@ -115,14 +115,14 @@ class PriorSampler:
         voice = None if how.point is None else how.point[0].float().cpu().numpy()
         each = 2 if how.guidance and voice is not None else 1
         rows = range(each * count)
-        lanes = self.engine.lanes(len(rows))
+        slots = self.engine.slots(len(rows))
         for row in rows:
             # Of a pair the second goes without the voice.
             own = voice if row % each == 0 else None
-            lanes.start(row, own, seed + row // each, how.temperature, how.top_k, how.levels)
+            slots.start(row, own, seed + row // each, how.temperature, how.top_k, how.levels)
         if how.prompt is not None and len(how.prompt):
-            lanes.advance(rows, np.tile(how.prompt, (len(rows), 1, 1)))
-        drawn = lanes.draw(rows, steps, how.guidance if each == 2 else 0.0)
+            slots.advance(rows, np.tile(how.prompt, (len(rows), 1, 1)))
+        drawn = slots.draw(rows, steps, how.guidance if each == 2 else 0.0)
         return drawn[::each].astype(np.uint16)
 
     def generate(

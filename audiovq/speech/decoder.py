@@ -43,7 +43,7 @@ class Frames(NamedTuple):
     gains: Tensor
 
 
-class Teacher(NamedTuple):
+class TeacherForcing(NamedTuple):
     """Teacher-forcing input for `(B, N)` samples: see `nn.excitation.excite`.
 
     codes: `(B, N)` int64 targets; fed: `(B, N)` int64 codes fed back; history: `(B, N)` reconstruction;
@@ -51,7 +51,7 @@ class Teacher(NamedTuple):
     """
 
     codes: Tensor
-    fed: Tensor
+    forced_codes: Tensor
     history: Tensor
     predictions: Tensor
 
@@ -147,7 +147,7 @@ class WaveNetDecoder(nn.Module):
         return Frames(conditions, a, gains)
 
     @torch.no_grad()
-    def teach(self, signal: Tensor, frames: Frames, jitter: Tensor) -> Teacher:
+    def teacher_force(self, signal: Tensor, frames: Frames, jitter: Tensor) -> TeacherForcing:
         """Closed-loop codes and history of a real signal.
 
         Args:
@@ -158,27 +158,29 @@ class WaveNetDecoder(nn.Module):
 
         batch, length = signal.shape
         table = self.excitation_table()
-        codes, fed = (np.empty((batch, length), dtype=np.int64) for _ in range(2))
+        codes, forced_codes = (np.empty((batch, length), dtype=np.int64) for _ in range(2))
         history, predictions = (np.empty((batch, length), dtype=np.float32) for _ in range(2))
         rows = zip(
             signal.numpy(), frames.coefficients.numpy(), frames.gains.numpy(), jitter.numpy(), strict=True
         )
         for i, (x, a, g, j) in enumerate(rows):
-            excite(x, a, g, self.hop, table, j, codes[i], fed[i], history[i], predictions[i])
-        return Teacher(*(torch.from_numpy(v) for v in (codes, fed, history, predictions)))
+            excite(x, a, g, self.hop, table, j, codes[i], forced_codes[i], history[i], predictions[i])
+        return TeacherForcing(*(torch.from_numpy(v) for v in (codes, forced_codes, history, predictions)))
 
-    def forward(self, teacher: Teacher, frames: Frames) -> Tensor:
+    def forward(self, teacher: TeacherForcing, frames: Frames) -> Tensor:
         """Logits `(B, N, 256)` of every sample given all before it."""
         batch, length = teacher.codes.shape
         group = self.samples_per_step
         steps = length // group
         gains = frames.gains.repeat_interleave(self.hop // group, dim=1)
-        past_codes = F.pad(teacher.fed, (group, 0), value=CLASSES // 2)[:, :length].view(batch, steps, group)
+        past_codes = F.pad(teacher.forced_codes, (group, 0), value=CLASSES // 2)[:, :length].view(
+            batch, steps, group
+        )
         past = F.pad(teacher.history, (HISTORY, 0))[:, : length - group + HISTORY]
         past = past.unfold(-1, HISTORY, group)
         out = self.net(self._enter(past_codes, past, gains), frames.conditions)
         z = self.head_in_proj(F.relu(out)).view(batch, steps, group, 2 * self.hidden)
-        seen = teacher.fed.view(batch, steps, group)
+        seen = teacher.forced_codes.view(batch, steps, group)
         ratio = teacher.predictions.view(batch, steps, group) / gains.unsqueeze(-1)
         if fusable(z):
             from audiovq.nn import fused
@@ -212,9 +214,9 @@ class WaveNetDecoder(nn.Module):
         a, b = z.chunk(2, dim=-1)
         return torch.tanh(a) * torch.sigmoid(b)
 
-    def reset(self, batch: int) -> WaveNetState:
+    def initial_state(self, batch: int) -> WaveNetState:
         """Empty network state for the step form."""
-        return self.net.reset(batch)
+        return self.net.initial_state(batch)
 
     def step_network(
         self, past_codes: Tensor, past: Tensor, gain: Tensor, conditions: Tensor, state: WaveNetState

@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from audiovq.kernels.matmul import borrowed, multiply, multiply_add, multiply_all
-from audiovq.kernels.sampling import STRICT, compand, copy, gate, pick, uniform
+from audiovq.kernels.matmul import multiply, multiply_add, multiply_all, unowned
+from audiovq.kernels.sampling import STRICT, compand, copy, gate, sample_categorical, uniform
 from audiovq.kernels.wavenet import network
 
 if TYPE_CHECKING:
     from audiovq.speech.packing import DecoderScratch, DecoderState, DecoderWeights
 
-SOURCES = "7213a6c4fde91de2"
+SOURCES = "659e1934c36e2698"
 """As `sampling.SOURCES`."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def _enter(w: DecoderWeights, s: DecoderState, t: DecoderScratch, lane: int, a: int, recent: Any) -> None:
+def _enter(w: DecoderWeights, s: DecoderState, t: DecoderScratch, slot: int, a: int, recent: Any) -> None:
     """Input of the network, into `t.x[a]`, from the last samples `(16,)` over their scale and the codes."""
     past, rescale = recent
     seen, x = t.companded, t.x[a]
@@ -39,7 +39,7 @@ def _enter(w: DecoderWeights, s: DecoderState, t: DecoderScratch, lane: int, a: 
     copy(x, w.enter_bias)
     multiply(x, w.history_proj, seen)
     for k in range(s.past_codes.shape[1]):
-        row = w.code_embedding[k, s.past_codes[lane, k]]
+        row = w.code_embedding[k, s.past_codes[slot, k]]
         for i in range(row.shape[0]):
             x[i] += row[i]
 
@@ -71,7 +71,7 @@ def run(
     w: DecoderWeights,
     s: DecoderState,
     t: DecoderScratch,
-    lanes: np.ndarray,
+    slots: np.ndarray,
     frames: Any,
     hop: int,
     feed: np.ndarray,
@@ -88,21 +88,21 @@ def run(
         audio, codes: `(A, N)` float32 and uint8, out.
         logits: `(A, N, 256)` or `(0, 0, 0)`, out.
     """
-    w, s, t = borrowed(w), borrowed(s), borrowed(t)
-    conditions, coefficients, gains = borrowed(frames)
-    count, length, group = lanes.shape[0], audio.shape[1], s.past_codes.shape[1]
+    w, s, t = unowned(w), unowned(s), unowned(t)
+    conditions, coefficients, gains = unowned(frames)
+    count, length, group = slots.shape[0], audio.shape[1], s.past_codes.shape[1]
     order, reach = coefficients.shape[2], s.history.shape[1]
     seen, wide = t.companded.shape[0], t.heads.shape[1] // group
     # Reconstructed samples in one straight line: no ring to wrap around in the inner loops.
     line = np.empty((count, reach + length), dtype=np.float32)
     for a in range(count):
-        copy(line[a, :reach], s.history[lanes[a]])
+        copy(line[a, :reach], s.history[slots[a]])
     for start in range(0, length, group):
         frame = start // hop
         for a in range(count):
             past = line[a, start + reach - seen : start + reach]
-            _enter(w, s, t, lanes[a], a, (past, np.float32(1) / (gains[a, frame] * w.scale)))
-        network(w.stack, s.stack, t.x, t.x, t.z, t.gated, t.skip, (conditions, frame, lanes), None)
+            _enter(w, s, t, slots[a], a, (past, np.float32(1) / (gains[a, frame] * w.scale)))
+        network(w.stack, s.stack, t.x, t.x, t.z, t.gated, t.skip, (conditions, frame, slots), None)
         for a in range(count):
             skip = t.skip[a]
             for i in range(skip.shape[0]):
@@ -120,25 +120,27 @@ def run(
                 t.predictions[a] = prediction
                 z = t.heads[a, j * wide : (j + 1) * wide]
                 ratio = prediction * (np.float32(1) / (gain * w.scale))
-                _head(w, z, s.past_codes[lanes[a]], j, (order > 0, ratio))
+                _head(w, z, s.past_codes[slots[a]], j, (order > 0, ratio))
                 gate(z, t.hidden[a])
                 copy(t.logits[a], w.head_out_bias)
             multiply_all(t.logits, w.head_out_proj, t.hidden, count)
             for a in range(count):
-                lane = lanes[a]
+                slot = slots[a]
                 if logits.shape[0] > 0:
                     copy(logits[a, start + j], t.logits[a])
                 if feed.shape[0] > 0:
                     code = feed[a, start + j]
                 else:
-                    number = uniform(s.seeds[lane], s.drawn[lane] + start + j)
-                    code = pick(t.logits[a], t.shares, s.inverse_temperatures[lane], s.top_k[lane], number)
-                s.past_codes[lane, j] = code
+                    number = uniform(s.seeds[slot], s.drawn[slot] + start + j)
+                    code = sample_categorical(
+                        t.logits[a], t.probs, s.inverse_temperatures[slot], s.top_k[slot], number
+                    )
+                s.past_codes[slot, j] = code
                 codes[a, start + j] = code
                 value = multiply_add(gains[a, frame], w.table[code], t.predictions[a])
                 line[a, now] = value
-                s.carry[lane] = multiply_add(w.de_emphasis, s.carry[lane], value)
-                audio[a, start + j] = s.carry[lane]
+                s.carry[slot] = multiply_add(w.de_emphasis, s.carry[slot], value)
+                audio[a, start + j] = s.carry[slot]
     for a in range(count):
-        copy(s.history[lanes[a]], line[a, length:])
-        s.drawn[lanes[a]] += length
+        copy(s.history[slots[a]], line[a, length:])
+        s.drawn[slots[a]] += length

@@ -38,20 +38,20 @@ class WaveNetEngine:
         self.weights = in_one_block(pack_decoder(decoder, precision))
 
     def stream(self, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> Stream:
-        """An independent stream from silence; arguments as for `Lanes.start`."""
+        """An independent stream from silence; arguments as for `BatchSlots.start`."""
         return Stream(self, seed, temperature, top_k)
 
-    def lanes(self, count: int) -> Lanes:
+    def slots(self, count: int) -> BatchSlots:
         """Room for `count` streams that are drawn in lockstep."""
-        return Lanes(self, count)
+        return BatchSlots(self, count)
 
 
-class Lanes:
+class BatchSlots:
     """Streams that go through each layer together: weights are read once for several of them.
 
     A lane draws what a stream of the same seed draws alone, bit for bit, whatever the others do. Lanes are
-    drawn by one thread at a time; the loop lets go of the interpreter's lock, so that several `Lanes` run on
-    several threads at once.
+    drawn by one thread at a time; the loop lets go of the interpreter's lock, so that several `BatchSlots`
+    run on several threads at once.
     """
 
     def __init__(self, engine: WaveNetEngine, count: int) -> None:
@@ -59,7 +59,7 @@ class Lanes:
         self._state = decoder_state(engine.weights, engine.samples_per_step, engine.lpc_order, count)
         self._scratch = decoder_scratch(engine.weights, engine.samples_per_step, count)
 
-    def start(self, lane: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> None:
+    def start(self, slot: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> None:
         """Begin a new stream on a lane, from silence.
 
         Args:
@@ -74,17 +74,17 @@ class Lanes:
         check_sampling(temperature, top_k)
         state = self._state
         for array in (*state.stack, state.drawn, state.carry, state.history):
-            array[lane] = 0
-        state.past_codes[lane] = CLASSES // 2
-        state.seeds[lane] = np.uint64(int(seed) % 2**64)
-        state.inverse_temperatures[lane] = math.inf if temperature < 1e-6 else 1 / temperature
-        state.top_k[lane] = top_k
+            array[slot] = 0
+        state.past_codes[slot] = CLASSES // 2
+        state.seeds[slot] = np.uint64(int(seed) % 2**64)
+        state.inverse_temperatures[slot] = math.inf if temperature < 1e-6 else 1 / temperature
+        state.top_k[slot] = top_k
 
-    def position(self, lane: int) -> int:
+    def position(self, slot: int) -> int:
         """Samples drawn so far on a lane."""
-        return int(self._state.drawn[lane])
+        return int(self._state.drawn[slot])
 
-    def draw(self, frames: Frames, lanes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def draw(self, frames: Frames, slots: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """The next `F * hop` samples of some lanes and their mu-law codes, `(A, F * hop)` each.
 
         Args:
@@ -93,25 +93,31 @@ class Lanes:
 
         Samples are de-emphasised, at the model's normalised level.
         """
-        return self._run(frames, lanes, _NO_CODES, _NO_LOGITS)
+        return self._run(frames, slots, _NO_CODES, _NO_LOGITS)
 
-    def logits(self, frames: Frames, lanes: Sequence[int], fed: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Teacher forcing: logits `(A, N, 256)` of the next N = F * hop samples, with codes `fed (A, N)`."""
-        feed: NDArray[np.int64] = np.ascontiguousarray(fed, dtype=np.int64)
-        shape = (len(lanes), frames.gains.shape[1] * self.engine.hop)
+    def logits(
+        self, frames: Frames, slots: Sequence[int], forced_codes: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
+        """Teacher forcing: logits `(A, N, 256)` of the next N = F * hop samples, given codes `(A, N)`."""
+        feed: NDArray[np.int64] = np.ascontiguousarray(forced_codes, dtype=np.int64)
+        shape = (len(slots), frames.gains.shape[1] * self.engine.hop)
         if feed.shape != shape or (feed.size and not 0 <= feed.min() <= feed.max() < CLASSES):
             raise ValueError(f"fed codes: expected {shape} values in 0..{CLASSES - 1}, got {feed.shape}")
         logits = np.empty((*shape, CLASSES), dtype=np.float32)
-        self._run(frames, lanes, feed, logits)
+        self._run(frames, slots, feed, logits)
         return logits
 
     def _run(
-        self, frames: Frames, lanes: Sequence[int], fed: NDArray[np.int64], logits: NDArray[np.float32]
+        self,
+        frames: Frames,
+        slots: Sequence[int],
+        forced_codes: NDArray[np.int64],
+        logits: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         engine, count = self.engine, frames.gains.shape[-1]
-        if len(set(lanes)) != len(lanes) or not all(0 <= lane < self.count for lane in lanes):
-            raise ValueError(f"lanes {list(lanes)}: must be different and under {self.count}")
-        batch = len(lanes)
+        if len(set(slots)) != len(slots) or not all(0 <= slot < self.count for slot in slots):
+            raise ValueError(f"lanes {list(slots)}: must be different and under {self.count}")
+        batch = len(slots)
         arrays = [_array(tensor) for tensor in frames]
         shapes = [
             (batch, count, engine.layers, 2 * engine.residual),
@@ -127,10 +133,10 @@ class Lanes:
             engine.weights,
             self._state,
             self._scratch,
-            np.array(lanes, dtype=np.int64),
+            np.array(slots, dtype=np.int64),
             tuple(arrays),
             engine.hop,
-            fed,
+            forced_codes,
             audio,
             codes,
             logits,
@@ -142,28 +148,28 @@ class Stream:
     """One stream of samples; made by `WaveNetEngine.stream`."""
 
     def __init__(self, engine: WaveNetEngine, seed: int, temperature: float, top_k: int) -> None:
-        self._lanes = Lanes(engine, 1)
-        self._lanes.start(0, seed, temperature, top_k)
+        self._slots = BatchSlots(engine, 1)
+        self._slots.start(0, seed, temperature, top_k)
         self.codes: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
         """mu-law codes of the last call, `(F * hop,)`."""
 
     @property
     def position(self) -> int:
         """Samples drawn so far."""
-        return self._lanes.position(0)
+        return self._slots.position(0)
 
     def draw(self, frames: Frames) -> NDArray[np.float32]:
-        """The next `F * hop` samples from frames of batch 1: see `Lanes.draw`.
+        """The next `F * hop` samples from frames of batch 1: see `BatchSlots.draw`.
 
         A hundred frames at once or one by one give the same bits.
         """
-        audio, codes = self._lanes.draw(frames, [0])
+        audio, codes = self._slots.draw(frames, [0])
         self.codes = codes[0]
         return audio[0]
 
-    def logits(self, frames: Frames, fed: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Teacher forcing: logits `(N, 256)` of the next samples, with codes `fed (N,)`."""
-        return self._lanes.logits(frames, [0], np.asarray(fed)[None])[0]
+    def logits(self, frames: Frames, forced_codes: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Teacher forcing: logits `(N, 256)` of the next samples, with codes `forced_codes (N,)`."""
+        return self._slots.logits(frames, [0], np.asarray(forced_codes)[None])[0]
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:

@@ -34,7 +34,7 @@ class DecodeOptions(TypedDict, total=False):
     corrections: int | None
 
 
-class Finish:
+class OutputStage:
     """Blocks at 16 kHz and the model's normalised level in, blocks of the recording's level and rate out.
 
     Args:
@@ -52,9 +52,9 @@ class Finish:
         """Take the next samples `(T,)`; return what is final by now."""
         return self._resampler.push(block * self._level)
 
-    def end(self) -> NDArray[np.float32]:
+    def flush(self) -> NDArray[np.float32]:
         """What is left after the last block."""
-        return self._resampler.finish()
+        return self._resampler.flush()
 
 
 def decoded_length(codes: CodeSequence) -> int:

@@ -65,7 +65,7 @@ class DecoderScratch(NamedTuple):
     logits: np.ndarray  # (B, 256)
     predictions: np.ndarray  # (B,)
     companded: np.ndarray  # (16,)
-    shares: np.ndarray  # (256 + 16,)
+    probs: np.ndarray  # (256 + 16,)
 
 
 def pack_decoder(decoder: WaveNetDecoder, precision: Precision) -> DecoderWeights:
@@ -89,32 +89,32 @@ def pack_decoder(decoder: WaveNetDecoder, precision: Precision) -> DecoderWeight
     )
 
 
-def decoder_state(weights: DecoderWeights, group: int, lpc_order: int, lanes: int) -> DecoderState:
+def decoder_state(weights: DecoderWeights, group: int, lpc_order: int, slots: int) -> DecoderState:
     """State of lanes that have drawn nothing: zeros, and silence (code 128) as their past codes."""
     return DecoderState(
-        stack=stack_state(weights.stack, lanes),
-        drawn=np.zeros(lanes, dtype=np.int64),
-        carry=np.zeros(lanes, dtype=np.float32),
-        past_codes=np.full((lanes, group), CLASSES // 2, dtype=np.int64),
-        history=aligned((lanes, max(HISTORY, lpc_order))),
-        seeds=np.zeros(lanes, dtype=np.uint64),
-        inverse_temperatures=np.ones(lanes, dtype=np.float32),
-        top_k=np.zeros(lanes, dtype=np.int64),
+        stack=stack_state(weights.stack, slots),
+        drawn=np.zeros(slots, dtype=np.int64),
+        carry=np.zeros(slots, dtype=np.float32),
+        past_codes=np.full((slots, group), CLASSES // 2, dtype=np.int64),
+        history=aligned((slots, max(HISTORY, lpc_order))),
+        seeds=np.zeros(slots, dtype=np.uint64),
+        inverse_temperatures=np.ones(slots, dtype=np.float32),
+        top_k=np.zeros(slots, dtype=np.int64),
     )
 
 
-def decoder_scratch(weights: DecoderWeights, group: int, lanes: int) -> DecoderScratch:
+def decoder_scratch(weights: DecoderWeights, group: int, slots: int) -> DecoderScratch:
     """Scratch memory for so many lanes at once."""
     width, stack = len(weights.enter_bias), weights.stack
     return DecoderScratch(
-        x=aligned((lanes, width)),
-        z=aligned((lanes, 2 * width)),
-        gated=aligned((lanes, len(stack.dilations) * width)),
-        skip=aligned((lanes, len(stack.skip_bias))),
-        heads=aligned((lanes, len(weights.head_bias))),
-        hidden=aligned((lanes, len(weights.head_bias) // (2 * group))),
-        logits=aligned((lanes, CLASSES)),
-        predictions=aligned((lanes,)),
+        x=aligned((slots, width)),
+        z=aligned((slots, 2 * width)),
+        gated=aligned((slots, len(stack.dilations) * width)),
+        skip=aligned((slots, len(stack.skip_bias))),
+        heads=aligned((slots, len(weights.head_bias))),
+        hidden=aligned((slots, len(weights.head_bias) // (2 * group))),
+        logits=aligned((slots, CLASSES)),
+        predictions=aligned((slots,)),
         companded=aligned((HISTORY,)),
-        shares=aligned((CLASSES + CLASSES // BLOCK,)),
+        probs=aligned((CLASSES + CLASSES // BLOCK,)),
     )

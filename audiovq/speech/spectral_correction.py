@@ -66,7 +66,7 @@ class SpectralCorrection:
         self._target = log_magnitude if self._target is None else torch.cat([self._target, log_magnitude])
         return self._ready(len(self._target) - self.reach)
 
-    def finish(self) -> NDArray[np.float32]:
+    def flush(self) -> NDArray[np.float32]:
         """What is left after the last block."""
         return self._ready(0 if self._target is None else len(self._target))
 
@@ -117,6 +117,6 @@ def corrected(
         out = correction.push(signal, log_magnitude)
         if len(out):
             yield out
-    out = correction.finish()
+    out = correction.flush()
     if len(out):
         yield out

@@ -45,7 +45,7 @@ class Voices(NamedTuple):
     away: Tensor | None = None
 
 
-class Request(NamedTuple):
+class DecodeJob(NamedTuple):
     """One sequence to draw: codes `(T, N)` int64 of N levels, whose voice, and how.
 
     corrections: passes of the spectral correction; None: as the model is configured.
@@ -88,7 +88,7 @@ class Synthesiser:
                 self._engine = TorchEngine(self.model.wavenet)
         return self._engine
 
-    def fast(self, request: Request) -> Iterator[Audio]:
+    def fast(self, decode_job: DecodeJob) -> Iterator[Audio]:
         """Audio blocks by the spectral head, at the normalised level; nothing is drawn.
 
         Raises: ValueError if the model has no spectral head.
@@ -98,7 +98,7 @@ class Synthesiser:
             raise ValueError("this model has no spectral head")
 
         def pairs() -> Iterator[tuple[Audio, Tensor]]:
-            for features, log_magnitude, own in self._conditions(request, head.reach_frames):
+            for features, log_magnitude, own in self._conditions(decode_job, head.reach_frames):
                 with torch.inference_mode(), one_thread():
                     audio = head(features, log_magnitude)[0].cpu().numpy()
                 yield (
@@ -106,69 +106,71 @@ class Synthesiser:
                     log_magnitude[0, own].cpu(),
                 )
 
-        return corrected(pairs(), self._correction(request))
+        return corrected(pairs(), self._correction(decode_job))
 
-    def drawn(self, request: Request) -> Iterator[Audio]:
+    def drawn(self, decode_job: DecodeJob) -> Iterator[Audio]:
         """Audio blocks drawn by the WaveNet, at the normalised level.
 
         Raises: AudiovqError for a temperature out of range.
         """
-        for _, block in self.drawn_together([request], lanes=1):
+        for _, block in self.drawn_together([decode_job], slots=1):
             if block is not None:
                 yield block
 
-    def drawn_together(self, requests: Iterable[Request], lanes: int) -> Iterator[tuple[int, Audio | None]]:
+    def drawn_together(
+        self, decode_jobs: Iterable[DecodeJob], slots: int
+    ) -> Iterator[tuple[int, Audio | None]]:
         """Audio blocks of many sequences, drawn on lanes in lockstep; a lane that is done takes the next.
 
         Yields: pairs of the request's number and its next block, or None after its last.
 
-        Every sequence gives the samples it would give alone. `requests` is read as lanes come free.
+        Every sequence gives the samples it would give alone. `decode_jobs` is read as lanes come free.
         """
-        room = self.engine.lanes(lanes)
-        free, active = list(range(lanes - 1, -1, -1)), dict[int, _Progress]()
-        source = enumerate(requests)
+        room = self.engine.slots(slots)
+        free, active = list(range(slots - 1, -1, -1)), dict[int, _Progress]()
+        source = enumerate(decode_jobs)
         while True:
             while free and (following := next(source, None)) is not None:
-                number, request = following
-                room.start(free[-1], request.seed, request.temperature)
-                active[free.pop()] = _Progress(number, self._pieces(request), self._correction(request))
+                number, decode_job = following
+                room.start(free[-1], decode_job.seed, decode_job.temperature)
+                active[free.pop()] = _Progress(number, self._pieces(decode_job), self._correction(decode_job))
             if not active:
                 return
             order = sorted(active)
-            count = min(active[lane].left for lane in order)
-            parts = [active[lane].take(count) for lane in order]
+            count = min(active[slot].left for slot in order)
+            parts = [active[slot].take(count) for slot in order]
             audio, _ = room.draw(Frames(*(torch.cat(values) for values in zip(*parts, strict=True))), order)
-            for lane, samples in zip(order, audio, strict=True):
-                progress = active[lane]
+            for slot, samples in zip(order, audio, strict=True):
+                progress = active[slot]
                 for block in progress.push(samples):
                     yield progress.number, block
                 if progress.left == 0:
                     yield progress.number, None
-                    del active[lane]
-                    free.append(lane)
+                    del active[slot]
+                    free.append(slot)
 
-    def _pieces(self, request: Request) -> Iterator[tuple[Frames, Tensor]]:
+    def _pieces(self, decode_job: DecodeJob) -> Iterator[tuple[Frames, Tensor]]:
         """Frames and log magnitudes `(F, bins)` of one block after the other."""
         wavenet = self.model.wavenet
-        for features, log_magnitude, own in self._conditions(request, wavenet.reach_frames):
+        for features, log_magnitude, own in self._conditions(decode_job, wavenet.reach_frames):
             with torch.inference_mode(), one_thread():
                 frames = wavenet.frames(features, log_magnitude)
                 part = Frames(*(v[:, own].contiguous() for v in frames))
             yield part, log_magnitude[0, own].cpu()
 
-    def _correction(self, request: Request) -> SpectralCorrection:
+    def _correction(self, decode_job: DecodeJob) -> SpectralCorrection:
         config = self.model.config
-        passes = config.corrections if request.corrections is None else request.corrections
+        passes = config.corrections if decode_job.corrections is None else decode_job.corrections
         return SpectralCorrection(
             config.conditioner.window, self.model.frame_hop, passes, config.correction_momentum
         )
 
-    def _conditions(self, request: Request, reach: int) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    def _conditions(self, decode_job: DecodeJob, reach: int) -> Iterator[tuple[Tensor, Tensor, slice]]:
         """Features and log magnitudes of each block with `reach` frames around it, and where its own lie.
 
         At the recording's ends there is no context: there the networks pad by themselves, as in training.
         """
-        model, codes = self.model, request.codes
+        model, codes = self.model, decode_job.codes
         each = model.codebook.frames_per_step
         count = len(codes) * each
         wide = model.conditioner.reach_frames
@@ -180,7 +182,7 @@ class Synthesiser:
             first = max(0, low - wide) // each
             last = -(-min(count, high + wide) // each)
             with torch.inference_mode(), one_thread():
-                features, log_magnitude = self._condition(codes[None, first:last], request.voices)
+                features, log_magnitude = self._condition(codes[None, first:last], decode_job.voices)
             inside = slice(low - first * each, high - first * each)
             own = slice(start - low, end - low)
             yield features[:, inside], log_magnitude[:, inside], own
@@ -238,6 +240,6 @@ class _Progress:
             yield out
         self._next()
         if self._piece is None:
-            out = self._correction.finish()
+            out = self._correction.flush()
             if len(out):
                 yield out

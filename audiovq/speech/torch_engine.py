@@ -33,7 +33,7 @@ class TorchStream:
 
     Args:
         seeds: B integers; row b draws what a stream of the compiled engine with `seeds[b]` draws.
-        temperature, top_k: as in `engine.Lanes.start`.
+        temperature, top_k: as in `engine.BatchSlots.start`.
 
     Raises: AudiovqError for a temperature or top_k out of range.
     """
@@ -46,14 +46,14 @@ class TorchStream:
         self.decoder, self.seeds, self.position = decoder, seeds, 0
         self.temperature, self.top_k = temperature, top_k
         self._table = torch.from_numpy(decoder.excitation_table()).to(device)
-        self._state = decoder.reset(batch)
+        self._state = decoder.initial_state(batch)
         self._reach = max(HISTORY, decoder.lpc_order)
         self._history = torch.zeros(batch, self._reach, device=device)
         self._codes = torch.full((batch, decoder.samples_per_step), CLASSES // 2, device=device)
         self._carry = torch.zeros(batch, device=device)
 
     @torch.no_grad()
-    def draw(self, frames: Frames, fed: Tensor | None = None) -> Drawn:
+    def draw(self, frames: Frames, forced_codes: Tensor | None = None) -> Drawn:
         """The next `F * hop` samples.
 
         Args:
@@ -80,7 +80,11 @@ class TorchStream:
                 prediction = (frames.coefficients[:, frame] * recent).sum(-1)
                 row = decoder.step_head(starts[:, j], drawn, prediction, gain)
                 logits[:, t + j] = row
-                code = self._pick(row, self.position + t + j) if fed is None else fed[:, t + j].long()
+                code = (
+                    self._sample(row, self.position + t + j)
+                    if forced_codes is None
+                    else forced_codes[:, t + j].long()
+                )
                 drawn.append(code)
                 codes[:, group + t + j] = code
                 history[:, reach + t + j] = prediction + gain * self._table[code]
@@ -92,7 +96,7 @@ class TorchStream:
         self.position += length
         return Drawn(codes[:, group:], audio, logits)
 
-    def _pick(self, logits: Tensor, index: int) -> Tensor:
+    def _sample(self, logits: Tensor, index: int) -> Tensor:
         """Codes `(B,)` from logits `(B, 256)` by the numbers that the compiled engine uses at this sample."""
         if self.temperature < 1e-6:
             return logits.argmax(-1)
@@ -118,26 +122,26 @@ class TorchEngine:
     def __init__(self, decoder: WaveNetDecoder) -> None:
         self.decoder = decoder
 
-    def lanes(self, count: int) -> TorchLanes:
+    def slots(self, count: int) -> TorchSlots:
         """Room for `count` streams."""
-        return TorchLanes(self.decoder, count)
+        return TorchSlots(self.decoder, count)
 
 
-class TorchLanes:
-    """What `engine.Lanes` does, each stream by itself."""
+class TorchSlots:
+    """What `engine.BatchSlots` does, each stream by itself."""
 
     def __init__(self, decoder: WaveNetDecoder, count: int) -> None:
         self.decoder, self.count = decoder, count
         self._streams: dict[int, TorchStream] = {}
 
-    def start(self, lane: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> None:
+    def start(self, slot: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> None:
         """Begin a new stream on a lane, from silence."""
-        self._streams[lane] = TorchStream(self.decoder, [seed], temperature, top_k)
+        self._streams[slot] = TorchStream(self.decoder, [seed], temperature, top_k)
 
-    def draw(self, frames: Frames, lanes: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def draw(self, frames: Frames, slots: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """The next `F * hop` samples of some lanes and their mu-law codes, `(A, F * hop)` each."""
         drawn = [
-            self._streams[lane].draw(Frames(*(v[a : a + 1] for v in frames))) for a, lane in enumerate(lanes)
+            self._streams[slot].draw(Frames(*(v[a : a + 1] for v in frames))) for a, slot in enumerate(slots)
         ]
         audio = torch.cat([d.audio for d in drawn]).cpu().numpy()
         return audio, torch.cat([d.codes for d in drawn]).cpu().numpy().astype(np.uint8)
@@ -149,7 +153,7 @@ def draw_reference(
     seeds: Sequence[int],
     temperature: float = 1.0,
     top_k: int = 0,
-    fed: Tensor | None = None,
+    forced_codes: Tensor | None = None,
 ) -> Drawn:
     """All samples of some frames, of batch B, from silence: see `TorchStream`."""
-    return TorchStream(decoder, seeds, temperature, top_k).draw(frames, fed)
+    return TorchStream(decoder, seeds, temperature, top_k).draw(frames, forced_codes)

@@ -63,10 +63,10 @@ class Checkpoint:
 
         Raises: AudiovqError if it is missing or no such file.
         """
-        if distributed.here().first and not path.is_file():
+        if distributed.rank_info().first and not path.is_file():
             raise AudiovqError(f"{path}: no checkpoint there; start a training in this folder first")
         try:
-            content = distributed.from_first(path.read_bytes() if distributed.here().first else b"")
+            content = distributed.broadcast_bytes(path.read_bytes() if distributed.rank_info().first else b"")
             length = int.from_bytes(content[:8], "little")
             header = json.loads(content[8 : 8 + length])["__metadata__"]["audiovq"]
             groups: dict[str, dict[str, Tensor]] = {}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from audiovq.config.image import ImageConfig, load_image_config
 from audiovq.config.toml import to_dict
 from audiovq.config.training import StageConfig
-from audiovq.data.sharding import ALL, Share
+from audiovq.data.sharding import ALL, Shard
 from audiovq.errors import AudiovqError
 from audiovq.image.dataset import Pictures, open_pictures
 from audiovq.image.loader import PictureBatch, PictureReader
@@ -40,16 +40,16 @@ def main_train(
     init: str | Path | None = None,
     stages: Sequence[str] = (),
     device: str = "cpu",
-    pieces: int = 1,
+    grad_accum: int = 1,
 ) -> Path:
     """Train an image model from a configuration; returns the path of the finished model.
 
     Args:
         config_path: TOML file or the name of a configuration that ships.
-        data: pictures (`data.pictures.open_pictures`).
+        data: pictures (`image.dataset.open_pictures`).
         out: run folder: checkpoint, metrics and finally `model.safetensors`.
         resume: go on from the run's checkpoint; the configuration stored there must be the same.
-        threads, device, pieces: of `training.start.Run`.
+        threads, device, grad_accum: of `training.launch.Run`.
         overrides: `key=value` pairs on the configuration.
         init: model file whose weights training starts from.
         stages: names of the stages to run; none: all.
@@ -59,7 +59,7 @@ def main_train(
     """
     config = load_image_config(config_path, list(overrides))
     chosen = chosen_stages(config.train.stages, stages, config_path)
-    return _train(config, chosen, data, Run(Path(out), resume, threads, device, pieces), init)
+    return _train(config, chosen, data, Run(Path(out), resume, threads, device, grad_accum), init)
 
 
 def main_prior(
@@ -71,7 +71,7 @@ def main_prior(
     threads: int | None = None,
     overrides: Sequence[str] = (),
     device: str = "cpu",
-    pieces: int = 1,
+    grad_accum: int = 1,
 ) -> Path:
     """Train the prior of a finished image model anew, its codes as they are; arguments as for `main_train`.
 
@@ -89,7 +89,7 @@ def main_prior(
     )
     config = ImageConfig(kept, config.train)
     chosen = chosen_stages(config.train.stages, ["pixelcnn"], config_path)
-    run = Run(Path(out), resume, threads, device, pieces)
+    run = Run(Path(out), resume, threads, device, grad_accum)
     return _train(config, chosen, data, run, model, anew=True)
 
 
@@ -111,7 +111,7 @@ def _train(
 
 
 class ImageTask:
-    """An `ImageModel` and its pictures, as a `training.loop.Task`.
+    """An `ImageModel` and its pictures, as a `training.trainer.Task`.
 
     Args:
         config: model and training.
@@ -161,7 +161,7 @@ class ImageTask:
         kinds: dict[str, type[ImageStage]] = {"image": AutoencoderStage, "pixelcnn": PriorStage}
         return kinds[config.stage](self.model, config)
 
-    def reader(self, number: int, train: bool, share: Share = ALL) -> PictureReader | None:
+    def reader(self, number: int, train: bool, share: Shard = ALL) -> PictureReader | None:
         """Pictures for a stage."""
         pictures = self.pictures if train else self.held_out
         if not len(pictures):

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from audiovq.config.training import StageConfig
-from audiovq.distributed import first_says, joined, place
+from audiovq.distributed import broadcast_flag, launched_rank, process_group
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import FolderInUse, FolderLock, remove_leftovers
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.trainer import CHECKPOINT, Loop, Task
+from audiovq.training.trainer import CHECKPOINT, Task, Trainer
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Run:
     resume: go on from the run's checkpoint.
     threads: torch threads; None leaves torch's default.
     device: of torch; under torchrun "cuda" is the GPU of this process.
-    pieces: into how many a process cuts its share of a batch, one after another, to need less memory.
+    grad_accum: into how many a process cuts its share of a batch, one after another, to need less memory.
     snapshot: write the model of the run's checkpoint here and end; a training may go on meanwhile.
     """
 
@@ -35,7 +35,7 @@ class Run:
     resume: bool = False
     threads: int | None = None
     device: str = "cpu"
-    pieces: int = 1
+    grad_accum: int = 1
     snapshot: Path | None = None
 
     def train(self, make: Callable[[Path], Task]) -> Path:
@@ -43,11 +43,11 @@ class Run:
 
         Returns: path of the finished model.
         Raises: AudiovqError if another training runs in the folder, if a checkpoint is there and `resume` is
-            not asked for, or the device is not; what making the task and `Loop.run` raise.
+            not asked for, or the device is not; what making the task and `Trainer.run` raise.
         """
         if self.snapshot is not None:
             checkpoint = Checkpoint.load(self.folder / CHECKPOINT)
-            loop = Loop(make(self.folder), self.folder)
+            loop = Trainer(make(self.folder), self.folder)
             loop.load(checkpoint)
             loop.snapshot(self.snapshot)
             return self.snapshot
@@ -57,26 +57,26 @@ class Run:
 
     def _train(self, make: Callable[[Path], Task]) -> Path:
         checkpoint = self.folder / CHECKPOINT
-        if place().first and checkpoint.exists() and not self.resume:
+        if launched_rank().first and checkpoint.exists() and not self.resume:
             raise AudiovqError(
                 f"{self.folder}: holds a checkpoint already; add --resume, or choose another folder"
             )
-        if place().first:
+        if launched_rank().first:
             remove_leftovers(self.folder)
         if self.threads:
             torch.set_num_threads(self.threads)
         keep_freed_memory()
         device = own_device(self.device)
-        with joined(device.type):
-            loop = Loop(make(self.folder), self.folder, device, self.pieces)
-            if first_says(self.resume and checkpoint.exists()):
+        with process_group(device.type):
+            loop = Trainer(make(self.folder), self.folder, device, self.grad_accum)
+            if broadcast_flag(self.resume and checkpoint.exists()):
                 loop.load(Checkpoint.load(checkpoint))
             return loop.run()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other trainings out of the folder; the first of several processes does so for all of them."""
-        if not place().first:
+        if not launched_rank().first:
             yield
             return
         try:

@@ -20,7 +20,7 @@ from audiovq.errors import AudiovqError
 from audiovq.nn.stft import stft
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.spectral_correction import SpectralCorrection
-from audiovq.speech.synthesis import Request, Synthesiser, Voices
+from audiovq.speech.synthesis import DecodeJob, Synthesiser, Voices
 from audiovq.training.metrics_log import Example
 
 COUNT = 3
@@ -90,15 +90,15 @@ class SpeechExamples:
         model = synthesiser.model
         codes = model.encode(signal)[0]
         point = model.voice_points(signal, torch.tensor([row], device=signal.device))
-        request = Request(codes, Voices(point))
+        decode_job = DecodeJob(codes, Voices(point))
         if stage.stage in ("wavenet", "end-to-end"):
-            return np.concatenate(list(synthesiser.drawn(request)))
+            return np.concatenate(list(synthesiser.drawn(decode_job)))
         if stage.stage == "spectral":
-            return np.concatenate(list(synthesiser.fast(request)))
+            return np.concatenate(list(synthesiser.fast(decode_job)))
         log_magnitude = model.condition(codes[None], point).log_magnitude[0].float().cpu()
         noise = np.random.default_rng(0).normal(0, 0.01, signal.shape[1]).astype(np.float32)
         correction = SpectralCorrection(model.config.conditioner.window, model.frame_hop, PHASE_PASSES)
-        return np.concatenate([correction.push(noise, log_magnitude), correction.finish()])
+        return np.concatenate([correction.push(noise, log_magnitude), correction.flush()])
 
     def _choose(self, hop: int, high_pass_hz: float) -> list[_Chosen]:
         chosen: list[_Chosen] = []

@@ -14,8 +14,8 @@ from audiovq.config.prior import PriorConfig, PriorTraining
 from audiovq.config.toml import load_toml, to_dict
 from audiovq.config.training import StageConfig
 from audiovq.data.corpus import open_corpus
-from audiovq.data.sharding import ALL, Share
-from audiovq.distributed import first_before_others
+from audiovq.data.sharding import ALL, Shard
+from audiovq.distributed import rank_zero_first
 from audiovq.errors import AudiovqError
 from audiovq.prior.file import PriorHeader, save_prior
 from audiovq.prior.network import PriorNetwork
@@ -42,7 +42,7 @@ def main_prior(
     threads: int | None = None,
     overrides: Sequence[str] = (),
     device: str = "cpu",
-    pieces: int = 1,
+    grad_accum: int = 1,
     snapshot: str | Path | None = None,
 ) -> Path:
     """Encode a corpus, train a prior over its codes and report what they cost; returns the prior's path.
@@ -52,7 +52,7 @@ def main_prior(
         data: corpus folder (`data.corpus.open_corpus`).
         out: run folder: codes, checkpoint, metrics and finally `prior.safetensors`.
         model: model file; None: the default model.
-        resume, threads, overrides, device, pieces: as for `training.run.main_train`.
+        resume, threads, overrides, device, grad_accum: as for `training.speech.main_train`.
 
     Raises: AudiovqError for a bad configuration, corpus, model or checkpoint, or a full disk.
     """
@@ -62,7 +62,7 @@ def main_prior(
 
     def task(folder: Path) -> PriorTask:
         tokenizer = load(model)
-        with first_before_others():
+        with rank_zero_first():
             corpus = open_corpus(data, folder / "corpus.safetensors", report=say)
         train, held_out = corpus.divide(config.train.train_splits, config.train.eval_split)
         if not train.utterances:
@@ -75,7 +75,7 @@ def main_prior(
         return PriorTask(config, tokenizer, codes, held)
 
     written = None if snapshot is None else Path(snapshot)
-    return Run(Path(out), resume, threads, device, pieces, written).train(task)
+    return Run(Path(out), resume, threads, device, grad_accum, written).train(task)
 
 
 class TrainablePrior(PriorNetwork):
@@ -180,7 +180,7 @@ class PriorStage(Stage):
 
 
 class PriorTask:
-    """A `TrainablePrior` and codes, as a `training.loop.Task`.
+    """A `TrainablePrior` and codes, as a `training.trainer.Task`.
 
     Args:
         config: prior and training.
@@ -217,7 +217,7 @@ class PriorTask:
         """The prior's one stage."""
         return PriorStage(self.model, config, self.config)
 
-    def reader(self, number: int, train: bool, share: Share = ALL) -> CodeReader | None:
+    def reader(self, number: int, train: bool, share: Shard = ALL) -> CodeReader | None:
         """Crops of codes."""
         config = self.stages[number]
         length = self._length(config)

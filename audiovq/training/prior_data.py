@@ -17,8 +17,8 @@ from audiovq.audio.reader import read_span
 from audiovq.batch import Job, encode_files
 from audiovq.data.corpus import Corpus
 from audiovq.data.prefetch import ReadAhead
-from audiovq.data.sharding import ALL, Part, Share
-from audiovq.distributed import here, wait_for_all
+from audiovq.data.sharding import ALL, MicroBatch, Shard
+from audiovq.distributed import barrier, rank_info
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import remove_leftovers
 from audiovq.speech.codes import CodeSequence
@@ -47,7 +47,7 @@ class CodeCrops(NamedTuple):
     weights: Tensor
     shares: Tensor
     voices: Tensor
-    part: Part
+    part: MicroBatch
 
 
 class CodeCrop(NamedTuple):
@@ -109,7 +109,7 @@ def encode_corpus(
             number = numbers[u.speaker] + column * len(numbers) if u.speaker else -1
             wanted.append((Job(corpus.root / u.path, target), speed, number))
     speed_of = {job.target: speed for job, speed, _ in wanted}
-    missing = [job for job in here().share([job for job, _, _ in wanted]) if not _is_there(job)]
+    missing = [job for job in rank_info().share([job for job, _, _ in wanted]) if not _is_there(job)]
     began = last = time.monotonic()
     count = 0
 
@@ -132,7 +132,7 @@ def encode_corpus(
         return tokenizer.encode(samples, round(rate * speed))
 
     encode_files(tokenizer, missing, done=done, threads=threads, encode=encode)
-    wait_for_all()
+    barrier()
     return _gather(tokenizer, [(job.target, n) for job, _, n in wanted if _is_there(job)])
 
 
@@ -179,7 +179,7 @@ class CodeReader(ReadAhead[CodeCrops]):
         batch: int,
         seed: int,
         coarse_prob: float = 0.0,
-        share: Share = ALL,
+        share: Shard = ALL,
     ) -> None:
         super().__init__(batch, share)
         self.corpus, self.length, self.context = corpus, length, context
@@ -188,11 +188,11 @@ class CodeReader(ReadAhead[CodeCrops]):
         self._shares = np.cumsum(lengths / lengths.sum())
         self._same = {n: np.flatnonzero(corpus.speakers == n) for n in np.unique(corpus.speakers)}
 
-    def read_part(self, step: int, part: Part) -> CodeCrops:
+    def read_part(self, step: int, part: MicroBatch) -> CodeCrops:
         """Some crops of a step's batch."""
         return self._read(self._crops(step), part)
 
-    def names(self, step: int, part: Part) -> list[str]:
+    def names(self, step: int, part: MicroBatch) -> list[str]:
         """Files of some crops of a step's batch and of the voices beside them; numbers if none are known."""
         crops = self._crops(step)
         numbers = [n for item in part.numbers for n in (crops[item].number, crops[item].voice)]
@@ -217,7 +217,7 @@ class CodeReader(ReadAhead[CodeCrops]):
             levels = int(rng.integers(1, levels))
         return CodeCrop(number, max(0, start), voice, levels)
 
-    def _read(self, crops: list[CodeCrop], part: Part) -> CodeCrops:
+    def _read(self, crops: list[CodeCrop], part: MicroBatch) -> CodeCrops:
         chosen = [crops[item] for item in part.numbers]
         levels = self.corpus.levels
         codes = np.empty((len(chosen), self.length, levels), dtype=np.int64)
@@ -264,9 +264,9 @@ class HeldOutReader(CodeReader):
     Args: as `CodeReader`; batches: how many until they repeat.
     """
 
-    def __init__(self, corpus: CodeCorpus, length: int, batches: int, share: Share = ALL) -> None:
-        pieces = share.processes * share.pieces
-        each = -(-len(corpus.sequences) // (batches * pieces)) * pieces
+    def __init__(self, corpus: CodeCorpus, length: int, batches: int, share: Shard = ALL) -> None:
+        grad_accum = share.processes * share.grad_accum
+        each = -(-len(corpus.sequences) // (batches * grad_accum)) * grad_accum
         super().__init__(corpus, length, 0, each, 0, 0.0, share)
         self.batches = batches
 

@@ -15,8 +15,8 @@ from audiovq.config.toml import to_dict
 from audiovq.config.training import StageConfig
 from audiovq.data.corpus import Corpus, open_corpus, speaker_details
 from audiovq.data.crops import CropReader
-from audiovq.data.sharding import ALL, Share
-from audiovq.distributed import first_before_others
+from audiovq.data.sharding import ALL, Shard
+from audiovq.distributed import rank_zero_first
 from audiovq.errors import AudiovqError
 from audiovq.speech.model import WaveformModel
 from audiovq.training.launch import Run, chosen_stages
@@ -38,7 +38,7 @@ def main_train(
     init: str | Path | None = None,
     stages: Sequence[str] = (),
     device: str = "cpu",
-    pieces: int = 1,
+    grad_accum: int = 1,
     snapshot: str | Path | None = None,
 ) -> Path:
     """Train a model from a configuration; returns the path of the finished model.
@@ -48,7 +48,7 @@ def main_train(
         data: corpus folder (`data.corpus.open_corpus`).
         out: run folder: checkpoint, metrics, index and finally `model.safetensors`.
         resume: go on from the run's checkpoint; the configuration stored there must be the same.
-        threads, device, pieces, snapshot: of `training.start.Run`.
+        threads, device, grad_accum, snapshot: of `training.launch.Run`.
         overrides: `key=value` pairs on the configuration.
         init: model file whose weights training starts from.
         stages: names of the stages to run; none: all.
@@ -61,18 +61,18 @@ def main_train(
     config = Config(config.model, dataclasses.replace(config.train, stages=chosen))
 
     def task(folder: Path) -> SpeechTask:
-        with first_before_others():
+        with rank_zero_first():
             corpus = open_corpus(
                 data, folder / "corpus.safetensors", report=say, high_pass_hz=config.model.high_pass_hz
             )
         return SpeechTask(config, corpus, init)
 
     written = None if snapshot is None else Path(snapshot)
-    return Run(Path(out), resume, threads, device, pieces, written).train(task)
+    return Run(Path(out), resume, threads, device, grad_accum, written).train(task)
 
 
 class SpeechTask:
-    """A `WaveformModel` and its corpus, as a `training.loop.Task`.
+    """A `WaveformModel` and its corpus, as a `training.trainer.Task`.
 
     Args:
         config: model and training.
@@ -117,7 +117,7 @@ class SpeechTask:
         """What a stage optimises."""
         return make_stage(self.model, config)
 
-    def reader(self, number: int, train: bool, share: Share = ALL) -> CropReader | None:
+    def reader(self, number: int, train: bool, share: Shard = ALL) -> CropReader | None:
         """Crops for a stage."""
         corpus = self.corpus if train else self.held_out
         if not corpus.utterances:

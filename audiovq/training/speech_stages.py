@@ -203,7 +203,7 @@ class WaveNetStage(SpeechStage):
         skip = min(reach, max(0, (batch.signal.shape[1] // decoder.hop - context) // 4))
         frames = Frames(*(v[:, skip : v.shape[1] - skip] for v in frames))
         part = slice(skip * decoder.hop, signal.shape[1] - skip * decoder.hop)
-        teacher = decoder.teach(signal[:, part].contiguous(), frames, jitter[:, part])
+        teacher = decoder.teacher_force(signal[:, part].contiguous(), frames, jitter[:, part])
         logits = decoder(teacher, frames)
         start = context * decoder.hop
         if start >= part.stop - part.start:

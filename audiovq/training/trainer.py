@@ -15,7 +15,7 @@ from torch import nn
 
 from audiovq import distributed
 from audiovq.config.training import StageConfig, TrainConfig
-from audiovq.data.sharding import Part, Share, whole
+from audiovq.data.sharding import MicroBatch, Shard, full_batch
 from audiovq.errors import AudiovqError
 from audiovq.training.best import Best, left_behind
 from audiovq.training.checkpoint import Checkpoint
@@ -39,10 +39,10 @@ class Reader(Protocol):
     def get(self, step: int) -> list[Any]:
         """Pieces of a step's batch, while the next ones are prepared."""
 
-    def pieces(self, step: int) -> list[Any]:
+    def micro_batches(self, step: int) -> list[Any]:
         """Pieces of a step's batch, now."""
 
-    def names(self, step: int, part: Part) -> list[str]:
+    def names(self, step: int, part: MicroBatch) -> list[str]:
         """What some items of a step's batch were read from."""
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class Task(Protocol):
     def stage(self, config: StageConfig) -> Stage:
         """A stage, with its parameters ready to be trained."""
 
-    def reader(self, number: int, train: bool, share: Share) -> Reader | None:
+    def reader(self, number: int, train: bool, share: Shard) -> Reader | None:
         """Batches for stage `number`, to train on or held out; None if nothing is held out."""
 
     def examples(self, config: StageConfig) -> list[Example]:
@@ -88,20 +88,22 @@ class Task(Protocol):
         """Write the finished model; `done`: steps and seconds of each stage."""
 
 
-class Loop:
+class Trainer:
     """Runs a task's stages in a folder.
 
     Args:
         task: what to train.
         folder: for checkpoint, metrics and the finished model; of joined processes the first writes them.
         device: where to compute.
-        pieces: into how many a process cuts its share of a batch, to need less memory at once.
+        grad_accum: into how many a process cuts its share of a batch, to need less memory at once.
     """
 
-    def __init__(self, task: Task, folder: Path, device: str | torch.device = "cpu", pieces: int = 1) -> None:
+    def __init__(
+        self, task: Task, folder: Path, device: str | torch.device = "cpu", grad_accum: int = 1
+    ) -> None:
         self.task, self.folder, self.device = task, folder, torch.device(device)
-        self.here = distributed.here()
-        self.share = Share(self.here.rank, self.here.size, pieces)
+        self.rank_info = distributed.rank_info()
+        self.share = Shard(self.rank_info.rank, self.rank_info.size, grad_accum)
         task.model.to(self.device)
         self._bf16 = bf16_is_faster(self.device)
         self.stage_number, self.step = 0, 0
@@ -132,7 +134,7 @@ class Loop:
         """
         stages = self.task.stages
         names = [s.stage for s in stages]
-        log = MetricsLog(self.folder, names, self.stage_number, self.step) if self.here.first else None
+        log = MetricsLog(self.folder, names, self.stage_number, self.step) if self.rank_info.first else None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._ask_to_stop)
@@ -146,9 +148,9 @@ class Loop:
             for caught, handler in self._handlers.items():
                 signal.signal(caught, handler)
         path = self.folder / self.task.file
-        if self.here.first:
+        if self.rank_info.first:
             self.task.write(path, self._done())
-        distributed.wait_for_all()
+        distributed.barrier()
         return path
 
     def snapshot(self, path: Path) -> None:
@@ -211,9 +213,9 @@ class Loop:
                     raise not_finite(self.folder, config.stage, self.step, "loss", sources)
                 metrics["norm"] = optimizer.step(self.step)
                 if skipped.exceed(metrics["norm"]):
-                    sources = reader.names(self.step, whole(config.batch))
+                    sources = reader.names(self.step, full_batch(config.batch))
                     raise not_finite(self.folder, config.stage, self.step, "gradient", sources)
-                if skipped.count and self.here.first:
+                if skipped.count and self.rank_info.first:
                     say(f"{config.stage}  {self.step + 1}  {skipped}")
                 metrics |= stage.update_ema()
                 average.update(task.model, self.step)
@@ -240,11 +242,11 @@ class Loop:
                     self._save({**groups, "best": self._best.values, "before": before_stage})
                     saved = now
                 if config.patience and self._best.misses >= config.patience:
-                    if self.here.first:
+                    if self.rank_info.first:
                         say(f"{config.stage}  {self.step}  no better since {self._best.step}: done")
                     break
                 if stop:
-                    if self.here.first:
+                    if self.rank_info.first:
                         say(f"{self.folder}: stopped at step {self.step}; go on with --resume")
                     raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
         finally:
@@ -255,30 +257,32 @@ class Loop:
         self._save({}, finished=True)
 
     def _backward(
-        self, stage: Stage, config: StageConfig, pieces: list[Any], optimizer: Optimizer
-    ) -> tuple[dict[str, float], int, list[Part]]:
+        self, stage: Stage, config: StageConfig, micro_batches: list[Any], optimizer: Optimizer
+    ) -> tuple[dict[str, float], int, list[MicroBatch]]:
         """Mean gradients of a step over pieces and processes; mean metrics, a signal to stop by or 0, and the
         parts of the batch whose loss is not finite."""
         sums: dict[str, float] = {}
-        broken = [0.0] * (self.share.processes * self.share.pieces)
+        broken = [0.0] * (self.share.processes * self.share.grad_accum)
         stop = self._stop or 0
-        for batch in pieces:
+        for batch in micro_batches:
             # Dropout differs from part to part; everything else that is random hangs on the items.
             torch.manual_seed((self.task.train.seed * 1_000_003 + self.step) * 1_009 + batch.part.first)
             with self._precision(config):
                 loss, metrics = stage.loss(_moved(batch, self.device), self.step)
             broken[batch.part.first // batch.part.size] = float(not math.isfinite(float(loss.detach())))
-            (loss / len(pieces)).backward()
+            (loss / len(micro_batches)).backward()
             for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value / len(pieces) / self.here.size
+                sums[name] = sums.get(name, 0.0) + value / len(micro_batches) / self.rank_info.size
         # A signal that one process got stops all of them, after the same step; so does a loss not finite.
         asked = float(stop == signal.SIGINT), float(stop == signal.SIGTERM)
         found = distributed.average_gradients(optimizer.parameters, [*sums.values(), *asked, *broken])
         means = found[: len(sums)]
         interrupt, terminate, *broken = found[len(sums) :]
         stop = int(signal.SIGINT) if interrupt else int(signal.SIGTERM) if terminate else 0
-        size = pieces[0].part.size
-        parts = [Part(i * size, size, pieces[0].part.total) for i, flag in enumerate(broken) if flag]
+        size = micro_batches[0].part.size
+        parts = [
+            MicroBatch(i * size, size, micro_batches[0].part.total) for i, flag in enumerate(broken) if flag
+        ]
         return dict(zip(sums, means, strict=True)), stop, parts
 
     def _precision(self, config: StageConfig) -> torch.autocast:
@@ -293,20 +297,20 @@ class Loop:
         if reader is None:
             return {}
         sums: dict[str, float] = {}
-        parts = EVAL_BATCHES * self.share.pieces * self.share.processes
+        parts = EVAL_BATCHES * self.share.grad_accum * self.share.processes
         for number in range(EVAL_BATCHES):
-            for batch in reader.pieces(number):
+            for batch in reader.micro_batches(number):
                 with self._precision(config):
                     _, metrics = stage.loss(_moved(batch, self.device), 0)
                 for name, value in metrics.items():
                     sums[name] = sums.get(name, 0.0) + value / parts
         reader.close()
-        means = dict(zip(sums, distributed.sum_floats(list(sums.values())), strict=True))
+        means = dict(zip(sums, distributed.all_reduce_floats(list(sums.values())), strict=True))
         return {f"held_{name}": value for name, value in (means | stage.usage()).items()}
 
     def _save(self, groups: dict[str, dict[str, torch.Tensor]], finished: bool = False) -> None:
         """Write the checkpoint; `finished`: the running stage is over."""
-        if not self.here.first:
+        if not self.rank_info.first:
             return
         header = {
             **self.task.identity,

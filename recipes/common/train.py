@@ -18,7 +18,7 @@ def state(run: Run) -> str:
 
 def main(run: Run) -> None:
     """Train `run.config`. Raises AudiovqError if the checkpoint is of other recordings."""
-    from audiovq.distributed import place
+    from audiovq.distributed import launched_rank
     from audiovq.errors import AudiovqError
     from audiovq.io.atomic import PartialFile
     from audiovq.training.speech import main_train
@@ -27,7 +27,7 @@ def main(run: Run) -> None:
     if trained_on.exists() and trained_on.read_text() != state(run):
         raise AudiovqError(f"{folder}: was trained on other recordings; remove it, or give another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    if place().first:
+    if launched_rank().first:
         with PartialFile(trained_on, force=True) as file:
             file.write(state(run).encode())
     model = main_train(
