@@ -2,59 +2,30 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
+import soundfile
 import torch
-from numpy.typing import NDArray
 
 from audiovq.config.prior import PriorConfig
 from audiovq.config.speech import (
     CodebookConfig,
-    ConditionerConfig,
     EncoderConfig,
-    ModelConfig,
     SpectralConfig,
     VoiceConfig,
     WaveNetConfig,
 )
-from audiovq.prior.file import PriorHeader, save_prior
 from audiovq.speech.model import WaveformModel
-from audiovq.speech.modelfile import Speaker, read_header, save_model
+from audiovq.speech.modelfile import Speaker, save_model
 from audiovq.tokenizer import Tokenizer, load
-
-DATA = Path(__file__).parents[1] / "data"
-
-
-def torchrun(*args: str | Path, processes: int = 2) -> list[str]:
-    """The command that starts so many processes of a program on this machine."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*start, *map(str, args)]
-
-
-def tiny_config(**changes: object) -> ModelConfig:
-    """A model of the default's kind, small enough for a test."""
-    parts: dict[str, object] = {
-        "name": "tiny",
-        "output_gain_db": 0.0,
-        "encoder": EncoderConfig(channels=16, dilations=(1, 2)),
-        "codebook": CodebookConfig(size=64, dim=4),
-        "voice": VoiceConfig(dims=4, bits=6, channels=8),
-        "conditioner": ConditionerConfig(channels=24, dilations=(1, 2), harmonic_bins=16),
-        "spectral_head": SpectralConfig(dilations=(1,)),
-        "wavenet": WaveNetConfig(residual=16, skip=16, hidden=16, dilations=(1, 2, 4), cond_channels=16),
-    }
-    return ModelConfig(**(parts | changes))  # type: ignore[arg-type]
-
-
-def speech(samples: int, rate: int = 16_000, level: float = 0.1, seed: int = 0) -> NDArray[np.float32]:
-    """Gliding harmonics in syllables, and noise: what a model cannot tell from speech."""
-    rng, time_s = np.random.default_rng(seed), np.arange(samples) / rate
-    phase = 2 * np.pi * np.cumsum(140 * (1 + 0.3 * np.sin(2 * time_s))) / rate
-    voiced = np.sum([np.sin(k * phase) / k for k in range(1, 15)], axis=0) * (0.6 + 0.4 * np.sin(9 * time_s))
-    return (level * (voiced + 0.3 * rng.standard_normal(samples))).astype(np.float32)
+from audiovq.training.speech import main_train
+from helpers.models import DATA, save_tiny_prior, speech, tiny_config
+from helpers.server import Server
+from helpers.training import TWO_STAGES
 
 
 @pytest.fixture(scope="session")
@@ -76,17 +47,6 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory, tiny_model: Wavefo
 def tiny_prior_path(tiny_model_path: Path) -> Path:
     """An untrained prior of the tiny model, beside it, where it is found without being named."""
     return save_tiny_prior(tiny_model_path, PriorConfig(16, 24, 0, (1, 2, 4), normalize=False, dropout=0.0))
-
-
-def save_tiny_prior(model: Path, config: PriorConfig) -> Path:
-    """An untrained prior, beside its model."""
-    torch.manual_seed(3)
-    header = read_header(model)
-    codebook, voice = header.config.codebook, header.config.voice
-    of_model = PriorHeader(config, codebook.size, codebook.levels, voice.dims, header.fingerprint, {})
-    path = model.with_name(f"{model.stem}-prior.safetensors")
-    save_prior(path, of_model.build(), of_model)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -173,3 +133,38 @@ def paper_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def recording() -> Path:
     """A real recording: 16 kHz FLAC."""
     return DATA / "ls1998_008.flac"
+
+
+@pytest.fixture(scope="session")
+def training_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two speakers, a few seconds each of gliding harmonics and noise."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        speaker, pitch = ("ann", 220) if number % 2 else ("bob", 110)
+        time_s = np.arange(24_000) / 16_000
+        phase = 2 * np.pi * np.cumsum(pitch * (1 + 0.2 * np.sin(3 * time_s + number))) / 16_000
+        voiced = sum(np.sin(k * phase) / k for k in range(1, 12)) * (np.sin(5 * time_s + number) > -0.3)
+        (folder / speaker).mkdir(exist_ok=True)
+        samples = 0.1 * voiced + 0.01 * rng.standard_normal(len(time_s))
+        soundfile.write(folder / speaker / f"{number}.wav", samples, 16_000)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, training_corpus: Path) -> Path:
+    """A run of both stages that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "two.toml").write_text(TWO_STAGES)
+    main_train(folder / "two.toml", training_corpus, folder / "run", threads=1)
+    return folder / "run"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as served:
+        thread = Thread(target=served.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield served
+        served.shutdown()
+        thread.join()

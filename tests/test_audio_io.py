@@ -262,7 +262,8 @@ def test_a_span_is_held_to_the_same_bounds(tmp_path: Path) -> None:
     for name in ("missing", "text", "nan", "inf", "huge", "rate"):
         path = tmp_path / f"{name}.wav"
         message = refusal(lambda path=path: read_span(path))
-        assert message.startswith(f"{path}: ") and "; " in message
+        assert message.startswith(f"{path}: ")
+        assert "; " in message
         if name not in ("missing", "text"):
             assert reasons[path.name] in message
     # What lies beyond the span is not judged.

@@ -155,5 +155,6 @@ def test_standard_output_comes_block_by_block(tmp_path: Path) -> None:
     whole = early + rest
     samples, rate = soundfile.read(io.BytesIO(whole))
     assert (len(samples), rate, process.returncode) == (3_000, 16_000, 0)
-    assert (samples[:1_000] == 0.5).all() and (samples[1_000:] == -1).all()
+    assert (samples[:1_000] == 0.5).all()
+    assert (samples[1_000:] == -1).all()
     assert len(whole) == 44 + 6_000

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_prior import CONFIG, K, V, tiny_prior
 
 from audiovq.errors import AudiovqError
 from audiovq.io.varint import ByteReader, varint
@@ -22,28 +21,12 @@ from audiovq.prior import bitstream, rangecoder
 from audiovq.prior.bitstream import StreamFormat
 from audiovq.prior.engine import PriorEngine
 from audiovq.speech.codes import CodeFormat, CodeSequence
-
-LEVELS, HOP = 3, 256
-MODEL = CodeFormat(HOP, 2, K, LEVELS, 16_000, "0123456789abcdef")
-FORM = StreamFormat(MODEL, "89abcdef01234567", V, 6)
+from helpers.priors import CONFIG, FORM, HOP, LEVELS, MODEL, K, V, drawn, sequence, tiny_prior
 
 
 @pytest.fixture(scope="module")
 def engine() -> PriorEngine:
     return PriorEngine(tiny_prior(K, LEVELS, CONFIG))
-
-
-def sequence(rows: np.ndarray, **known: Any) -> CodeSequence:
-    """Rows of the table, `(T, N)`, as codes of the model."""
-    own = {"hop": HOP, "codebook_size": K, "frames_per_step": 2, "fingerprint": MODEL.fingerprint}
-    return CodeSequence(rows.reshape(-1), **(own | known))
-
-
-def drawn(engine: PriorEngine, steps: int, seed: int = 1, levels: int = LEVELS, **known: Any) -> CodeSequence:
-    """Codes that the prior itself makes up: those it knows best."""
-    slots = engine.slots(1)
-    slots.start(0, None, seed, 0.5, levels=levels)
-    return sequence(slots.draw([0], steps)[0], **known)
 
 
 def there_and_back(codes: CodeSequence, engine: PriorEngine, form: StreamFormat = FORM) -> CodeSequence:
@@ -284,8 +267,7 @@ def test_a_processor_without_wide_vectors_makes_the_same_bytes(tmp_path: Path) -
     program = f"""
         import sys
         import numpy as np
-        from test_bitstream import FORM, LEVELS, drawn
-        from test_prior import CONFIG, K, tiny_prior
+        from helpers.priors import CONFIG, FORM, K, LEVELS, drawn, tiny_prior
         from audiovq.prior import bitstream
         from audiovq.prior.engine import PriorEngine
         engine = PriorEngine(tiny_prior(K, LEVELS, CONFIG))

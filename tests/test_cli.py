@@ -18,10 +18,10 @@ import click
 import numpy as np
 import pytest
 import soundfile
-from stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
 from audiovq.cli.main import cli, run
 from audiovq.errors import AudiovqError
+from helpers.stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
 VERBS = [
     "encode", "decode", "generate", "convert", "score", "info", "speakers", "picture", "train", "prior",
@@ -84,7 +84,8 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert run(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "Error: " in captured.err and "Traceback" not in captured.err
+    assert "Error: " in captured.err
+    assert "Traceback" not in captured.err
 
 
 # What becomes of errors
@@ -147,12 +148,17 @@ def test_info_of_codes(
     save_codes(tmp_path / "x.npy")
     assert run(["info", str(tmp_path / "x.npy"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["codes"] == 10 and facts["codes_per_second"] == 125.0 and facts["samples"] == 1250
-    assert facts["bits_per_second"] == 1125.0 and facts["made_by_this_model"] is True
-    assert facts["voice"] == [4, 5] and facts["fingerprint"] == "f00d"
+    assert facts["codes"] == 10
+    assert facts["codes_per_second"] == 125.0
+    assert facts["samples"] == 1250
+    assert facts["bits_per_second"] == 1125.0
+    assert facts["made_by_this_model"] is True
+    assert facts["voice"] == [4, 5]
+    assert facts["fingerprint"] == "f00d"
     assert run(["info", str(tmp_path / "x.npy")]) == 0
     text = capsys.readouterr().out
-    assert "codes per second         125\n" in text and "voice                    4 5\n" in text
+    assert "codes per second         125\n" in text
+    assert "voice                    4 5\n" in text
 
 
 def test_info_of_another_models_codes(
@@ -161,7 +167,8 @@ def test_info_of_another_models_codes(
     save_codes(tmp_path / "x.npy", fingerprint="beef")
     assert run(["info", str(tmp_path / "x.npy"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["bits_per_second"] == 1125 and facts["voice_bits"] is None
+    assert facts["bits_per_second"] == 1125
+    assert facts["voice_bits"] is None
     assert facts["made_by_this_model"] is False
 
 
@@ -248,7 +255,8 @@ def test_real_round_trip(tiny_model_path: Path, tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     assert run(["info", str(tmp_path / "c.npy"), "--json", *model]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["made_by_this_model"] is True and facts["bits_per_second"] > 0
+    assert facts["made_by_this_model"] is True
+    assert facts["bits_per_second"] > 0
     assert run(["info", str(tiny_model_path)]) == 0
     assert facts["fingerprint"] in capsys.readouterr().out
     assert run(["speakers", *model]) == 0

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
 from audiovq.cli.folders import default_out, find_jobs
 from audiovq.cli.main import run
 from audiovq.speech.codes import CodeSequence
+from helpers.stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
 
 @pytest.fixture
@@ -53,7 +53,8 @@ def test_encode_replaces_nothing_unasked(
     arguments = ["encode", str(RECORDING), str(tmp_path / "x.npy")]
     assert run(arguments) == 1
     assert "--force" in one_line(capsys.readouterr())
-    assert names(tmp_path) == [existing] and (tmp_path / existing).read_text() == "precious"
+    assert names(tmp_path) == [existing]
+    assert (tmp_path / existing).read_text() == "precious"
     assert tokenizer.model == "never loaded", "it must say so before the work"
     assert run([*arguments, "--force"]) == 0
     assert len(CodeSequence.load(tmp_path / "x.npy")) == 10
@@ -64,7 +65,8 @@ def test_encode_to_standard_output_is_the_array_alone(
 ) -> None:
     assert run(["encode", str(RECORDING), "-"]) == 0
     captured = capfdbinary.readouterr()
-    assert captured.out.startswith(b"\x93NUMPY") and captured.err == b""
+    assert captured.out.startswith(b"\x93NUMPY")
+    assert captured.err == b""
 
 
 def test_encode_folder_keeps_the_tree_and_skips_what_is_done(
@@ -82,7 +84,8 @@ def test_encode_folder_keeps_the_tree_and_skips_what_is_done(
     kept = (out / "deep/er/c.npy").stat().st_mtime_ns
     assert run(["encode", str(folder)]) == 0
     assert "2 encoded, 1 skipped" in one_line(capsys.readouterr())
-    assert names(out) == done and (out / "deep/er/c.npy").stat().st_mtime_ns == kept
+    assert names(out) == done
+    assert (out / "deep/er/c.npy").stat().st_mtime_ns == kept
 
 
 def test_encode_folder_goes_on_after_a_bad_file(
@@ -94,7 +97,8 @@ def test_encode_folder_goes_on_after_a_bad_file(
     assert names(folder.parent / "out") == ["b.json", "b.npy", "deep/er/c.json", "deep/er/c.npy"]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
-    assert "b.flac: b.WAV has its place" in lines[0] and "a.flac: is not a recording" in lines[1]
+    assert "b.flac: b.WAV has its place" in lines[0]
+    assert "a.flac: is not a recording" in lines[1]
     assert "2 encoded, 0 skipped as finished, 2 failed" in lines[2]
     assert lines[3].startswith("audiovq: error: 2 of 4 files failed")
 
@@ -144,7 +148,8 @@ def test_decode_passes_its_options_on(
     options = ["--speaker", "p225", "--seed", "7", "--temperature", "0.5", "--fast", "--levels", "2"]
     assert run(["decode", str(tmp_path / "x.npy"), *options]) == 0
     (call,) = tokenizer.calls
-    assert call.pop("codes") == list(range(10)) and callable(call.pop("progress"))
+    assert call.pop("codes") == list(range(10))
+    assert callable(call.pop("progress"))
     assert call == {
         "speaker": "p225",
         "voice": None,
@@ -161,7 +166,8 @@ def test_decode_passes_its_options_on(
 def test_temperature_is_the_librarys_unless_given(tmp_path: Path, tokenizer: StandInTokenizer) -> None:
     save_codes(tmp_path / "x.npy")
     assert run(["decode", str(tmp_path / "x.npy")]) == 0
-    assert "temperature" not in tokenizer.calls[0] and tokenizer.calls[0]["speaker"] is None
+    assert "temperature" not in tokenizer.calls[0]
+    assert tokenizer.calls[0]["speaker"] is None
 
 
 @pytest.mark.parametrize(("text", "speaker"), [("p225", "p225"), ("1", 1), ("1998", "1998"), ("77", 77)])
@@ -180,7 +186,8 @@ def test_decode_replaces_nothing_unasked(
     (tmp_path / "y.wav").write_text("precious")
     assert run(["decode", str(tmp_path / "x.npy"), str(tmp_path / "y.wav")]) == 1
     assert "--force" in one_line(capsys.readouterr())
-    assert (tmp_path / "y.wav").read_text() == "precious" and tokenizer.model == "never loaded"
+    assert (tmp_path / "y.wav").read_text() == "precious"
+    assert tokenizer.model == "never loaded"
 
 
 def test_decode_folder(

@@ -52,7 +52,8 @@ def test_gradient_passes_straight_through() -> None:
     out, quantised = codebook(z)
     out.retain_grad()
     (out * torch.randn(2, 5, 3)).sum().backward()
-    assert out.grad is not None and z.grad is not None
+    assert out.grad is not None
+    assert z.grad is not None
     torch.testing.assert_close(z.grad, out.grad, rtol=0, atol=0)
     # The reconstruction moves the encoder only.
     assert codebook.vectors.grad is None or not codebook.vectors.grad.any()
@@ -65,7 +66,8 @@ def test_codebook_term_alone_moves_the_vectors() -> None:
     _, quantised = codebook(z)
     loss = vq_loss(torch.zeros(()), quantised, beta=0.25)
     loss.backward()
-    assert codebook.vectors.grad is not None and z.grad is not None
+    assert codebook.vectors.grad is not None
+    assert z.grad is not None
     # d/de mean (e - z)^2 = 2 (e - z) / numel, summed over the vectors that chose e.
     e = codebook.vectors.detach()[quantised.codes[:, 0]]
     expected = torch.zeros_like(codebook.vectors).index_add_(
@@ -82,7 +84,8 @@ def test_commitment_term_leaves_the_codebook_alone() -> None:
     _, quantised = codebook(z)
     quantised.commitment_loss.backward()
     assert codebook.vectors.grad is None or not codebook.vectors.grad.any()
-    assert z.grad is not None and z.grad.abs().sum() > 0
+    assert z.grad is not None
+    assert z.grad.abs().sum() > 0
 
 
 def test_codebook_term_leaves_the_encoder_alone() -> None:
@@ -197,11 +200,9 @@ def test_vectors_stand_in_the_last_axis(shape: tuple[int, ...]) -> None:
     codebook = Codebook(16, 4, in_channels=6).eval()
     z = torch.randn(*shape, 6)
     out, quantised = codebook(z)
-    assert (
-        out.shape == z.shape
-        and quantised.codes.shape == (*shape, 1)
-        and quantised.vectors.shape == (*shape, 4)
-    )
+    assert out.shape == z.shape
+    assert quantised.codes.shape == (*shape, 1)
+    assert quantised.vectors.shape == (*shape, 4)
     each = [codebook.encode(vector[None])[0, 0] for vector in z.reshape(-1, 6)]
     assert quantised.codes.reshape(-1).tolist() == [int(code) for code in each]
     torch.testing.assert_close(codebook.lookup(quantised.codes), out)
@@ -338,7 +339,8 @@ def test_a_coarse_crop_sees_fewer_levels() -> None:
         alone = codebook.lookup(quantised.codes[row, :, :levels])
         torch.testing.assert_close(out[row], alone)
     full, _ = codebook(z)
-    assert not torch.allclose(out[0], full[0]) and torch.equal(out[1], full[1])
+    assert not torch.allclose(out[0], full[0])
+    assert torch.equal(out[1], full[1])
 
 
 def test_levels_pass_the_gradient_straight_through() -> None:
@@ -381,12 +383,14 @@ def test_tables_start_by_k_means_at_the_first_quantised_step() -> None:
         out, quantised = codebook(data, quantise=False)
         codebook.update_ema()
         torch.testing.assert_close(out, data)
-        assert not bool(codebook.started) and float(quantised.commitment_loss) == 0
+        assert not bool(codebook.started)
+        assert float(quantised.commitment_loss) == 0
     assert int(codebook.start_count) == 640
     # Even the step that is to be quantised passes as it is: its vectors are among those the tables start on.
     torch.testing.assert_close(codebook(data)[0], data)
     codebook.update_ema()
-    assert bool(codebook.started) and int(codebook.start_count) == 0
+    assert bool(codebook.started)
+    assert int(codebook.start_count) == 0
     distances = torch.cdist(centres, codebook.vectors[:8]).min(1).values
     assert float(distances.max()) < 0.1, "the first level found the clusters"
     assert float(codebook.ema_counts[:8].sum()) == pytest.approx(320), "counts are of one step"
@@ -416,7 +420,8 @@ def test_usage_counts_each_level() -> None:
     codebook.usage()
     codebook(torch.randn(8, 100, 5))
     usage = codebook.usage()
-    assert len(usage.perplexity) == 3 and all(1 < p <= 8 for p in usage.perplexity)
+    assert len(usage.perplexity) == 3
+    assert all(1 < p <= 8 for p in usage.perplexity)
     assert set(usage.metrics()) == {"perplexity_1", "perplexity_2", "perplexity_3", "used"}
     mean = np.mean([np.log2(p) for p in usage.perplexity])
     assert usage.bits_per_code == pytest.approx(mean)

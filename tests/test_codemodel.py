@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import speech
-from stand_in import one_line
 
 from audiovq.cli.main import run
 from audiovq.errors import AudiovqError
@@ -20,6 +18,8 @@ from audiovq.prior.file import load_prior, save_prior
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer, load
 from audiovq.training.code_bits import code_nats
+from helpers.models import speech
+from helpers.stand_in import one_line
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,15 @@ def test_generated_codes_are_complete(tokenizer: Tokenizer) -> None:
     (made,) = tokenizer.prior.generate(0.5, voice=recording.voice)
     assert (made.speaker, made.voice) == (None, recording.voice)
     (made,) = tokenizer.prior.generate(0.001)
-    assert len(made) == 1 and made.speaker in {"ann", "bob", "12"}
+    assert len(made) == 1
+    assert made.speaker in {"ann", "bob", "12"}
 
 
 @pytest.mark.parametrize("levels", [None, 1, 2, 3])
 def test_generated_codes_have_the_levels_asked_for(tiny_levels: Tokenizer, levels: int | None) -> None:
     made, same = tiny_levels.prior.generate(0.64, 2, levels=levels, speaker="bob", seed=5)
-    assert len(made) == round(0.64 * 62.5) and made.levels == (levels or 3)
+    assert len(made) == round(0.64 * 62.5)
+    assert made.levels == (levels or 3)
     assert (made.hop, made.frames_per_step, made.codebook_size) == (256, 2, 32)
     assert len(tiny_levels.decode(made, fast=True).samples) == len(made) * 256
     (alone,) = tiny_levels.prior.generate(0.64, levels=levels, speaker="bob", seed=6)
@@ -70,7 +72,8 @@ def test_prompts_of_some_levels_are_continued(tiny_levels: Tokenizer) -> None:
     for there, asked in ((3, None), (3, 2), (2, None), (2, 1), (1, 1)):
         prompt = whole.coarse(there)
         (made,) = tiny_levels.prior.generate(0.4, levels=asked, prompt=prompt, seed=2)
-        assert made.levels == (asked or there) and len(made) == len(whole) + 25
+        assert made.levels == (asked or there)
+        assert len(made) == len(whole) + 25
         np.testing.assert_array_equal(made.rows[: len(whole)], whole.rows[:, : made.levels])
         assert made.voice == whole.voice
     with pytest.raises(AudiovqError, match="3 levels: the prompt has 2; ask for 1 to 2"):

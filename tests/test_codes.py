@@ -294,11 +294,14 @@ def test_the_values_tell_the_levels(tmp_path: Path) -> None:
     assert codes.rows.tolist() == ROWS.tolist()
     assert codes.indices.tolist() == [[1, 0, 7], [7, 7, 0], [0, 1, 4]]
     coarse = codes.coarse(2)
-    assert coarse.codes.tolist() == [1, 8, 7, 15, 0, 9] and coarse.levels == 2
-    assert codes[1:].rows.tolist() == ROWS[1:].tolist() and codes[1:].levels == 3
+    assert coarse.codes.tolist() == [1, 8, 7, 15, 0, 9]
+    assert coarse.levels == 2
+    assert codes[1:].rows.tolist() == ROWS[1:].tolist()
+    assert codes[1:].levels == 3
     codes.save(tmp_path / "codes.npy")
     found = CodeSequence.load(tmp_path / "codes.npy")
-    assert facts(found) == facts(codes) and found.levels == 3
+    assert facts(found) == facts(codes)
+    assert found.levels == 3
     np.testing.assert_array_equal(found.codes, codes.codes)
     assert "ask for 1 to 2 of them, not 3" in refusal(lambda: coarse.coarse(3))
 
@@ -348,5 +351,6 @@ def test_numpy_numbers_are_numbers(tmp_path: Path) -> None:
 
 def test_a_codebook_as_large_as_codes_allow(tmp_path: Path) -> None:
     codes = CodeSequence(np.array([0, 65_535]), codebook_size=65_536)
-    assert codes.levels == 1 and codes.indices.tolist() == [[0], [65_535]]
+    assert codes.levels == 1
+    assert codes.indices.tolist() == [[0], [65_535]]
     assert "at most 65536" in refusal(lambda: CodeSequence(np.array([0]), codebook_size=65_537))

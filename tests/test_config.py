@@ -46,8 +46,10 @@ def test_values_reach_their_fields(path: Path) -> None:
         '[[train.stages]]\nstage = "wavenet"\n'
     )
     config = load_config(path)
-    assert config.model.name == "mine" and config.model.encoder.dilations == (1, 3)
-    assert config.model.steps_per_second == 62.5 and config.model.bits_per_second() == 562.5
+    assert config.model.name == "mine"
+    assert config.model.encoder.dilations == (1, 3)
+    assert config.model.steps_per_second == 62.5
+    assert config.model.bits_per_second() == 562.5
     assert [s.stage for s in config.train.stages] == ["codes", "wavenet"]
     assert config.train.stages[0].weights == {"mel": 2.0}
     assert isinstance(config.train.stages[0].lr, float), "an integer stands for a float"
@@ -101,7 +103,8 @@ def test_values_reach_their_fields(path: Path) -> None:
 )
 def test_refused(path: Path, text: str, said: str) -> None:
     message = refusal(path, text)
-    assert said in message and str(path) in message
+    assert said in message
+    assert str(path) in message
 
 
 def test_a_file_that_is_no_text(path: Path) -> None:
@@ -126,9 +129,11 @@ def test_overrides(path: Path) -> None:
         "model.codebook.normalize = false",
     ]
     config = load_config(path, overrides)
-    assert config.model.codebook.size == 256 and config.model.name == "plain words"
+    assert config.model.codebook.size == 256
+    assert config.model.name == "plain words"
     assert [s.steps for s in config.train.stages] == [1000, 7]
-    assert config.model.encoder.dilations == (1, 5) and config.model.codebook.normalize is False
+    assert config.model.encoder.dilations == (1, 5)
+    assert config.model.codebook.normalize is False
 
 
 @pytest.mark.parametrize(
@@ -160,7 +165,8 @@ def test_the_default_ships() -> None:
     assert "default" in SHIPPED
     model = load_config("default").model
     assert (model.steps_per_second, model.codebook.levels, model.code_hop) == (62.5, 3, 256)
-    assert round(model.bits_per_second()) == 1748 and round(model.bits_per_second(1)) == 583
+    assert round(model.bits_per_second()) == 1748
+    assert round(model.bits_per_second(1)) == 583
     assert ModelConfig().bits_per_second() == 1125, "the classes' own is one level of a frame a step"
 
 

@@ -16,17 +16,10 @@ from audiovq.audio.loudness import loudness_gain
 from audiovq.audio.reader import EXTENSIONS
 from audiovq.audio.resample import resample
 from audiovq.data.corpus import Corpus, open_corpus, speaker_details
-from audiovq.data.crops import Batch, CropReader
+from audiovq.data.crops import CropReader
 from audiovq.data.sharding import MicroBatch, Shard
 from audiovq.errors import AudiovqError
-
-
-def record(path: Path, seconds: float = 0.5, rate: int = 16_000, level: float = 0.1, hz: float = 220) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    time = np.arange(round(seconds * rate)) / rate
-    noise = np.random.default_rng(len(time)).standard_normal(len(time))
-    soundfile.write(path, level * (np.sin(2 * np.pi * hz * time) + 0.1 * noise), rate)
-    return path
+from helpers.corpora import record, same
 
 
 def facts(corpus: Corpus) -> list[tuple[str, str, str]]:
@@ -58,7 +51,8 @@ def test_a_flat_folder(tmp_path: Path) -> None:
     for name in ("b.wav", "a.wav"):
         record(tmp_path / name)
     corpus = open_corpus(tmp_path)
-    assert facts(corpus) == [("a.wav", "", ""), ("b.wav", "", "")] and corpus.speakers == ()
+    assert facts(corpus) == [("a.wav", "", ""), ("b.wav", "", "")]
+    assert corpus.speakers == ()
 
 
 def test_a_manifest(tmp_path: Path) -> None:
@@ -150,7 +144,8 @@ def test_a_missing_file_of_a_manifest(tmp_path: Path) -> None:
     record(tmp_path / "1.wav")
     (tmp_path / "manifest.tsv").write_text("path\tspeaker\n1.wav\tann\n2.wav\tann\n")
     corpus = open_corpus(tmp_path)
-    assert len(corpus.utterances) == 1 and len(corpus.skipped) == 1
+    assert len(corpus.utterances) == 1
+    assert len(corpus.skipped) == 1
 
 
 @pytest.mark.parametrize(
@@ -173,7 +168,8 @@ def test_measures_of_a_manifest_that_cannot_be(tmp_path: Path, samples: str, rat
     (tmp_path / "manifest.tsv").write_text("\n".join(lines) + "\n")
     corpus = open_corpus(tmp_path)
     assert [u.path for u in corpus.utterances] == ["good.wav"], "the largest gain that is measured"
-    assert len(corpus.skipped) == 1 and corpus.skipped[0].startswith("bad.wav: skipped (the manifest's ")
+    assert len(corpus.skipped) == 1
+    assert corpus.skipped[0].startswith("bad.wav: skipped (the manifest's ")
     assert f"{samples}, {rate}, {gain}; correct them" in corpus.skipped[0]
 
 
@@ -237,20 +233,14 @@ def reader_of(corpus: Corpus, seed: int = 1, samples: int = 4_000, **options: An
     return CropReader(corpus, corpus.speakers, samples, 2_000, 6, seed, **options)
 
 
-def same(a: Batch, b: Batch) -> bool:
-    return a.part == b.part and all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
-
-
 def test_crops_depend_on_seed_and_step_alone(corpus: Corpus) -> None:
     reader = reader_of(corpus, speed=0.1, level_db=3.0)
     in_order = [reader.get(step)[0] for step in range(4)]
     reader.close()
     late = reader_of(corpus, speed=0.1, level_db=3.0)
-    assert (
-        same(late.get(3)[0], in_order[3])
-        and same(late.get(1)[0], in_order[1])
-        and same(late.read(2), in_order[2])
-    )
+    assert same(late.get(3)[0], in_order[3])
+    assert same(late.get(1)[0], in_order[1])
+    assert same(late.read(2), in_order[2])
     late.close()
     assert not same(in_order[0], in_order[1])
     other = reader_of(corpus, seed=2, speed=0.1, level_db=3.0)
@@ -271,8 +261,10 @@ def test_shapes_and_rows(corpus: Corpus) -> None:
     rows = set()
     for step in range(10):
         batch = reader.read(step)
-        assert batch.signal.shape == (6, 4_000) and batch.voice.shape == (6, 2_000)
-        assert batch.signal.dtype == torch.float32 and batch.rows.dtype == torch.int64
+        assert batch.signal.shape == (6, 4_000)
+        assert batch.voice.shape == (6, 2_000)
+        assert batch.signal.dtype == torch.float32
+        assert batch.rows.dtype == torch.int64
         assert torch.isfinite(batch.signal).all()
         rows |= set(batch.rows.tolist())
     assert rows == {1, 2}, "speaker number + 1"
@@ -304,7 +296,8 @@ def test_speed_moves_the_pitch(tmp_path: Path) -> None:
         return torch.fft.rfft(signal[:, :6_000]).abs().argmax(-1).float() * 16_000 / 6_000
 
     signal = peaks(batch.signal)
-    assert float(signal.min()) > 890 and float(signal.max()) < 1_110
+    assert float(signal.min()) > 890
+    assert float(signal.max()) < 1_110
     assert float(signal.max() - signal.min()) > 50
     torch.testing.assert_close(peaks(batch.voice), signal, rtol=0, atol=4.0)
 
@@ -314,7 +307,8 @@ def test_warped_crops_are_heard_at_another_pitch_and_pace(tmp_path: Path) -> Non
     record(tmp_path / "a.wav", 4.0, hz=1_000)
     reader = CropReader(open_corpus(tmp_path), (), 8_000, 8_000, 32, seed=1, warp_prob=0.5, warp_octaves=0.5)
     batch = reader.read(0)
-    assert batch.heard.shape == (32, math.ceil(8_000 * 2**0.5)) and batch.signal.shape == (32, 8_000)
+    assert batch.heard.shape == (32, math.ceil(8_000 * 2**0.5))
+    assert batch.signal.shape == (32, 8_000)
 
     def peaks(signal: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft(signal[:, 500:5_500], 64_000).abs().argmax(-1) / 4.0
@@ -326,7 +320,8 @@ def test_warped_crops_are_heard_at_another_pitch_and_pace(tmp_path: Path) -> Non
     plain = batch.stride == 1
     assert 8 <= int(plain.sum()) <= 24
     assert torch.equal(batch.heard[plain, :8_000], batch.signal[plain])
-    assert float(batch.stride.min()) < 0.8 and float(batch.stride.max()) > 1.25
+    assert float(batch.stride.min()) < 0.8
+    assert float(batch.stride.max()) > 1.25
 
 
 def test_a_recording_shorter_than_a_crop_is_followed_by_zeros(tmp_path: Path) -> None:
@@ -361,8 +356,11 @@ def test_a_recording_that_is_not_as_it_is_listed_is_told_and_replaced(
     told: list[str] = []
     reader = CropReader(open_corpus(tmp_path), ("ann",), 1_000, 1_000, 8, seed=0, report=told.append)
     batch = reader.read(0)
-    assert len(told) == 1 and told[0].startswith(f"{tmp_path / 'bad.wav'}: ") and "; " in told[0]
-    assert float(batch.signal.abs().max()) < 1 and float(batch.voice.abs().max()) < 1
+    assert len(told) == 1
+    assert told[0].startswith(f"{tmp_path / 'bad.wav'}: ")
+    assert "; " in told[0]
+    assert float(batch.signal.abs().max()) < 1
+    assert float(batch.voice.abs().max()) < 1
     assert reader.names(0, batch.part) == ["good.wav"]
     assert len(told) == 1, "once"
     reader.close()
@@ -389,7 +387,8 @@ def test_a_voice_is_of_the_same_speaker(tmp_path: Path) -> None:
     corpus = open_corpus(tmp_path)
     batch = CropReader(corpus, corpus.speakers, 4_000, 4_000, 16, seed=3).read(0)
     peaks = [torch.fft.rfft(x).abs().argmax(-1) * 4 for x in (batch.signal, batch.voice)]
-    assert ((peaks[0] > 1_000) == (peaks[1] > 1_000)).all() and (peaks[0] > 1_000).any()
+    assert ((peaks[0] > 1_000) == (peaks[1] > 1_000)).all()
+    assert (peaks[0] > 1_000).any()
     assert not torch.equal(batch.signal, batch.voice)
 
 
@@ -399,6 +398,7 @@ def test_only_the_splits_that_are_asked_for_are_read(tmp_path: Path) -> None:
         "path\tspeaker\tsplit\na.wav\tann\ttest\nmissing.wav\tbob\ttrain\n"
     )
     corpus = open_corpus(tmp_path, splits=["test"])
-    assert facts(corpus) == [("a.wav", "ann", "test")] and not corpus.skipped
+    assert facts(corpus) == [("a.wav", "ann", "test")]
+    assert not corpus.skipped
     with pytest.raises(AudiovqError, match="its splits: test, train"):
         open_corpus(tmp_path, splits=["dev"])

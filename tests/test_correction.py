@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import speech
 from numpy.typing import NDArray
 
 from audiovq.nn.stft import log_magnitude, stft
 from audiovq.speech.spectral_correction import SpectralCorrection, correct
+from helpers.models import speech
 
 WINDOW, HOP, FRAMES = 512, 128, 90
 

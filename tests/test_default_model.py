@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DATA
 
 from audiovq.audio.companding import pre_emphasis
 from audiovq.audio.loudness import loudness_gain
@@ -16,6 +15,7 @@ from audiovq.config.speech import load_config
 from audiovq.nn.stft import log_magnitude, stft
 from audiovq.speech.engine import WaveNetEngine
 from audiovq.tokenizer import DEFAULT_MODEL, Tokenizer, load
+from helpers.models import DATA
 
 UNHEARD = ("ls1998_008.flac", "ls2033_005.flac")
 
@@ -36,7 +36,8 @@ def test_what_it_is(default: Tokenizer) -> None:
     assert DEFAULT_MODEL.stat().st_size < 20_000_000
     facts = default.info()
     assert (facts["hop_samples"], facts["levels"], facts["codebook_size"]) == (256, 3, 640)
-    assert facts["voice_bits"] == 96 and facts["steps_per_second"] == 62.5
+    assert facts["voice_bits"] == 96
+    assert facts["steps_per_second"] == 62.5
     assert len(default.speakers) == 255
     assert all(s.name.startswith(("ls", "vcc")) for s in default.speakers), (
         "no voice of Common Voice is listed"
@@ -86,7 +87,8 @@ def test_its_steps_equal_its_parallel_form(default: Tokenizer) -> None:
     stepped = WaveNetEngine(decoder).stream().logits(frames, teacher.forced_codes[0].numpy())
     errors = np.abs(stepped - parallel)
     # Logits reach 26 here: that much rounding is float32's own.
-    assert errors.max() < 2e-5 * np.abs(parallel).max() and errors.max() < 1e-3
+    assert errors.max() < 2e-5 * np.abs(parallel).max()
+    assert errors.max() < 1e-3
     assert np.sqrt(np.square(errors).mean()) < 1e-5
 
 

@@ -12,84 +12,15 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from audiovq.data.download import download, unzip
 from audiovq.errors import AudiovqError
+from helpers.server import CONTENT, Server
 
-CONTENT = bytes(range(256)) * 8_000
 SHA256, MD5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdigest()
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `content` at every address, as it is told to."""
-
-    content = CONTENT
-    ranges = True
-    tag = '"1"'
-    status = 0
-    cut_after: int | None = None
-    """Bytes after which a connection is dropped; None: it is not."""
-    delay = 0.0
-    wrong_range = False
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.begins: list[int] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/corpus.zip"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server, begin = self.server, 0
-        if server.status:
-            self.send_error(server.status)
-            return
-        asked = self.headers.get("Range")
-        if asked and server.ranges and self.headers.get("If-Range", server.tag) == server.tag:
-            begin = int(asked.removeprefix("bytes=").rstrip("-"))
-        server.begins.append(begin)
-        size = len(server.content)
-        if begin >= size:
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{size}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(206 if begin else 200)
-        if begin:
-            first = begin + 1 if server.wrong_range else begin
-            self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
-        self.send_header("Content-Length", str(size - begin))
-        self.send_header("ETag", server.tag)
-        self.end_headers()
-        end = size if server.cut_after is None else min(size, begin + server.cut_after)
-        for start in range(begin, end, 65_536):
-            self.wfile.write(server.content[start : min(end, start + 65_536)])
-            time.sleep(server.delay)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as served:
-        thread = Thread(target=served.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        yield served
-        served.shutdown()
-        thread.join()
 
 
 def names(folder: Path) -> list[str]:
@@ -100,8 +31,10 @@ def names(folder: Path) -> list[str]:
 def test_a_file_arrives_whole(server: Server, tmp_path: Path, checksum: str) -> None:
     told: list[tuple[int, int | None]] = []
     path = download(server.url, tmp_path / "a" / "b.zip", checksum, progress=lambda *x: told.append(x))
-    assert path.read_bytes() == CONTENT and names(path.parent) == ["b.zip"]
-    assert told[-1] == (len(CONTENT), len(CONTENT)) and [d for d, _ in told] == sorted(d for d, _ in told)
+    assert path.read_bytes() == CONTENT
+    assert names(path.parent) == ["b.zip"]
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert [d for d, _ in told] == sorted(d for d, _ in told)
     assert download(server.url, path, checksum) == path and server.begins == [0], "it was there"
 
 
@@ -125,10 +58,12 @@ def test_a_killed_download_is_taken_up_again(server: Server, tmp_path: Path) -> 
     process.send_signal(signal.SIGKILL)
     process.wait()
     have = part.stat().st_size
-    assert 300_000 < have < len(CONTENT) and not target.exists()
+    assert 300_000 < have < len(CONTENT)
+    assert not target.exists()
     server.delay = 0.0
     assert download(server.url, target, SHA256).read_bytes() == CONTENT
-    assert server.begins == [0, have] and names(tmp_path) == ["a.zip"]
+    assert server.begins == [0, have]
+    assert names(tmp_path) == ["a.zip"]
 
 
 def test_all_had_arrived_but_the_name(server: Server, tmp_path: Path) -> None:
@@ -157,14 +92,16 @@ def test_what_cannot_be_gone_on_with_is_begun_anew(server: Server, tmp_path: Pat
 def test_a_bad_checksum_is_refused(server: Server, tmp_path: Path, checksum: str) -> None:
     with pytest.raises(AudiovqError, match=r"(SHA256|MD5) is [0-9a-f]+ and not 0+; it was removed") as caught:
         download(server.url, tmp_path / "a.zip", checksum)
-    assert "\n" not in str(caught.value) and names(tmp_path) == []
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == []
 
 
 def test_a_file_that_is_another_is_refused_and_kept(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"mine")
     with pytest.raises(AudiovqError, match="not the file that was expected"):
         download(server.url, tmp_path / "a.zip", SHA256)
-    assert (tmp_path / "a.zip").read_bytes() == b"mine" and not server.begins
+    assert (tmp_path / "a.zip").read_bytes() == b"mine"
+    assert not server.begins
 
 
 @pytest.mark.parametrize(("status", "said"), [(404, "answers 404 Not Found; check"), (503, "answers 503")])
@@ -223,11 +160,14 @@ def test_only_what_is_missing_is_unpacked(tmp_path: Path) -> None:
     out, told = tmp_path / "out", []
     assert unzip(source, out, progress=lambda done, total: told.append((done, total))) == 3
     assert told[-1] == (8, 8)
-    assert (out / "txt/a.txt").read_bytes() == b"abc" and (out / "empty").read_bytes() == b""
+    assert (out / "txt/a.txt").read_bytes() == b"abc"
+    assert (out / "empty").read_bytes() == b""
     (out / "wav/b.flac").write_bytes(b"123")  # cut
     kept = (out / "txt/a.txt").stat().st_mtime_ns
-    assert unzip(source, out) == 1 and unzip(source, out) == 0
-    assert (out / "wav/b.flac").read_bytes() == b"12345" and (out / "txt/a.txt").stat().st_mtime_ns == kept
+    assert unzip(source, out) == 1
+    assert unzip(source, out) == 0
+    assert (out / "wav/b.flac").read_bytes() == b"12345"
+    assert (out / "txt/a.txt").stat().st_mtime_ns == kept
 
 
 def link() -> zipfile.ZipInfo:

@@ -8,7 +8,6 @@ import librosa
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from torch import Tensor, nn
 
 from audiovq.config.speech import CodebookConfig, EncoderConfig, SpectralConfig, VoiceConfig
@@ -17,6 +16,7 @@ from audiovq.nn.blocks import ResidualStack, TimeConv
 from audiovq.speech.encoder import LOG_FLOOR, Encoder, FilterbankFront, StridedFront
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.voice_encoder import VoiceEncoder, VoiceTable
+from helpers.models import tiny_config
 
 STRIDES = {64: [2] * 6, 640: [2, 2, 2, 2, 2, 4, 5], 60: [3, 4, 5]}
 
@@ -61,8 +61,10 @@ def test_stated_receptive_field_is_the_measured_one(kind: str, hop: int, dilatio
     signal = 0.3 * torch.randn(1, count * hop)
     first, last = (frame - reach) * hop - left, (frame + reach + 1) * hop + right - 1
     assert last - first + 1 == encoder.receptive_field
-    assert changed(encoder, signal, frame, first) and changed(encoder, signal, frame, last)
-    assert not changed(encoder, signal, frame, first - 1) and not changed(encoder, signal, frame, last + 1)
+    assert changed(encoder, signal, frame, first)
+    assert changed(encoder, signal, frame, last)
+    assert not changed(encoder, signal, frame, first - 1)
+    assert not changed(encoder, signal, frame, last + 1)
 
 
 @pytest.mark.parametrize(("kind", "hop"), [("filterbank", 128), ("filterbank", 2048), ("strided", 640)])
@@ -79,7 +81,8 @@ def test_strided_kernels_overlap(hop: int) -> None:
     """Every sample is seen by at least two outputs of each layer: 4 taps at stride 2, as in the paper."""
     front = StridedFront(STRIDES[hop], 4)
     for layer, stride in zip(front.layers, STRIDES[hop], strict=True):
-        assert layer.stride == (stride,) and layer.kernel_size == (2 * stride,)
+        assert layer.stride == (stride,)
+        assert layer.kernel_size == (2 * stride,)
     assert front.hop == hop
     left, right = front.reach_samples
     assert left >= 0 and 0 <= right - left <= 1, "frames are centred on their hop"
@@ -158,7 +161,8 @@ def test_levels_and_points_are_inverse(voices: VoiceEncoder) -> None:
     assert (voices.levels, voices.bits) == (8, 15)
     levels = torch.arange(8).unsqueeze(1).expand(8, 5)
     points = voices.from_levels(levels)
-    assert float(points.min()) == -1 and float(points.max()) == 1
+    assert float(points.min()) == -1
+    assert float(points.max()) == 1
     assert torch.equal(voices.to_levels(points), levels)
     # Rounding goes to the nearest level, and never beyond the outermost.
     torch.testing.assert_close(voices.to_levels(points + 0.13).clamp(0, 7), levels)
@@ -170,7 +174,8 @@ def test_a_voice_is_rounded_with_a_straight_through_gradient(voices: VoiceEncode
     voice = voices(powers)
     torch.testing.assert_close(voice, voices.from_levels(voices.to_levels(voice)))
     voice.sum().backward()
-    assert powers.grad is not None and powers.grad.abs().sum() > 0
+    assert powers.grad is not None
+    assert powers.grad.abs().sum() > 0
 
 
 def test_voice_sums_can_be_taken_in_blocks(voices: VoiceEncoder) -> None:
@@ -224,7 +229,8 @@ def test_the_papers_encoders_build_and_encode() -> None:
         )
         model = WaveformModel(config, speakers=2).eval()
         codes = model.encode(0.1 * torch.randn(2, 5 * hop))
-        assert codes.shape == (2, 5, 1) and int(codes.max()) < size
+        assert codes.shape == (2, 5, 1)
+        assert int(codes.max()) < size
         assert model.codebook.in_proj.__class__ is nn.Identity
 
 
@@ -287,4 +293,5 @@ def test_voices_cannot_run_into_the_ends() -> None:
     point = voice.point(*(v.sum(1) for v in voice.pool(features)))
     assert float(point.detach().abs().max()) < 0.9999
     point.square().sum().backward()
-    assert features.grad is not None and float(features.grad.abs().sum()) > 0
+    assert features.grad is not None
+    assert float(features.grad.abs().sum()) > 0

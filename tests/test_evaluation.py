@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import DATA, speech
 
 from audiovq.cli.evaluate import SYSTEM_NAMES
 from audiovq.cli.main import run
@@ -42,6 +41,7 @@ from audiovq.evaluation.systems import SYSTEMS, System, find_systems
 from audiovq.evaluation.words import WordErrors
 from audiovq.nn.stft import istft, log_magnitude, stft
 from audiovq.tokenizer import Tokenizer, load
+from helpers.models import DATA, speech
 
 
 def read_recording() -> np.ndarray:
@@ -63,16 +63,22 @@ def test_what_is_the_same_is_perfect_and_noise_is_poor(scorer: Scorer) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, len(clean)).astype(np.float32)
     same, other = scorer.score(clean, clean), scorer.score(clean, noise)
     assert same.pesq_wb == pytest.approx(4.64, abs=0.01)
-    assert same.estoi == pytest.approx(1, abs=1e-3) and same.similarity == pytest.approx(1, abs=1e-5)
-    assert same.log_mel == 0 and same.distillmos > 3
-    assert other.pesq_wb < 1.3 and other.estoi < 0.2 and other.similarity < 0.8
-    assert other.log_mel > 1 and other.distillmos < same.distillmos - 1
+    assert same.estoi == pytest.approx(1, abs=1e-3)
+    assert same.similarity == pytest.approx(1, abs=1e-5)
+    assert same.log_mel == 0
+    assert same.distillmos > 3
+    assert other.pesq_wb < 1.3
+    assert other.estoi < 0.2
+    assert other.similarity < 0.8
+    assert other.log_mel > 1
+    assert other.distillmos < same.distillmos - 1
 
 
 def test_silence_has_no_score_rather_than_a_made_up_one(scorer: Scorer) -> None:
     silence, clean = np.zeros(8_000, np.float32), read_recording()[:8_000]
     assert math.isnan(pesq_wb(silence, silence))
-    assert math.isnan(scorer.similarity(silence, clean)) and scorer.similarity(clean, silence) == 0
+    assert math.isnan(scorer.similarity(silence, clean))
+    assert scorer.similarity(clean, silence) == 0
     assert math.isnan(estoi(clean[:2_000], clean[:2_000]))
 
 
@@ -84,7 +90,8 @@ def test_signals_of_two_lengths_are_a_mistake(scorer: Scorer) -> None:
 def test_more_noise_is_further_off() -> None:
     clean, noise = speech(16_000), np.random.default_rng(0).normal(0, 1, 16_000).astype(np.float32)
     distances = [log_mel_distance(clean, clean + level * noise) for level in (0, 0.001, 0.01, 0.1)]
-    assert distances[0] == 0 and distances == sorted(set(distances))
+    assert distances[0] == 0
+    assert distances == sorted(set(distances))
 
 
 @pytest.mark.parametrize("milliseconds", [-130, -7, 0, 1, 40, 200])
@@ -133,7 +140,8 @@ def test_levels_have_rows_of_their_own() -> None:
     systems = find_systems([], levels=3)
     assert [s.name for s in systems[-6:]] == ["wavenet-1", "wavenet-2", "wavenet", "fast-1", "fast-2", "fast"]
     assert [s.point for s in systems[-6:]] == ["1", "2", "3"] * 2
-    assert systems[-6].label == "audiovq, WaveNet, 1 level" and len({s.line for s in systems[-6:]}) == 2
+    assert systems[-6].label == "audiovq, WaveNet, 1 level"
+    assert len({s.line for s in systems[-6:]}) == 2
     assert [s.name for s in find_systems(["fast-2", "original"], levels=4)] == ["original", "fast-2"]
 
 
@@ -175,7 +183,8 @@ def test_fewer_levels_are_cut_off_before_they_are_stored() -> None:
         return np.zeros(1, np.float32)
 
     coded = tokenizer_codec(tokenizer, decode, levels=2)(np.zeros(1, np.float32))
-    assert coded.stored_bits == 8 * 7 * 2 and coded.nominal_bits == 10 * 2 * 6
+    assert coded.stored_bits == 8 * 7 * 2
+    assert coded.nominal_bits == 10 * 2 * 6
     assert tokenizer_codec(tokenizer, decode)(np.zeros(1, np.float32)).nominal_bits == 10 * 3 * 6
     assert [codes.levels for codes in decoded] == [2, 2], "what the file gives back"
 
@@ -183,9 +192,11 @@ def test_fewer_levels_are_cut_off_before_they_are_stored() -> None:
 def test_mu_law_takes_8_bits_a_sample_and_the_original_16() -> None:
     samples = speech(12_345)
     back, stored, nominal = mu_law(samples)
-    assert stored == nominal == 8 * 12_345 and 0 < np.abs(back - samples).max() < 0.02
+    assert stored == nominal == 8 * 12_345
+    assert 0 < np.abs(back - samples).max() < 0.02
     same, stored, nominal = original(samples)
-    assert stored == nominal == 16 * 12_345 and same is samples
+    assert stored == nominal == 16 * 12_345
+    assert same is samples
 
 
 def without_prior(model: Path, folder: Path) -> Tokenizer:
@@ -237,7 +248,8 @@ def test_the_plain_wavenet_is_the_wavenet_before_correction(
     codes = tiny_tokenizer.encode(speech(128 * 30 + 5))
     plain = round_trip.decode_plain(tiny_tokenizer, codes)
     usual = decode_wavenet(tiny_tokenizer, codes)
-    assert plain.shape == usual.shape and not np.allclose(plain, usual)
+    assert plain.shape == usual.shape
+    assert not np.allclose(plain, usual)
     passes_through = dataclasses.replace(tiny_tokenizer.model.config, corrections=0)
     monkeypatch.setattr(tiny_tokenizer.model, "config", passes_through)
     np.testing.assert_array_equal(plain, decode_wavenet(tiny_tokenizer, codes))
@@ -254,16 +266,20 @@ def test_griffin_lim_finds_a_signal_of_the_magnitudes() -> None:
         off = stft(back[None], window, hop)[0].abs() - wanted.abs()
         return float(off.norm() / wanted.abs().norm())
 
-    assert convergence(60) < 0.5 * convergence(3) and convergence(60) < 0.15
+    assert convergence(60) < 0.5 * convergence(3)
+    assert convergence(60) < 0.15
     first, second, other = (griffin_lim(target, window, hop, seed, rounds=2) for seed in (1, 1, 2))
-    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
     assert torch.allclose(istft(wanted[None], window, hop)[0][512:-512], clean[512:-512], atol=1e-5)
 
 
 def test_griffin_lim_of_codes_keeps_their_level_and_length(tiny_tokenizer: Tokenizer) -> None:
     samples = speech(128 * 30 + 5)
     back = round_trip.decode_griffin_lim(tiny_tokenizer, tiny_tokenizer.encode(samples))
-    assert back.shape == samples.shape and np.isfinite(back).all() and np.any(back)
+    assert back.shape == samples.shape
+    assert np.isfinite(back).all()
+    assert np.any(back)
 
 
 @pytest.mark.parametrize(("mode", "rate"), [("700C", 700), ("1200", 1_200), ("3200", 3_200)])
@@ -275,7 +291,8 @@ def test_codec2_takes_its_bits(mode: str, rate: int) -> None:
     assert bits / (len(clean) / 16_000) == pytest.approx(rate, rel=0.001)
     assert nominal / (len(clean) / 16_000) == pytest.approx(rate)
     delay = find_delay(clean, back)
-    assert 0 <= delay < 1_000 and len(back) >= len(clean) + delay
+    assert 0 <= delay < 1_000
+    assert len(back) >= len(clean) + delay
 
 
 def test_opus_counts_packets_alone() -> None:
@@ -310,7 +327,8 @@ def test_a_missing_program_is_left_out_with_a_line(
     lines = captured.err.splitlines()
     assert lines[0] == "Codec2 1200: left out: c2enc and c2dec not found; install codec2"
     assert lines[1] == "Opus 6 kbit/s: left out: opusenc and opusdec not found; install opus-tools"
-    assert lines[2].startswith("audiovq: error: ") and len(lines) == 3
+    assert lines[2].startswith("audiovq: error: ")
+    assert len(lines) == 3
 
 
 def test_a_program_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +357,8 @@ def test_any_program_is_a_codec(tmp_path: Path) -> None:
     samples = as_written(speech(3_200))
     back, stored, nominal = codec(samples)
     np.testing.assert_array_equal(back, samples)
-    assert stored == 1234 and math.isnan(nominal)
+    assert stored == 1234
+    assert math.isnan(nominal)
 
 
 @pytest.mark.parametrize(
@@ -383,7 +402,8 @@ def corpus_of(*speakers: str, seconds: float = 1.0) -> Corpus:
 
 def test_ten_of_a_speaker_who_take_turns() -> None:
     chosen = choose_utterances(corpus_of(*["ann"] * 14, *["bob"] * 3))
-    assert [u.speaker for u in chosen[:7]] == ["ann", "bob"] * 3 + ["ann"] and len(chosen) == 13
+    assert [u.speaker for u in chosen[:7]] == ["ann", "bob"] * 3 + ["ann"]
+    assert len(chosen) == 13
     assert [u.path for u in choose_utterances(corpus_of("ann", "ann", "bob"), limit=2)] == ["0.wav", "2.wav"]
     assert len(choose_utterances(corpus_of(*[""] * 14))) == 14
     assert len(choose_utterances(corpus_of(*["ann"] * 14, "bob"), per_speaker=12)) == 13
@@ -408,7 +428,8 @@ def row_of(system: System, stored: float, quality: float, words: WordErrors | No
 def test_what_is_unknown_is_a_dash() -> None:
     (system,) = find_systems(["original"])
     head = table_head().splitlines()[0]
-    assert head.startswith("| system | stored bit/s | nominal bit/s | PESQ-WB |") and "WER" not in head
+    assert head.startswith("| system | stored bit/s | nominal bit/s | PESQ-WB |")
+    assert "WER" not in head
     row = table_row(row_of(system, math.nan, 0.5))
     assert row == "| original | — | — | 2.50 | 0.500 | 3.00 | 0.750 | 0.500 |"
     assert "| similarity | WER, % | s a second |" in table_head(words=True)
@@ -426,17 +447,22 @@ def test_the_command_prints_a_table_and_writes_json(
     assert run(["evaluate", str(DATA), *command, *options]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[0].startswith("| system | stored bit/s | nominal bit/s | PESQ-WB |") and len(lines) == 5
+    assert lines[0].startswith("| system | stored bit/s | nominal bit/s | PESQ-WB |")
+    assert len(lines) == 5
     assert lines[2].startswith("| original | 256,000 | 256,000 | 4.64 | 1.000 |")
     assert lines[3].startswith("| copy | — | — | 4.64 | 1.000 |")
     assert lines[4].startswith("| audiovq, `--fast` | ")
     assert "has no prior; its stored bits are the nominal ones" in captured.err
     tree: dict[str, Any] = json.loads(out.read_text())
     first, copy, last = tree["systems"]
-    assert len(tree["recordings"]) == 2 and last["system"] == "fast" and copy["system"] == "copy"
+    assert len(tree["recordings"]) == 2
+    assert last["system"] == "fast"
+    assert copy["system"] == "copy"
     assert last["means"]["estoi"] == pytest.approx(np.mean(last["scores"]["estoi"])) != 1
-    assert 750 < last["stored_bits_per_second"] < 770 and first["delay_samples"] == 0
-    assert copy["stored_bits_per_second"] is None and last["words"] is None
+    assert 750 < last["stored_bits_per_second"] < 770
+    assert first["delay_samples"] == 0
+    assert copy["stored_bits_per_second"] is None
+    assert last["words"] is None
     assert run(["evaluate", str(DATA), *options]) == 1
     assert "--force" in capsys.readouterr().err
 
@@ -491,7 +517,8 @@ def test_the_picture_is_written_and_not_overwritten(tmp_path: Path) -> None:
     out, rows = tmp_path / "rates.png", made_up_rows(words=True)
     rows[6] = dataclasses.replace(rows[6], stored_bits_per_second=math.nan)
     assert draw_rates(rows, out) == ["mine"]
-    assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 10_000
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert out.stat().st_size > 10_000
     with pytest.raises(AudiovqError, match="--force"):
         draw_rates(rows, out)
     with pytest.raises(AudiovqError, match="gif"):

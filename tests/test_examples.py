@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import DATA, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_training import CONFIG, STAGE, TWO_STAGES, corpus, full_batch, metrics, same_model  # noqa: F401
 
 from audiovq.config.speech import ConditionerConfig, SpectralConfig
 from audiovq.config.training import StageConfig
@@ -21,6 +19,8 @@ from audiovq.tokenizer import Tokenizer, load
 from audiovq.training.metrics_log import MetricsLog
 from audiovq.training.previews import COUNT, SECONDS, SpeechExamples
 from audiovq.training.speech import main_train
+from helpers.models import DATA, tiny_config
+from helpers.training import TWO_STAGES, metrics, same_model
 
 
 @pytest.fixture
@@ -38,15 +38,16 @@ def board(run: Path) -> EventAccumulator:
     return events.Reload()
 
 
-def test_a_run_shows_the_same_recordings_in_each_stage(full_batch: Path) -> None:  # noqa: F811
-    events = board(full_batch)
+def test_a_run_shows_the_same_recordings_in_each_stage(finished_run: Path) -> None:
+    events = board(finished_run)
     tags = events.Tags()
     names = {tag.partition("/")[2] for tag in tags["images"]}
     assert len(names) == 1  # six recordings, of which one is held out
     for stage in ("codes", "wavenet"):
         for name in names:
             (shown,) = events.Audio(f"{stage}/{name}")
-            assert shown.sample_rate == 16_000 and shown.length_frames == 187 * 128  # 1.5 s in whole hops
+            assert shown.sample_rate == 16_000
+            assert shown.length_frames == 187 * 128
             assert shown.encoded_audio_string[:4] == b"RIFF"
             (picture,) = events.Images(f"{stage}/{name}")
             assert (picture.width, picture.height) == (187, 2 * 257)
@@ -60,17 +61,17 @@ def test_a_run_shows_the_same_recordings_in_each_stage(full_batch: Path) -> None
 
 def test_showing_changes_nothing(
     tmp_path: Path,
-    corpus: Path,  # noqa: F811
-    full_batch: Path,  # noqa: F811
+    training_corpus: Path,
+    finished_run: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without a board nothing is made, and the run ends with the same bits."""
     monkeypatch.setattr(MetricsLog, "shows", property(lambda self: False))
     monkeypatch.setattr(SpeechExamples, "make", None)
     (tmp_path / "two.toml").write_text(TWO_STAGES)
-    main_train(tmp_path / "two.toml", corpus, tmp_path / "run", threads=1)
-    assert same_model(tmp_path / "run", full_batch)
-    assert metrics(tmp_path / "run") == metrics(full_batch)
+    main_train(tmp_path / "two.toml", training_corpus, tmp_path / "run", threads=1)
+    assert same_model(tmp_path / "run", finished_run)
+    assert metrics(tmp_path / "run") == metrics(finished_run)
 
 
 @pytest.mark.parametrize("stage", ["codes", "spectral", "wavenet"])
@@ -94,7 +95,8 @@ def test_the_papers_kind(paper_tokenizer: Tokenizer, recordings: Path) -> None:
     examples = SpeechExamples(open_corpus(recordings), ()).make(
         paper_tokenizer.model, StageConfig("end-to-end", 1)
     )
-    assert len(examples) == COUNT and all(np.isfinite(e.made).all() and e.made.any() for e in examples)
+    assert len(examples) == COUNT
+    assert all(np.isfinite(e.made).all() and e.made.any() for e in examples)
 
 
 def test_spectra_that_make_no_sound_are_not_shown(recordings: Path) -> None:
@@ -107,13 +109,17 @@ def test_spectra_that_make_no_sound_are_not_shown(recordings: Path) -> None:
 
 
 def test_what_cannot_be_read_is_told_and_replaced(recordings: Path) -> None:
-    corpus = open_corpus(recordings)  # noqa: F811
-    first = corpus.utterances[0].path
+    training_corpus = open_corpus(recordings)
+    first = training_corpus.utterances[0].path
     (recordings / first).write_bytes(b"no sound")
     lines: list[str] = []
-    examples = SpeechExamples(corpus, (), report=lines.append).make(load().model, StageConfig("spectral", 1))
-    assert len(lines) == 1 and first in lines[0]
-    assert len(examples) == COUNT and first not in {e.name for e in examples}
+    examples = SpeechExamples(training_corpus, (), report=lines.append).make(
+        load().model, StageConfig("spectral", 1)
+    )
+    assert len(lines) == 1
+    assert first in lines[0]
+    assert len(examples) == COUNT
+    assert first not in {e.name for e in examples}
 
 
 def test_the_random_numbers_of_training_are_left_alone(recordings: Path) -> None:

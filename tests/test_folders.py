@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import speech
 
 from audiovq.batch import Job, decode_files, encode_files
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile, remove_leftovers
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer
+from helpers.models import speech
 
 LENGTHS = (3_000, 100, 20_000, 7_777, 1, 12_000, 640)
 

@@ -44,7 +44,8 @@ def test_gate_and_its_gradients(dilation: int, kind: torch.dtype) -> None:
     assert y.dtype is kind
     assert_close(y, expected)
     for ours, theirs in zip(inputs, plain, strict=True):
-        assert ours.grad is not None and theirs.grad is not None
+        assert ours.grad is not None
+        assert theirs.grad is not None
         assert_close(ours.grad, theirs.grad, kind)
 
 
@@ -70,7 +71,8 @@ def test_heads_and_their_gradients(group: int, order: int, kind: torch.dtype) ->
     expected = decoder._heads(theirs, seen, ratio)
     expected.backward(upstream.float())
     assert_close(y.view_as(expected), expected)
-    assert ours.grad is not None and theirs.grad is not None
+    assert ours.grad is not None
+    assert theirs.grad is not None
     assert_close(ours.grad, theirs.grad)
     for ours_table, table in zip(gradients, tables, strict=True):
         if table.grad is not None and float(table.grad.abs().sum()) > 0:
@@ -89,14 +91,16 @@ def test_likelihood_and_its_gradient(kind: torch.dtype) -> None:
     (2 * value).backward()
     (2 * expected).backward()
     assert float(value.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
-    assert ours.grad is not None and theirs.grad is not None
+    assert ours.grad is not None
+    assert theirs.grad is not None
     assert_close(ours.grad, theirs.grad)
 
 
 def test_what_is_fused() -> None:
     """bf16 always; fp32 where gradients are wanted, as the passes take long to load; nothing finer."""
     assert fusable(torch.zeros(2, dtype=torch.bfloat16))
-    assert fusable(torch.zeros(2, requires_grad=True)) and not fusable(torch.zeros(2))
+    assert fusable(torch.zeros(2, requires_grad=True))
+    assert not fusable(torch.zeros(2))
     assert not fusable(torch.zeros(2, dtype=torch.float64, requires_grad=True))
 
 

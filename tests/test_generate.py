@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_matrix import unpaired
-from test_wavenet import HOP, SHAPES, taught, tiny_decoder, tiny_frames
 
 from audiovq.audio.companding import de_emphasis
 from audiovq.errors import AudiovqError
@@ -22,6 +20,7 @@ from audiovq.speech import decoder_kernel
 from audiovq.speech.decoder import CLASSES, Frames, WaveNetDecoder
 from audiovq.speech.engine import WaveNetEngine
 from audiovq.speech.torch_engine import draw_reference
+from helpers.wavenets import HOP, SHAPES, taught, tiny_decoder, tiny_frames, unpaired
 
 
 def part(frames: Frames, first: int, last: int) -> Frames:
@@ -309,7 +308,7 @@ def test_what_is_cached_names_what_else_went_into_it() -> None:
 def test_kernel_is_cached_for_the_next_process(decoder: WaveNetDecoder, frames: Frames) -> None:
     WaveNetEngine(decoder).stream().draw(frames)
     script = (
-        "import numpy as np; from test_wavenet import tiny_decoder, tiny_frames\n"
+        "import numpy as np; from helpers.wavenets import tiny_decoder, tiny_frames\n"
         "from audiovq.speech import decoder_kernel; from audiovq.speech.engine import WaveNetEngine\n"
         "d = tiny_decoder(4, 16); WaveNetEngine(d).stream().draw(tiny_frames(d, 1, 1))\n"
         "s = decoder_kernel.run.stats; print(sum(s.cache_hits.values()), sum(s.cache_misses.values()))"

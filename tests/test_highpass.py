@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import speech
 from scipy.signal import butter, sosfilt, sosfilt_zi
 
 from audiovq.audio.highpass import HighPass, high_pass, high_passed
 from audiovq.tokenizer import Tokenizer
+from helpers.models import speech
 
 
 @pytest.mark.parametrize("cutoff_hz", [20.0, 30.0, 150.0])
@@ -19,7 +19,8 @@ def test_it_is_scipys_butterworth(cutoff_hz: float, length: int) -> None:
     settled = sosfilt_zi(sections) * float(signal[0])
     wanted, _ = sosfilt(sections, signal.astype(np.float64), zi=settled)
     found = high_pass(signal, cutoff_hz)
-    assert found.dtype == np.float32 and found.shape == signal.shape
+    assert found.dtype == np.float32
+    assert found.shape == signal.shape
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 

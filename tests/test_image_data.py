@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_parts import photo
 
 from audiovq.data.sharding import ALL, Shard
 from audiovq.errors import AudiovqError
@@ -18,6 +17,7 @@ from audiovq.image import dataset as data
 from audiovq.image.dataset import Pictures, open_pictures
 from audiovq.image.files import write_picture
 from audiovq.image.loader import PictureBatch, PictureReader, patches
+from helpers.images import photo
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -40,12 +40,17 @@ def test_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=numbered(25), labels=np.arange(25) % 3)
     for place in (tmp_path, tmp_path / "a.npz"):
         train, held = open_pictures(place, 1)
-        assert levels(held) == [9, 19] and len(train) == 23 and train.classes == ("0", "1", "2")
+        assert levels(held) == [9, 19]
+        assert len(train) == 23
+        assert train.classes == ("0", "1", "2")
         assert [int(train.labels[n]) for n in held.chosen] == [0, 1]
     assert open_pictures(tmp_path, 3)[0].source[5].shape == (4, 4, 3)
     np.savez(tmp_path / "a.npz", images=numbered(3))
     train, held = open_pictures(tmp_path, 1)
-    assert len(train) == 3 and len(held) == 0 and train.classes == () and (train.labels == -1).all()
+    assert len(train) == 3
+    assert len(held) == 0
+    assert train.classes == ()
+    assert (train.labels == -1).all()
 
 
 def test_fashion_mnist(tmp_path: Path) -> None:
@@ -57,8 +62,10 @@ def test_fashion_mnist(tmp_path: Path) -> None:
             path = tmp_path / f"{name}-{kind}-ubyte{'.gz' if packed else ''}"
             path.write_bytes(gzip.compress(content) if packed else content)
     train, held = open_pictures(tmp_path, 1)
-    assert levels(train) == [0, 1, 2, 3, 4, 5] and levels(held) == [6, 7]
-    assert held.labels[held.chosen].tolist() == [6, 7] and len(train.classes) == 8
+    assert levels(train) == [0, 1, 2, 3, 4, 5]
+    assert levels(held) == [6, 7]
+    assert held.labels[held.chosen].tolist() == [6, 7]
+    assert len(train.classes) == 8
 
 
 @pytest.mark.parametrize(
@@ -93,7 +100,8 @@ def test_cifar10_binary(tmp_path: Path) -> None:
     cifar(tmp_path / "test_batch.bin", 2, 1)
     (tmp_path / "batches.meta.txt").write_text("airplane\nautomobile\n\n")
     train, held = open_pictures(tmp_path, 3)
-    assert (len(train), len(held)) == (5, 2) and train.classes == ("airplane", "automobile")
+    assert (len(train), len(held)) == (5, 2)
+    assert train.classes == ("airplane", "automobile")
     picture = train.source[1]
     assert picture.shape == (32, 32, 3)
     assert picture[2, 5].tolist() == [rows[1, 1 + c * 1024 + 2 * 32 + 5] for c in range(3)]
@@ -149,7 +157,9 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     told: list[str] = []
     train, held = open_pictures(tmp_path, 3, told.append)
-    assert train.classes == ("cat", "dog", "old") and len(told) == 1 and "bad.png" in told[0]
+    assert train.classes == ("cat", "dog", "old")
+    assert len(told) == 1
+    assert "bad.png" in told[0]
     assert train.skipped == tuple(told)
     assert (len(train), len(held)) == (4, 1)
     assert train.labels.tolist() == [-1, 0, 0, 1, 2], "sorted by path"
@@ -159,7 +169,8 @@ def test_folders_of_splits(tmp_path: Path) -> None:
     for name in ("train/cat/1.png", "train/dog/2.png", "test/dog/3.png", "test/4.png"):
         put(tmp_path / name, 8, 8)
     train, held = open_pictures(tmp_path, 3)
-    assert train.classes == ("cat", "dog") and (len(train), len(held)) == (2, 2)
+    assert train.classes == ("cat", "dog")
+    assert (len(train), len(held)) == (2, 2)
     assert held.labels[held.chosen].tolist() == [-1, 1]
 
 
@@ -167,7 +178,9 @@ def test_a_flat_folder_has_no_classes(tmp_path: Path) -> None:
     for n in range(4):
         put(tmp_path / "JPEGImages" / f"{n}.png", 8, 8)
     train, held = open_pictures(tmp_path, 3)
-    assert train.classes == () and (train.labels == -1).all() and (len(train), len(held)) == (3, 1)
+    assert train.classes == ()
+    assert (train.labels == -1).all()
+    assert (len(train), len(held)) == (3, 1)
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -202,16 +215,16 @@ def test_batches_depend_on_seed_and_step_alone(folder: Pictures, monkeypatch: py
     first.close()
     monkeypatch.setattr(data, "CACHE_BYTES", 0)
     late = reader()
-    assert (
-        same(late.get(3)[0], in_order[3])
-        and same(late.get(1)[0], in_order[1])
-        and same(late.read(2), in_order[2])
-    )
+    assert same(late.get(3)[0], in_order[3])
+    assert same(late.get(1)[0], in_order[1])
+    assert same(late.read(2), in_order[2])
     late.close()
     pixels = [part.pixels for i in range(5) for part in reader(share=Shard(i, 5)).micro_batches(1)]
     assert torch.equal(torch.cat(pixels), in_order[1].pixels)
-    assert not same(in_order[0], in_order[1]) and not same(reader(2).read(0), in_order[0])
-    assert in_order[0].pixels.shape == (5, 16, 16, 3) and in_order[0].pixels.dtype == torch.uint8
+    assert not same(in_order[0], in_order[1])
+    assert not same(reader(2).read(0), in_order[0])
+    assert in_order[0].pixels.shape == (5, 16, 16, 3)
+    assert in_order[0].pixels.dtype == torch.uint8
     assert in_order[0].rows.tolist() == [0] * 5
 
 
@@ -226,14 +239,14 @@ def test_patches_are_parts_of_the_picture(tmp_path: Path) -> None:
     assert len(places) > 10
     mirrored = PictureReader(pictures, 8, 40, seed=0, flip=True).read(0).pixels.numpy()
     found = [(windows == p).all((2, 3, 4)).any() for p in mirrored]
-    assert 5 < sum(found) < 35 and all(
-        (windows == p[:, ::-1]).all((2, 3, 4)).any() for p in mirrored[~np.array(found)]
-    )
+    assert 5 < sum(found) < 35
+    assert all((windows == p[:, ::-1]).all((2, 3, 4)).any() for p in mirrored[~np.array(found)])
 
 
 def test_fixed_patches(folder: Pictures) -> None:
     batch = patches(folder, 16, 6)
-    assert batch.pixels.shape == (4, 16, 16, 3) and same(batch, patches(folder, 16, 6))
+    assert batch.pixels.shape == (4, 16, 16, 3)
+    assert same(batch, patches(folder, 16, 6))
     assert patches(folder, 16, 1000).pixels.shape[0] == 2 * 3 + 1 + 1, "what there is"
     small = folder.source[2]
     assert (patches(folder, 16, 1000).pixels[-1][:5, :7].numpy() == small).all()

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from image_parts import TRAINED, photo, save_tiny, tiny_config, tiny_model
 from PIL import Image
 
 from audiovq.errors import AudiovqError
@@ -25,6 +24,7 @@ from audiovq.image.files import grid, open_picture, pad_to_multiple, read_pictur
 from audiovq.image.modelfile import KIND, load_model, load_weights, read_header, save_model
 from audiovq.io.codefile import checksum
 from audiovq.io.tensorfile import seal
+from helpers.images import TRAINED, photo, save_tiny, tiny_config, tiny_model
 
 
 def refusal(function: object, *args: object) -> str:
@@ -91,7 +91,8 @@ def test_transparency_lies_on_white(tmp_path: Path) -> None:
     clear = np.zeros((4, 4, 4), np.uint8)
     clear[:2] = (200, 100, 50, 255)
     pixels = read_picture(saved(tmp_path / "a.png", Image.fromarray(clear)), 3)
-    assert (pixels[:2] == (200, 100, 50)).all() and (pixels[2:] == 255).all()
+    assert (pixels[:2] == (200, 100, 50)).all()
+    assert (pixels[2:] == 255).all()
     grey = Image.fromarray(clear[..., 3]).convert("LA")
     with open_picture(saved(tmp_path / "la.png", grey)) as picture:
         assert picture.grey
@@ -114,7 +115,8 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> 
     head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b""))
     said = refusal(read_picture, tmp_path / "bomb.png", 3)
-    assert "bomb.png" in said and "cut it into parts" in said
+    assert "bomb.png" in said
+    assert "cut it into parts" in said
 
 
 def test_a_hundred_megapixels_are_read_in_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +184,8 @@ def test_missing_folder_and_existing(tmp_path: Path) -> None:
     before = (tmp_path / "a.png").read_bytes()
     assert "exists" in refusal(write_picture, tmp_path / "a.png", photo(3, 3))
     assert ".png or .jpg" in refusal(write_picture, tmp_path / "a.txt", photo(3, 3))
-    assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
     write_picture(tmp_path / "a.png", photo(3, 3), force=True)
     assert read_picture(tmp_path / "a.png", 3).shape == (3, 3, 3)
 
@@ -190,14 +193,17 @@ def test_missing_folder_and_existing(tmp_path: Path) -> None:
 def test_padding_repeats_the_edge() -> None:
     pixels = photo(5, 8)
     padded = pad_to_multiple(pixels, 4)
-    assert padded.shape == (8, 8, 3) and np.array_equal(padded[:5], pixels)
-    assert (padded[5:] == pixels[4]).all() and pad_to_multiple(padded, 4) is padded
+    assert padded.shape == (8, 8, 3)
+    assert np.array_equal(padded[:5], pixels)
+    assert (padded[5:] == pixels[4]).all()
+    assert pad_to_multiple(padded, 4) is padded
 
 
 def test_grids() -> None:
     out = grid(np.stack([photo(4, 6, seed=s) for s in range(5)]), columns=2)
     assert out.shape == (3 * 6 - 2, 2 * 8 - 2, 3)
-    assert np.array_equal(out[6:10, 8:14], photo(4, 6, seed=3)) and (out[12:, 8:] == 255).all()
+    assert np.array_equal(out[6:10, 8:14], photo(4, 6, seed=3))
+    assert (out[12:, 8:] == 255).all()
 
 
 # Codes
@@ -207,7 +213,8 @@ def test_code_grids_come_back(tmp_path: Path) -> None:
     codes = np.arange(12).reshape(3, 4)
     CodeGrid(codes, 4, 10, 16, 3, "cat", "f00d").save(tmp_path / "a.npy")
     plain = np.load(tmp_path / "a.npy", allow_pickle=False)
-    assert plain.dtype == np.uint16 and plain.shape == (3, 4)
+    assert plain.dtype == np.uint16
+    assert plain.shape == (3, 4)
     back = CodeGrid.load(tmp_path / "a.npy")
     assert (back.factor, back.height, back.width, back.channels) == (4, 10, 16, 3)
     assert (back.label, back.fingerprint, back.name) == ("cat", "f00d", str(tmp_path / "a.npy"))
@@ -263,7 +270,9 @@ def test_code_files_that_are_none(tmp_path: Path) -> None:
 def test_the_model_file(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "m.safetensors")
     model, header = load_model(path)
-    assert header.config == tiny_config() and header.classes == ("cat", "dog") and header.prior
+    assert header.config == tiny_config()
+    assert header.classes == ("cat", "dog")
+    assert header.prior
     stored = tiny_model()
     for name, value in model.state_dict().items():
         if name not in ("codebook.ema_counts", "codebook.ema_sums", "codebook.num_restarts"):

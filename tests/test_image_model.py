@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_parts import photo, tiny_config, tiny_model
 from torch import Tensor
 
 import audiovq
@@ -19,6 +18,7 @@ from audiovq.image.likelihood import PixelDistribution, to_unit
 from audiovq.image.model import ImageModel
 from audiovq.nn.codebook import Codebook
 from audiovq.speech.model import WaveformModel
+from helpers.images import photo, tiny_config, tiny_model
 
 # Likelihood
 
@@ -56,7 +56,9 @@ def test_what_lies_far_off_stays_finite_and_has_a_gradient() -> None:
         torch.full((1, 1, 1, 1), 200, dtype=torch.uint8)
     )
     (gradient,) = torch.autograd.grad(nats.sum(), parameters)
-    assert torch.isfinite(nats).all() and torch.isfinite(gradient).all() and gradient[..., 0] < 0
+    assert torch.isfinite(nats).all()
+    assert torch.isfinite(gradient).all()
+    assert gradient[..., 0] < 0
 
 
 def test_colours_know_those_before_them() -> None:
@@ -96,7 +98,8 @@ def test_shapes(widths: tuple[int, ...], factor: int, channels: int) -> None:
     codes = model.encode(pixels)
     assert codes.shape == (2, 3, 5)
     back = model.decode(codes, rows).picture()
-    assert back.shape == pixels.shape and back.dtype == torch.uint8
+    assert back.shape == pixels.shape
+    assert back.dtype == torch.uint8
     both = model.reconstruct(pixels, rows)
     assert torch.equal(both.quantised.codes.squeeze(-1), codes)
     assert torch.equal(both.distribution.picture(), back)
@@ -120,7 +123,8 @@ def test_reach_is_what_it_says(network: NetworkConfig) -> None:
     f, r, at = network.factor, model.encoder.reach, 12
     seen = reach_of(model.encoder, torch.randn(1, 25 * f, 25 * f, 1), (at, at))
     assert (at - r) * f <= seen[0] < (at - r + 1) * f, "stated reach is needed, and enough"
-    assert seen[:2] == seen[2:] and seen[1] < (at + r + 1) * f
+    assert seen[:2] == seen[2:]
+    assert seen[1] < (at + r + 1) * f
 
     def decoded(vectors: Tensor) -> Tensor:
         return model.decoder(vectors, torch.zeros(1, dtype=torch.long)).mean
@@ -129,7 +133,8 @@ def test_reach_is_what_it_says(network: NetworkConfig) -> None:
     width = network.widths[-1]
     for pixel in range(at * f, (at + 1) * f):
         seen = reach_of(decoded, torch.randn(1, 25, 25, width), (pixel, pixel))
-        assert seen[0] >= at - r and seen[1] <= at + r
+        assert seen[0] >= at - r
+        assert seen[1] <= at + r
 
 
 def test_a_decoder_that_is_told_the_class() -> None:
@@ -150,7 +155,8 @@ def test_both_backends_have_the_same_codebook(tiny_model_path: Path) -> None:
 
     speech, _ = load_model(tiny_model_path)
     pictures = tiny_model()
-    assert isinstance(speech, WaveformModel) and isinstance(pictures, ImageModel)
+    assert isinstance(speech, WaveformModel)
+    assert isinstance(pictures, ImageModel)
     assert type(pictures.codebook) is type(speech.codebook) is Codebook
     # And it does not know how many dimensions there are: a plane is a sequence, folded.
     z = torch.randn(2, 3, 5, 12)
@@ -172,7 +178,8 @@ def test_nothing_else_quantises_or_asks_for_the_number_of_dimensions() -> None:
 @pytest.mark.parametrize("name", ["image-fashion-mnist", "image-cifar10", "image-folder", "image-folder-8x"])
 def test_configurations_that_ship(name: str) -> None:
     config = load_image_config(name)
-    assert config.model.name == name and {s.stage for s in config.train.stages} == {"image", "pixelcnn"}
+    assert config.model.name == name
+    assert {s.stage for s in config.train.stages} == {"image", "pixelcnn"}
     assert config.model.bits_per_pixel == pytest.approx(
         math.log2(config.model.codebook.size) / config.model.network.factor**2
     )
@@ -199,7 +206,8 @@ def test_values_out_of_range(override: str, said: str) -> None:
 
 
 def test_defaults_are_valid() -> None:
-    assert ImageConfig().model.side == 8 and PixelCNNConfig().layers > 0
+    assert ImageConfig().model.side == 8
+    assert PixelCNNConfig().layers > 0
     assert tiny_config().side == 4
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_parts import photo, save_tiny
 from PIL import Image
 
 from audiovq.cli.image import image
@@ -21,6 +20,7 @@ from audiovq.image import tokenizer as module
 from audiovq.image.codes import CodeGrid
 from audiovq.image.files import pad_to_multiple, read_picture, write_picture
 from audiovq.image.tokenizer import ImageTokenizer, load
+from helpers.images import photo, save_tiny
 
 if "image" not in cli.commands:
     cli.add_command(image)
@@ -51,7 +51,8 @@ def test_odd_sizes_come_back(tokenizer: ImageTokenizer, size: tuple[int, int], c
 def test_a_grey_model_takes_colours(tmp_path: Path) -> None:
     grey = load(save_tiny(tmp_path / "g.safetensors", channels=1))
     codes = grey.encode(photo(9, 9))
-    assert codes.channels == 3 and grey.decode(codes).shape == (9, 9, 3)
+    assert codes.channels == 3
+    assert grey.decode(codes).shape == (9, 9, 3)
 
 
 @pytest.mark.parametrize("widths", [(8, 12), (6, 8, 12)])
@@ -67,7 +68,8 @@ def test_tiles_give_what_the_whole_picture_gives(
     back = tokenizer.decode(whole)
     monkeypatch.setattr(module, "TILE", 7)
     tiled = tokenizer.encode(pixels)
-    assert np.array_equal(tiled.codes, whole.codes) and len(np.unique(whole.codes)) > 8
+    assert np.array_equal(tiled.codes, whole.codes)
+    assert len(np.unique(whole.codes)) > 8
     difference = np.abs(tokenizer.decode(tiled).astype(int) - back)
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3, "rounding alone"
 
@@ -79,7 +81,8 @@ def test_memory_is_that_of_a_tile(tokenizer: ImageTokenizer, monkeypatch: pytest
     monkeypatch.setattr(tokenizer.model, "encode", lambda x: seen.append(x.numel()) or encode(x))
     tokenizer.encode(np.zeros((300, 3000, 3), np.uint8))
     largest = (module.TILE + 2 * tokenizer.model.encoder.reach) * tokenizer.factor
-    assert len(seen) > 10 and max(seen) <= largest**2 * 3
+    assert len(seen) > 10
+    assert max(seen) <= largest**2 * 3
 
 
 def test_arrays_that_make_no_picture(tokenizer: ImageTokenizer) -> None:
@@ -98,7 +101,8 @@ def test_codes_of_another_model(tokenizer: ImageTokenizer) -> None:
 
 def test_generating(tokenizer: ImageTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     five = tokenizer.generate(5, "dog", seed=3)
-    assert [g.codes.shape for g in five] == [(4, 4)] * 5 and five[0].label == "dog"
+    assert [g.codes.shape for g in five] == [(4, 4)] * 5
+    assert five[0].label == "dog"
     monkeypatch.setattr(module, "MAX_GRIDS", 2)
     again = tokenizer.generate(5, 1, seed=3)
     assert all(np.array_equal(a.codes, b.codes) for a, b in zip(five, again, strict=True))
@@ -108,7 +112,8 @@ def test_generating(tokenizer: ImageTokenizer, monkeypatch: pytest.MonkeyPatch) 
         for a, b in zip(five, tokenizer.generate(5, "cat", seed=3), strict=True)
     )
     wide = tokenizer.generate(1, height=9, width=22)[0]
-    assert wide.codes.shape == (3, 6) and tokenizer.decode(wide).shape == (9, 22, 3)
+    assert wide.codes.shape == (3, 6)
+    assert tokenizer.decode(wide).shape == (9, 22, 3)
     with pytest.raises(AudiovqError, match="cat, dog"):
         tokenizer.generate(1, "bird")
     with pytest.raises(AudiovqError, match="temperature"):
@@ -121,7 +126,9 @@ def test_generating(tokenizer: ImageTokenizer, monkeypatch: pytest.MonkeyPatch) 
 
 
 def one_line(captured: pytest.CaptureResult[str]) -> str:
-    assert captured.out == "" and captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
     return captured.err.strip()
 
 
@@ -135,10 +142,12 @@ def test_round_trip(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[s
     assert read_picture(tmp_path / "in_decoded.png", 3).shape == (21, 34, 3)
     assert run(["image", "info", str(tmp_path / "in.npy"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["shape"] == [6, 9] and facts["width"] == 34
+    assert facts["shape"] == [6, 9]
+    assert facts["width"] == 34
     assert run(["image", "info", str(model)]) == 0
     out = capsys.readouterr().out
-    assert facts["fingerprint"] in out and "cat dog" in out
+    assert facts["fingerprint"] in out
+    assert "cat dog" in out
     # Nothing is replaced unasked.
     before = (tmp_path / "in_decoded.png").read_bytes()
     assert run(["image", "decode", str(tmp_path / "in.npy"), *options]) == 1
@@ -172,7 +181,8 @@ def test_folders(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "in" / "bad.png").write_text("text")
     assert run(["image", "encode", str(tmp_path / "in"), *options]) == 1
     err = capsys.readouterr().err
-    assert "0 encoded, 2 skipped as finished, 1 failed" in err and "bad.png" in err
+    assert "0 encoded, 2 skipped as finished, 1 failed" in err
+    assert "bad.png" in err
     assert run(["image", "decode", str(tmp_path / "in_codes"), *options]) == 0
     found = sorted(
         str(p.relative_to(tmp_path / "in_codes_decoded")) for p in tmp_path.rglob("in_codes_decoded/**/*.png")
@@ -194,7 +204,9 @@ def test_generate_and_evaluate(tmp_path: Path, model: Path, capsys: pytest.Captu
     grid = str(tmp_path / "rec.png")
     assert run(["image", "evaluate", str(tmp_path / "a.npz"), "--grid", grid, "--json", *options]) == 0
     scores = json.loads(capsys.readouterr().out)
-    assert scores["pictures"] == 3 and 0 < scores["mse"] < 1 and Path(grid).exists()
+    assert scores["pictures"] == 3
+    assert 0 < scores["mse"] < 1
+    assert Path(grid).exists()
     assert run(["image", "evaluate", str(tmp_path / "a.npz"), *options]) == 0
     assert "prior, bits a code" in capsys.readouterr().out
 
@@ -243,7 +255,8 @@ def test_the_default_model_knows_its_pictures() -> None:
     drawn = [default.decode(codes) for label in range(10) for codes in default.generate(2, label, seed=3)]
     errors = []
     for pixels in drawn:
-        assert pixels.shape[:2] == (28, 28) and pixels.std() > 20
+        assert pixels.shape[:2] == (28, 28)
+        assert pixels.std() > 20
         back = default.decode(default.encode(pixels))
         errors.append(float(np.mean((back.astype(float) - pixels) ** 2)) / 255**2)
     assert -10 * np.log10(np.mean(errors)) > 20, "decibels"
@@ -262,4 +275,5 @@ def test_help_loads_neither_torch_nor_pillow() -> None:
         "print('torch' in sys.modules, 'PIL' in sys.modules, 'numpy' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.splitlines()[-1].startswith("False False") and "--resume" in out
+    assert out.splitlines()[-1].startswith("False False")
+    assert "--resume" in out

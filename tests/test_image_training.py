@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import torchrun
-from image_parts import photo
 
 from audiovq.config.image import load_image_config
 from audiovq.errors import AudiovqError
@@ -23,6 +21,8 @@ from audiovq.image.tokenizer import load
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.image import ImageTask, main_prior, main_train
 from audiovq.training.trainer import Trainer
+from helpers.images import photo
+from helpers.models import torchrun
 
 CONFIG = """
 [model]
@@ -112,15 +112,19 @@ def test_both_stages_learn(tmp_path: Path, pictures: Path, stage: str, least: fl
 
 def test_the_finished_model(full_batch: Path, pictures: Path) -> None:
     _, header = load_model(full_batch / "model.safetensors")
-    assert header.classes == ("0", "1") and header.prior and header.training["pictures"] == 54
+    assert header.classes == ("0", "1")
+    assert header.prior
+    assert header.training["pictures"] == 54
     assert [(s["stage"], s["pictures"]) for s in header.training["stages"]] == [
         ("image", 168),
         ("pixelcnn", 40),
     ]
     tokenizer = load(full_batch / "model.safetensors")
     scores = score(tokenizer, *open_pictures(pictures, 1))
-    assert scores.pictures == 6 and 1 <= scores.used <= 16
-    assert scores.prior_bits is not None and scores.prior_bits_class is not None
+    assert scores.pictures == 6
+    assert 1 <= scores.used <= 16
+    assert scores.prior_bits is not None
+    assert scores.prior_bits_class is not None
     best = min(scores.prior_bits, scores.prior_bits_class, scores.unigram_bits)
     assert scores.bits_per_dim == pytest.approx(scores.decoder_bits + best * 16 / 256)
     assert scores.psnr == pytest.approx(-10 * np.log10(scores.mse))
@@ -185,15 +189,18 @@ def test_a_prior_anew_keeps_the_codes(full_batch: Path, config: Path, pictures: 
     overrides = ["model.prior.layers=3", "model.codebook.size=999", "train.stages.1.steps=2"]
     path = main_prior(first, pictures, tmp_path / "run", config, threads=1, overrides=overrides)
     before, after = read_header(first), read_header(path)
-    assert after.fingerprint == before.fingerprint and after.config.prior.layers == 3
-    assert after.config.codebook == before.config.codebook and after.prior
+    assert after.fingerprint == before.fingerprint
+    assert after.config.prior.layers == 3
+    assert after.config.codebook == before.config.codebook
+    assert after.prior
     assert [s["stage"] for s in after.training["stages"]] == ["image", "pixelcnn"]
     # Of the same dimensions too: the prior starts over, whatever it was before.
     kept = load_image_config(config, ["train.stages.1.steps=1"])
     task = ImageTask(kept, *open_pictures(pictures, 1), first, anew=True)
     old = load_model(first)[0].state_dict()
     same = {n for n, v in task.model.state_dict().items() if torch.equal(v.half(), old[n].half())}
-    assert "encoder.in_proj.weight" in same and "prior.head_out_proj.weight" not in same
+    assert "encoder.in_proj.weight" in same
+    assert "prior.head_out_proj.weight" not in same
     a, b = (safetensors.torch.load_file(p) for p in (first, path))
     assert all(torch.equal(v, b[n]) for n, v in a.items() if not n.startswith("prior."))
 
@@ -219,7 +226,8 @@ def test_the_recipe(config: Path, pictures: Path, tmp_path: Path, capsys: pytest
     stages = ("train", "generate", "evaluate")
     assert run_recipe(folder, stages, arguments) == 0, capsys.readouterr().err
     captured = capsys.readouterr()
-    assert "PSNR" in captured.out and "Traceback" not in captured.err
+    assert "PSNR" in captured.out
+    assert "Traceback" not in captured.err
     assert {"model", "samples.png", "reconstructions.png"} <= {p.name for p in out.iterdir()}
     assert run_recipe(folder, stages, arguments) == 0
     assert capsys.readouterr().err.count("complete; to do it again") == 3

@@ -12,7 +12,7 @@ import safetensors.numpy
 from audiovq.data.corpus import Corpus, Utterance, open_corpus
 from audiovq.data.crops import CropReader
 from audiovq.errors import AudiovqError
-from tests.test_corpus import record, same
+from helpers.corpora import record, same
 
 
 def manifest_of(folder: Path, *lines: str) -> Path:
@@ -41,12 +41,16 @@ def test_a_manifest_with_measures_is_believed(tmp_path: Path) -> None:
     )
     assert [u.path for u in corpus.utterances] == ["b/é.flac", "a.flac", "c.flac"]
     assert [line.split(":")[0] for line in told] == ["d.flac", "e.flac", "f.flac"]
-    assert corpus.speakers == ("amy", "zed") and corpus.splits == ("eval", "train")
-    assert corpus.speaker_seconds() == {"amy": 2.0, "zed": 1.0} and corpus.seconds == 3.5
+    assert corpus.speakers == ("amy", "zed")
+    assert corpus.splits == ("eval", "train")
+    assert corpus.speaker_seconds() == {"amy": 2.0, "zed": 1.0}
+    assert corpus.seconds == 3.5
     assert [u.path for u in corpus.of_speaker("amy").utterances] == ["a.flac"]
-    assert not corpus.of_speaker("nobody").utterances and not corpus.split(()).utterances
+    assert not corpus.of_speaker("nobody").utterances
+    assert not corpus.split(()).utterances
     again: list[str] = []
-    assert open_corpus(folder, index, again.append) == corpus and again == told
+    assert open_corpus(folder, index, again.append) == corpus
+    assert again == told
     assert open_corpus(folder, splits=["eval"]).utterances[0].path == "a.flac"
 
 
@@ -95,15 +99,21 @@ def test_any_safetensors_reader_opens_an_index(tmp_path: Path) -> None:
 def test_rows_of_rows(tmp_path: Path) -> None:
     rows = [Utterance(f"{i}.wav", f"s{i % 3}", "ab"[i % 2], 100 + i, 16_000, 1.0) for i in range(30)]
     corpus = Corpus(tmp_path, rows)
-    assert corpus.utterances == rows and corpus.utterances[-1] == rows[-1] and len(corpus.utterances) == 30
-    assert corpus.utterances[3:20:4] == rows[3:20:4] and corpus.utterances[::-1] == rows[::-1]
+    assert corpus.utterances == rows
+    assert corpus.utterances[-1] == rows[-1]
+    assert len(corpus.utterances) == 30
+    assert corpus.utterances[3:20:4] == rows[3:20:4]
+    assert corpus.utterances[::-1] == rows[::-1]
     assert corpus.split(("b",)).utterances == rows[1::2]
     part = corpus.split(("b",)).of_speaker("s1")
     assert part.utterances == [r for r in rows if r.split == "b" and r.speaker == "s1"]
-    assert part.speakers == ("s1",) and part.splits == ("b",)
+    assert part.speakers == ("s1",)
+    assert part.splits == ("b",)
     assert Corpus(tmp_path, part.utterances[:2]).utterances == part.utterances[:2]
-    assert rows[4] in corpus.utterances and corpus.utterances.index(rows[4]) == 4
-    assert corpus.utterances != rows[1:] and corpus.utterances != 3
+    assert rows[4] in corpus.utterances
+    assert corpus.utterances.index(rows[4]) == 4
+    assert corpus.utterances != rows[1:]
+    assert corpus.utterances != 3
     with pytest.raises(IndexError):
         corpus.utterances[30]
 
@@ -145,9 +155,11 @@ def test_a_recording_that_cannot_be_read_is_told_and_replaced(tmp_path: Path) ->
         batches.append(reader.read(0))
         reader.read(1)
         reader.close()
-    assert same(*batches) and (batches[0].signal.abs().sum(-1) > 0).all()
+    assert same(*batches)
+    assert (batches[0].signal.abs().sum(-1) > 0).all()
     assert len(told) == 4, "once, and the count at the end"
-    assert "gone.wav" in told[0] and told[1].endswith("corpus: 1 recording could not be read")
+    assert "gone.wav" in told[0]
+    assert told[1].endswith("corpus: 1 recording could not be read")
     (folder / "a.wav").unlink()
     (folder / "b.wav").unlink()
     with pytest.raises(AudiovqError, match="nothing could be read"):

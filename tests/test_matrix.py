@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-from test_wavenet import tiny_decoder
 
 from audiovq.kernels.matmul import multiply_all
 from audiovq.kernels.packing import aligned, in_one_block, in_pairs, padded, panels, widen
 from audiovq.speech.packing import pack_decoder
-
-
-def unpaired(weights: Any) -> Any:
-    """What pairs `(..., I / 2, 32)` of weights stand for, float32 `(..., I, 32)`; of a tuple all."""
-    if isinstance(weights, tuple):
-        return type(weights)(*(unpaired(value) for value in weights))
-    if getattr(weights, "dtype", None) != np.uint32:
-        return weights
-    *front, pairs, panel = weights.shape
-    result = aligned((*front, 2 * pairs, panel))
-    result[..., 0::2, :] = (weights << 16).view(np.float32)
-    result[..., 1::2, :] = weights.view(np.float32)
-    return result
+from helpers.wavenets import tiny_decoder, unpaired
 
 
 def test_panels_and_padding() -> None:
@@ -47,7 +32,8 @@ def test_pairs_are_rounded_to_bfloat16() -> None:
     laid[0, :8] = 0
     laid[1, 3], laid[1, 5] = 0, -1e-3  # alone in their pair, one of them negative
     pairs = in_pairs(laid)
-    assert pairs.shape == (3, 32, 32) and pairs.ctypes.data % 64 == 0
+    assert pairs.shape == (3, 32, 32)
+    assert pairs.ctypes.data % 64 == 0
     assert not pairs[0, :4].any()
     even, odd = unpaired(pairs)[:, 0::2], unpaired(pairs)[:, 1::2]
     # Half a unit; for odd ones more just below a power of two, above which units are twice as large.
@@ -83,11 +69,13 @@ def test_products(outputs: int, rows: int, paired: bool) -> None:
 def test_weights_in_one_block() -> None:
     loose = pack_decoder(tiny_decoder(4, 16), "float32")
     block = in_one_block(loose)
-    assert type(block) is type(loose) and block.scale == loose.scale
+    assert type(block) is type(loose)
+    assert block.scale == loose.scale
     np.testing.assert_array_equal(block.stack.past, loose.stack.past)
     np.testing.assert_array_equal(block.table, loose.table)
     places = [
         a.ctypes.data for a in (block.stack.dilations, block.stack.now, block.head_out_proj, block.table)
     ]
-    assert places == sorted(places) and not any(p % 64 for p in places)
+    assert places == sorted(places)
+    assert not any(p % 64 for p in places)
     assert not places[0] % (1 << 21)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
 
 from audiovq.cli.main import run
 from audiovq.config.prior import PriorConfig
@@ -17,6 +16,7 @@ from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import NOT_STORED, Speaker, load_model, read_header, save_model
 from audiovq.tokenizer import load
 from audiovq.training.merge import merge_models
+from helpers.models import tiny_config
 
 
 def save(path: Path, change: str = "", config: ModelConfig | None = None, stage: str = "codes") -> Path:
@@ -45,7 +45,8 @@ def test_each_part_comes_from_its_own_file(tmp_path: Path) -> None:
     for name, value in stored.items():
         number = 1 if name.startswith("spectral_head.") else 2 if name.startswith("wavenet.") else 0
         assert torch.equal(value, sources[number][name]), name
-    assert header.config.corrections == 3 and header.speakers[0].name == "ann"
+    assert header.config.corrections == 3
+    assert header.speakers[0].name == "ann"
     assert [row["stage"] for row in header.training["stages"]] == ["codes", "spectral", "wavenet"]
     assert run(["merge", str(base), str(out), *options]) == 1, "nothing is overwritten without --force"
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import tiny_config
 
 from audiovq.config.speech import CodebookConfig
 from audiovq.config.toml import to_dict
@@ -28,6 +27,7 @@ from audiovq.speech.modelfile import (
     read_header,
     save_model,
 )
+from helpers.models import tiny_config
 
 
 def header_of(path: Path) -> dict[str, Any]:
@@ -52,7 +52,8 @@ def rewrite(
 def refusal(path: Path, read: Any = read_header) -> str:
     with pytest.raises(AudiovqError) as caught:
         read(path)
-    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
     return str(caught.value)
 
 
@@ -70,7 +71,8 @@ def test_the_header_is_read_without_torch(tiny_model_path: Path) -> None:
 def test_what_a_file_says(tiny_model_path: Path) -> None:
     header = read_header(tiny_model_path)
     assert header.config == tiny_config()
-    assert header.speakers[1] == Speaker(1, "bob", "M", 1.5) and header.training == {"hours": 0.1}
+    assert header.speakers[1] == Speaker(1, "bob", "M", 1.5)
+    assert header.training == {"hours": 0.1}
 
 
 def test_weights_come_back_as_float16(tiny_model: WaveformModel, tiny_model_path: Path) -> None:
@@ -111,7 +113,8 @@ def test_an_existing_file_is_kept(tiny_model: WaveformModel, tmp_path: Path) -> 
     path.write_bytes(b"mine")
     with pytest.raises(AudiovqError, match="exists"):
         save_model(path, tiny_model, [], {})
-    assert path.read_bytes() == b"mine" and len(list(tmp_path.iterdir())) == 1
+    assert path.read_bytes() == b"mine"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_no_such_file(tmp_path: Path) -> None:
@@ -155,9 +158,11 @@ def test_truncated(tiny_model_path: Path, tmp_path: Path, share: float) -> None:
 
 def test_a_newer_version(tiny_model_path: Path, tmp_path: Path) -> None:
     path = rewrite(tiny_model_path, tmp_path / "new.safetensors", version=3)
-    assert "version 3" in refusal(path) and "update" in refusal(path)
+    assert "version 3" in refusal(path)
+    assert "update" in refusal(path)
     path = rewrite(tiny_model_path, tmp_path / "old.safetensors", version=1)
-    assert "version 1" in refusal(path) and "train it again" in refusal(path)
+    assert "version 1" in refusal(path)
+    assert "train it again" in refusal(path)
 
 
 @pytest.mark.parametrize("field", ["version", "config", "speakers", "training", "fingerprint"])
@@ -215,5 +220,6 @@ def test_tables_cut_in_another_way_are_not_taken(three_levels_path: Path) -> Non
     model = WaveformModel(tiny_config(codebook=levels), speakers=2)
     before = model.codebook.vectors.clone()
     taken = load_weights(model, three_levels_path)
-    assert "codebook.vectors" not in taken and torch.equal(model.codebook.vectors, before)
+    assert "codebook.vectors" not in taken
+    assert torch.equal(model.codebook.vectors, before)
     assert "encoder.smooth.weight" in taken

@@ -20,7 +20,7 @@ from audiovq.data import prepare, segmentation
 from audiovq.data.corpus import open_corpus
 from audiovq.data.splits import Piece, Source, divide, find_in_folder, text_keys
 from audiovq.errors import AudiovqError
-from tests.conftest import speech
+from helpers.models import speech
 
 
 def spoken(
@@ -68,7 +68,8 @@ def test_long_recordings_are_cut_at_pauses(tmp_path: Path) -> None:
     signal = np.concatenate([x for word in words for x in (word, pause)])
     soundfile.write(tmp_path / "long.wav", signal, 16_000)
     found = list(segmentation.pieces(tmp_path / "long.wav"))
-    assert [number for number, _ in found] == list(range(len(found))) and len(found) > 2
+    assert [number for number, _ in found] == list(range(len(found)))
+    assert len(found) > 2
     assert all(len(piece) <= segmentation.CUT_SECONDS[1] * 16_000 + 6_400 for _, piece in found)
     # Nothing that was said is lost: what is cut off is silence.
     energy = sum(float(np.square(piece).sum()) for _, piece in found)
@@ -143,7 +144,9 @@ def test_small_corpora_are_divided_too() -> None:
     lone = divide(
         [Piece("ann", str(i), 5.0) for i in range(20)] + [Piece(f"s{i}", f"t{i}", 5.0) for i in range(20)]
     )
-    assert "eval-speakers" in lone[20:] and "eval-utts" not in lone[20:] and "train" in lone[20:]
+    assert "eval-speakers" in lone[20:]
+    assert "eval-utts" not in lone[20:]
+    assert "train" in lone[20:]
 
 
 def test_recordings_in_folders(tmp_path: Path) -> None:
@@ -195,12 +198,14 @@ def test_a_corpus_is_made(recordings: Path, tmp_path: Path) -> None:
         progress=lambda done, total: counted.append((done, total)),
     )
     assert (summary.recordings, summary.made, summary.skipped) == (6, 6, ())
-    assert counted[-1] == (6, 6) and (out / "speaker-info.txt").exists()
+    assert counted[-1] == (6, 6)
+    assert (out / "speaker-info.txt").exists()
     assert any("1 speaker has one recording" in line and "ann" in line for line in told)
     assert "6 prepared, 0 were there, 0 skipped" in told[-1]
     table = rows(out)
     assert [r["path"] for r in table] == ["audio/ann/1.flac", *(f"audio/zoe/{n}.flac" for n in range(5))]
-    assert {r["split"] for r in table} >= {"train"} and len({r["text"] for r in table}) == 6
+    assert {r["split"] for r in table} >= {"train"}
+    assert len({r["text"] for r in table}) == 6
     for row in table[1:]:
         seconds = int(row["samples"]) / 16_000
         assert 1.0 < seconds < 2.0, "silence of a second is cut off on both sides"
@@ -230,7 +235,8 @@ def test_only_what_is_missing_is_done_again(recordings: Path, tmp_path: Path) ->
     (out / "manifest.tsv").unlink()
     journal = (out / prepare.JOURNAL).read_bytes()
     (out / prepare.JOURNAL).write_bytes(journal[:-20])
-    assert prepare.prepare(find_in_folder(recordings), out).made == 1 and len(rows(out)) == 7
+    assert prepare.prepare(find_in_folder(recordings), out).made == 1
+    assert len(rows(out)) == 7
     # Prepared with other settings.
     lines = (out / prepare.JOURNAL).read_text().splitlines()
     lines[0] = json.dumps({"settings": {"version": 0}})
@@ -251,7 +257,8 @@ def test_bad_recordings_are_told_skipped_and_counted(recordings: Path, tmp_path:
     assert (summary.recordings, len(summary.skipped)) == (6, 3)
     lines = [line for line in told if line.endswith(": skipped")]
     assert [Path(line.split(":")[0]).name for line in lines] == ["damaged.flac", "silent.wav", "text.wav"]
-    assert "3 skipped" in told[-1] and not (tmp_path / "out/audio/zoe/damaged.flac").exists()
+    assert "3 skipped" in told[-1]
+    assert not (tmp_path / "out/audio/zoe/damaged.flac").exists()
     for path in recordings.rglob("*.wav"):
         path.unlink()
     with pytest.raises(AudiovqError, match="none of 1 recordings can be used"):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract import assert_reach, assert_same_forms
 
 from audiovq.config.prior import PriorConfig
 from audiovq.errors import AudiovqError
@@ -19,11 +18,9 @@ from audiovq.prior.file import PriorHeader, load_prior, save_prior
 from audiovq.prior.network import PriorNetwork
 from audiovq.training.optimizer import is_declared_matrix
 from audiovq.training.prior import TrainablePrior
+from helpers.contract import assert_reach, assert_same_forms
+from helpers.priors import CONFIG, DILATIONS, PLAIN, K, V, tiny_prior
 
-K, V, DILATIONS = 48, 5, (1, 2, 4, 1, 2)
-CONFIG = PriorConfig(residual=24, skip=40, hidden=20, dilations=DILATIONS, dropout=0.0)
-PLAIN = PriorConfig(residual=24, skip=40, hidden=0, dilations=DILATIONS, normalize=False, dropout=0.0)
-"""One level, logits straight from the WaveNet, nothing normalised."""
 KINDS = {
     "three levels": (3, CONFIG),
     "two levels, not normalised": (2, PriorConfig(40, 33, 7, (3, 1), normalize=False, dropout=0.0)),
@@ -31,17 +28,6 @@ KINDS = {
     "plain": (1, PLAIN),
     "plain, normalised": (1, PriorConfig(24, 40, 0, DILATIONS, dropout=0.0)),
 }
-
-
-def tiny_prior(size: int = K, levels: int = 1, config: PriorConfig = PLAIN) -> PriorNetwork:
-    torch.manual_seed(7)
-    prior = PriorNetwork(size, levels, V, config).eval()
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.mul_(1.7)
-        prior.levels_embedding.normal_()
-        prior.head_out_proj.bias.normal_()
-    return prior
 
 
 def kind(name: str) -> PriorNetwork:
@@ -361,7 +347,8 @@ def test_what_is_folded_is_what_is_loaded(tmp_path: Path) -> None:
 def test_every_parameter_has_its_optimizer(levels: int, config: PriorConfig) -> None:
     for prior in (trainable(levels, config), tiny_prior(K, levels, config)):
         moved = [name for name, _ in prior.named_parameters() if is_declared_matrix(name, prior)]
-        assert "net.taps.0" in moved and "net.skip_proj.weight" in moved
+        assert "net.taps.0" in moved
+        assert "net.skip_proj.weight" in moved
         assert not [name for name in moved if "embedding" in name or "bias" in name or "maps" in name]
 
 

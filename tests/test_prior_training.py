@@ -75,7 +75,8 @@ def test_it_learns_steps_and_levels(trained: Path, tiny_levels: Tokenizer) -> No
     assert first < 2.5  # of 5, with 1 in them
     assert second < 3.5  # from level 1 of the step
     assert third == pytest.approx(5, abs=0.5)
-    assert bits["prior_1"][0] < 2.5 and sum(bits["prior_2"]) < 6
+    assert bits["prior_1"][0] < 2.5
+    assert sum(bits["prior_2"]) < 6
     assert bits["unigram"][0] > 4.5 > bits["bigram"][0]
     assert header.training["code_steps"] == some_codes(30, 0).steps
 

@@ -28,8 +28,8 @@ from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.prior_data import CodeCorpus, CodeCrops, CodeReader, HeldOutReader
 from audiovq.training.speech import main_train
-from tests.conftest import torchrun
-from tests.test_training import CONFIG as TINY
+from helpers.models import torchrun
+from helpers.training import CONFIG as TINY
 
 STEPS = 50
 CONFIG = (
@@ -138,7 +138,8 @@ def killed(folder: Path) -> tuple[Path, str]:
     path, deadline = folder / "killed" / "checkpoint.safetensors", time.monotonic() + 120
     try:
         while not (path.exists() and Checkpoint.load(path).header["step"] >= 5):
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.02)
         os.kill(max(children(process.pid)), signal.SIGKILL)
         _, told = process.communicate(timeout=120)
@@ -199,7 +200,8 @@ def test_the_codebook_is_the_same_on_both_to_the_bit(two: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_process_ends_the_others_with_a_clear_line(killed: tuple[Path, str]) -> None:
     run, told = killed
-    assert "another process of this run has ended" in told and "--resume" in told
+    assert "another process of this run has ended" in told
+    assert "--resume" in told
     assert not (run / "model.safetensors").exists()
 
 
@@ -288,11 +290,14 @@ def test_held_out_batches_are_every_recording_once() -> None:
 
 def test_place_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert launched_rank() == (0, 1) and launched_rank().first
+    assert launched_rank() == (0, 1)
+    assert launched_rank().first
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert launched_rank() == (2, 3) and not launched_rank().first and local_world_size() == 2
+    assert launched_rank() == (2, 3)
+    assert not launched_rank().first
+    assert local_world_size() == 2
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(AudiovqError, match="RANK=3 WORLD_SIZE=3: no place among processes"):
         launched_rank()

@@ -28,9 +28,9 @@ from audiovq.config.speech import load_config
 from audiovq.data import vctk
 from audiovq.data.corpus import open_corpus, speaker_details
 from audiovq.errors import AudiovqError
-from tests.conftest import speech, torchrun
-from tests.test_download import Server, server  # noqa: F401 (a fixture)
-from tests.test_training import CONFIG, STAGE
+from helpers.models import speech, torchrun
+from helpers.server import Server
+from helpers.training import CONFIG, STAGE
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = ("vctk", "folder", "default")
@@ -119,14 +119,17 @@ def test_stages_run_once_and_in_order(
 ) -> None:
     out = tmp_path / "out"
     calls = lambda: (out / "calls").read_text()  # noqa: E731
-    assert toy("x", "--out", out, "--to", "b") == 0 and calls() == "ab"
+    assert toy("x", "--out", out, "--to", "b") == 0
+    assert calls() == "ab"
     assert toy("x", "--out", out) == 0 and calls() == "abc", "what is complete is not run again"
     assert "a: complete; to do it again, remove" in capsys.readouterr().err
     assert toy("x", "--out", out, "--set", "k=1") == 0 and calls() == "abcbc", "other inputs"
-    assert toy("y", "--out", out, "--from", "b", "--to", "b", "--set", "k=1") == 0 and calls() == "abcbcb"
+    assert toy("y", "--out", out, "--from", "b", "--to", "b", "--set", "k=1") == 0
+    assert calls() == "abcbcb"
     assert markers(out) == ["a", "b"], "c was made from another b"
     (out / "complete" / "a.json").write_text("{")
-    assert toy("y", "--out", out, "--set", "k=1") == 0 and calls() == "abcbcbabc"
+    assert toy("y", "--out", out, "--set", "k=1") == 0
+    assert calls() == "abcbcbabc"
 
 
 def test_a_stage_that_fails_is_one_line(
@@ -137,14 +140,17 @@ def test_a_stage_that_fails_is_one_line(
     (out / "fail").touch()
     assert toy("x", "--out", out) == 1
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.splitlines()[-1] == "toy: error: b.wav: is bad; mend it"
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == "toy: error: b.wav: is bad; mend it"
     assert markers(out) == ["a"]
     (out / "fail").unlink()
-    assert toy("x", "--out", out) == 0 and (out / "calls").read_text() == "abc"
+    assert toy("x", "--out", out) == 0
+    assert (out / "calls").read_text() == "abc"
 
 
 def test_usage(toy: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert toy("--help") == 0 and "Stages: a, b, c." in capsys.readouterr().out
+    assert toy("--help") == 0
+    assert "Stages: a, b, c." in capsys.readouterr().out
     assert toy("x", "--from", "c", "--to", "a") == 2
     assert toy("x", "--from", "d") == 2
     assert toy("x", "--out") == 2
@@ -157,7 +163,8 @@ def test_usage(toy: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> N
 def test_every_stage_has_its_script(name: str) -> None:
     for stage in stages(name):
         module = load_stage(RECIPES / name, stage)
-        assert callable(module.main) and module.__doc__.startswith(f"Stage {stage}: ")
+        assert callable(module.main)
+        assert module.__doc__.startswith(f"Stage {stage}: ")
         assert set(module.INPUTS) <= set(recipe.Run.__dataclass_fields__)
     page = (RECIPES / name / "README.md").read_text(encoding="utf-8")
     assert all(f"`{stage}`" in page for stage in stages(name))
@@ -182,7 +189,8 @@ def test_vctk_is_prepared(version: str, tmp_path: Path, capsys: pytest.CaptureFi
         rows = list(csv.DictReader(file, delimiter="\t"))
     texts = {split: {r["text"] for r in rows if r["split"] == split} for split in prepared.splits}
     assert not texts["train"] & (texts["eval-utts"] | texts["eval-speakers"])
-    assert {r["rate"] for r in rows} == {"16000"} and rows[0]["sentence"] == "001"
+    assert {r["rate"] for r in rows} == {"16000"}
+    assert rows[0]["sentence"] == "001"
     assert start("vctk", corpus, "--out", out, "--to", "prepare") == 0
     assert "prepare: complete" in capsys.readouterr().err
 
@@ -210,7 +218,7 @@ def test_vctk_from_prepare_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_vctk_is_downloaded(
-    server: Server,  # noqa: F811
+    server: Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -224,8 +232,10 @@ def test_vctk_is_downloaded(
     monkeypatch.setattr(vctk, "address", lambda: (server.url, "0" * 64))
     assert start("vctk", "--out", out, "--to", "prepare") == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("vctk: error: ") and "not the file that was expected" in last
-    assert not (out / "complete").exists() and not list((out / "download").iterdir())
+    assert last.startswith("vctk: error: ")
+    assert "not the file that was expected" in last
+    assert not (out / "complete").exists()
+    assert not list((out / "download").iterdir())
     checksum = hashlib.sha256(server.content).hexdigest()
     monkeypatch.setattr(vctk, "address", lambda: (server.url, checksum))
     server.cut_after = len(server.content) // 2 + 1
@@ -245,7 +255,8 @@ def test_a_missing_corpus_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     ):
         assert start(name, *args, "--out", tmp_path / "out" / name) == 1
         last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith(f"{name}: error: ") and said in last
+        assert last.startswith(f"{name}: error: ")
+        assert said in last
 
 
 def test_own_recordings_become_a_model(
@@ -273,9 +284,13 @@ def test_own_recordings_become_a_model(
     splits = open_corpus(out / "corpus").splits
     assert splits == ("eval-utts", "train"), "pieces of the one recording"
     (args, named), generate, evaluate = called
-    assert args == ("prior",) and named["data"] == out / "corpus" and named["out"] == out / "prior"
-    assert named["model"] == out / "model" / "model.safetensors" and named["resume"]
-    assert generate[0] == "generate" and generate[-1] == str(out / "samples" / "nobody.wav")
+    assert args == ("prior",)
+    assert named["data"] == out / "corpus"
+    assert named["out"] == out / "prior"
+    assert named["model"] == out / "model" / "model.safetensors"
+    assert named["resume"]
+    assert generate[0] == "generate"
+    assert generate[-1] == str(out / "samples" / "nobody.wav")
     assert evaluate[:4] == ["evaluate", str(out / "corpus"), "--split", "eval-utts"]
     assert markers(out) == sorted(stages("folder"))
     # Recordings that come later are prepared too, but a model is not mixed up with others' recordings.
@@ -283,7 +298,8 @@ def test_own_recordings_become_a_model(
     soundfile.write(folder / "later.wav", syllables[0], 16_000)
     assert start("folder", folder, "--out", out, "--config", config, "--threads", "1") == 1
     err = capsys.readouterr().err
-    assert "1 prepared" in err and "was trained on other recordings; remove it" in err
+    assert "1 prepared" in err
+    assert "was trained on other recordings; remove it" in err
     assert markers(out) == ["prepare"]
 
 
@@ -326,7 +342,8 @@ def test_the_list_of_recordings() -> None:
     verified = [r for r in rows if r["sha256"]]
     assert len(verified) == 1410
     assert all(r["corpus"].startswith(("LibriSpeech ", "VCC2016")) for r in verified)
-    assert {len(r["sha256"]) for r in verified} == {64} and {len(r["pcm"]) for r in verified} == {16}
+    assert {len(r["sha256"]) for r in verified} == {64}
+    assert {len(r["pcm"]) for r in verified} == {16}
     others = [r for r in rows if not r["sha256"]]
     assert {r["corpus"] for r in others} == {"Common Voice", "speechocean762", "Kerstin"}
     assert not any(r["pcm"] or r["sex"] for r in others)
@@ -371,7 +388,8 @@ def test_laying_out_and_checking(
     assert layout.lay_out(out, layout.find([tmp_path], names)) == []
     assert (out / "a/l.flac").read_bytes() == flac.read_bytes()
     corpus = open_corpus(out)
-    assert corpus.speakers == ("ls1", "vcc") and corpus.splits == ("eval", "train")
+    assert corpus.speakers == ("ls1", "vcc")
+    assert corpus.splits == ("eval", "train")
     assert speaker_details(out)["ls1"] == "F"
     capsys.readouterr()
     layout.check.main(recipe.Run(out, tmp_path / "run"))
@@ -381,7 +399,8 @@ def test_laying_out_and_checking(
     with pytest.raises(AudiovqError, match="2 of 2 recordings are missing or differ"):
         layout.check.main(recipe.Run(out, tmp_path / "run"))
     err = capsys.readouterr().err
-    assert "l.flac: is missing" in err and "v.flac: is another recording" in err
+    assert "l.flac: is missing" in err
+    assert "v.flac: is another recording" in err
 
 
 def test_voices_are_found_prepared_and_checked(
@@ -411,11 +430,13 @@ def test_voices_are_found_prepared_and_checked(
     assert layout.lay_out(out, found) == []
     for row in rows:
         samples, rate = soundfile.read(out / row["path"])
-        assert rate == 16_000 and samples.ndim == 1
+        assert rate == 16_000
+        assert samples.ndim == 1
         assert np.abs(samples).max() == pytest.approx(0.9, abs=1e-3)
         assert len(samples) / rate == pytest.approx(1.35, abs=0.1)
     corpus = open_corpus(out)
-    assert len(corpus.speakers) > 0 and corpus.splits == ("train-voices",)
+    assert len(corpus.speakers) > 0
+    assert corpus.splits == ("train-voices",)
     config = load_config("default", [load_stage(RECIPES / "default", "train").LISTED])
     shown = [s for s in corpus.speakers if any(fnmatchcase(s, p) for p in config.train.listed_speakers)]
     assert shown == [], "no model lists them"
@@ -432,10 +453,12 @@ def test_voices_are_found_prepared_and_checked(
         layout.check.main(recipe.Run(out, tmp_path / "run"))
     err = capsys.readouterr().err
     assert "lasts 2.0 s instead of about 1.4 s" in err
-    assert "cannot be read" in err and "is missing" in err
+    assert "cannot be read" in err
+    assert "is missing" in err
     # Files that are there are kept, whatever they hold; layout names what is wrong with them.
     faults = layout.lay_out(out, found)
-    assert len(faults) == 2 and all("; remove it and check " in fault for fault in faults)
+    assert len(faults) == 2
+    assert all("; remove it and check " in fault for fault in faults)
     assert third.exists()
 
 
@@ -484,4 +507,5 @@ def test_markers_say_what_was_done(tmp_path: Path) -> None:
     corpus = unpack(vctk_files("0.92", 1, 1), tmp_path / "in")
     start("vctk", corpus, "--out", tmp_path / "out", "--to", "prepare")
     marker = json.loads((tmp_path / "out/complete/prepare.json").read_text())
-    assert marker["inputs"] == {"corpus": str(corpus.resolve())} and marker["seconds"] >= 0
+    assert marker["inputs"] == {"corpus": str(corpus.resolve())}
+    assert marker["seconds"] >= 0

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import speech
 from numpy.typing import NDArray
 
 from audiovq.audio.loudness import loudness_gain
@@ -20,6 +19,7 @@ from audiovq.errors import AudiovqError
 from audiovq.speech import chunked_encoder as module
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer, load
+from helpers.models import speech
 
 Array = NDArray[np.float32]
 
@@ -43,7 +43,8 @@ def test_chunked_equals_whole(
     signal = speech(50_000)
     monkeypatch.setattr(module, "WINDOW_FRAMES", 1_000)
     whole = it.encode(signal)
-    assert len(whole) == -(-50_000 // it.hop) and len(set(whole.codes.tolist())) > 4
+    assert len(whole) == -(-50_000 // it.hop)
+    assert len(set(whole.codes.tolist())) > 4
     for frames in (1, 7, 100):
         monkeypatch.setattr(module, "WINDOW_FRAMES", frames)
         assert same(it.encode(signal), whole), frames
@@ -111,7 +112,9 @@ def test_what_a_code_sequence_knows(tiny_tokenizer: Tokenizer, recording: Path) 
     assert (codes.hop, codes.sample_rate, codes.num_samples) == (128, info.samplerate, info.frames)
     assert codes.fingerprint == tiny_tokenizer.fingerprint
     assert codes.gain == pytest.approx(loudness_gain(read(recording).samples))
-    assert codes.voice is not None and len(codes.voice) == 4 and max(codes.voice) < 64
+    assert codes.voice is not None
+    assert len(codes.voice) == 4
+    assert max(codes.voice) < 64
     assert int(codes.codes.max()) < 64
 
 
@@ -120,13 +123,15 @@ def test_level_does_not_change_codes(tiny_tokenizer: Tokenizer) -> None:
         tiny_tokenizer.encode(speech(8_000, level=0.4)),
         tiny_tokenizer.encode(speech(8_000, level=0.4) / 16),
     )
-    assert loud.codes.tolist() == quiet.codes.tolist() and loud.voice == quiet.voice
+    assert loud.codes.tolist() == quiet.codes.tolist()
+    assert loud.voice == quiet.voice
     assert quiet.gain == pytest.approx(16 * loud.gain)
 
 
 def test_silence_is_encoded_and_stays_finite(tiny_tokenizer: Tokenizer) -> None:
     codes = tiny_tokenizer.encode(np.zeros(4_000, np.float32))
-    assert codes.gain == 0.0 and len(codes) == 32
+    assert codes.gain == 0.0
+    assert len(codes) == 32
     assert not tiny_tokenizer.decode(codes, fast=True).samples.any(), "zeros in, zeros out"
     hiss = tiny_tokenizer.encode(np.full(4_000, 1e-7, np.float32))
     assert hiss.gain == 1.0
@@ -162,17 +167,18 @@ def test_save_and_load(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert tiny_tokenizer.save(path) == tiny_tokenizer.fingerprint
     again = load(path)
     signal = speech(5_000)
-    assert (
-        same(again.encode(signal), tiny_tokenizer.encode(signal))
-        and again.speakers == tiny_tokenizer.speakers
-    )
+    assert same(again.encode(signal), tiny_tokenizer.encode(signal))
+    assert again.speakers == tiny_tokenizer.speakers
     with pytest.raises(AudiovqError, match="exists"):
         tiny_tokenizer.save(path)
 
 
 def test_info(tiny_tokenizer: Tokenizer, paper_tokenizer: Tokenizer) -> None:
     facts = tiny_tokenizer.info()
-    assert facts["bits_per_second"] == 125 * 6 and facts["voice_bits"] == 24 and facts["speakers"] == 3
+    assert facts["bits_per_second"] == 125 * 6
+    assert facts["voice_bits"] == 24
+    assert facts["speakers"] == 3
     assert facts["encoder_receptive_field_samples"] == tiny_tokenizer.model.encoder.receptive_field
     assert facts["parameters"] == sum(p.numel() for p in tiny_tokenizer.model.parameters())
-    assert paper_tokenizer.info()["voice_bits"] == 0 and paper_tokenizer.info()["spectral_head"] is False
+    assert paper_tokenizer.info()["voice_bits"] == 0
+    assert paper_tokenizer.info()["spectral_head"] is False

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import speech
 from numpy.typing import NDArray
 
 from audiovq.audio.resample import resampled_length
@@ -19,6 +18,7 @@ from audiovq.errors import AudiovqError
 from audiovq.speech import chunked_encoder, synthesis
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer, load
+from helpers.models import speech
 
 Array = NDArray[np.float32]
 
@@ -175,7 +175,9 @@ def test_a_voice_of_its_own_recording_changes_nothing(tiny_tokenizer: Tokenizer,
     assert tiny_tokenizer.voice_of(recording) == codes.voice
     asked = tiny_tokenizer.voices.choose(codes, None, tiny_tokenizer.voice_of(recording))
     own = tiny_tokenizer.voices.choose(codes, None, None)
-    assert torch.equal(asked.to, own.to) and asked.away is not None and own.away is None
+    assert torch.equal(asked.to, own.to)
+    assert asked.away is not None
+    assert own.away is None
     own_sound, asked_sound = (
         tiny_tokenizer.decode(codes, fast=True, voice=voice).samples for voice in (None, recording)
     )
@@ -219,7 +221,8 @@ def test_refused(
     ):
         with pytest.raises(AudiovqError) as caught:
             run(**({"fast": True} | options))
-        assert said in str(caught.value) and "\n" not in str(caught.value)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -310,10 +313,12 @@ def test_three_levels_there_and_back(three_levels: Tokenizer, tmp_path: Path) ->
     codes = three_levels.encode(signal, 22_050)
     steps = -(-resampled_length(20_001, 22_050, 16_000) // 256)
     assert (codes.levels, len(codes), codes.hop, codes.frames_per_step) == (3, steps, 256, 2)
-    assert codes.codebook_size == 16 and codes.frame_rate == 62.5
+    assert codes.codebook_size == 16
+    assert codes.frame_rate == 62.5
     for fast in (False, True):
         back = three_levels.decode(codes, fast=fast)
-        assert len(back.samples) == 20_001 and np.isfinite(back.samples).all()
+        assert len(back.samples) == 20_001
+        assert np.isfinite(back.samples).all()
     bare = np.asarray(codes.codes)
     assert len(three_levels.decode(bare, fast=True).samples) == steps * 256
     coarse = three_levels.encode(signal, 22_050, levels=2)

