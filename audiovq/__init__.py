@@ -10,6 +10,7 @@ What is named here is imported on first use: `import audiovq` alone loads neithe
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer, load
 
 __version__ = "0.1.0"
+
+# A library is silent; the command line adds a handler that writes to standard error.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = ["AudiovqError", "CodeSequence", "Tokenizer", "__version__", "load"]
 

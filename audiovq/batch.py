@@ -1,4 +1,4 @@
-"""Many files at once, on every core; of codes several in lockstep on each. Each file whole or not at all."""
+"""Many files at once on every core, codes in lockstep on each. Each file whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
 
 SLOTS_PER_CORE = 4
-"""Sequences that one core draws in lockstep: more gain nothing (`benchmarks/generation.py`)."""
+"""Sequences that one core draws in lockstep; more are no faster (`benchmarks/generation.py`)."""
 
 
 class Job(NamedTuple):
@@ -41,8 +42,8 @@ Heard = Callable[[float], None]
 
 def cores() -> int:
     """Processor cores that this process may use: its share, where torchrun started several."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, there // local_world_size())
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, count // local_world_size())
 
 
 def encode_files(
@@ -58,14 +59,16 @@ def encode_files(
     """Encode recordings to code files, each with the codes that `Tokenizer.encode` gives.
 
     Args:
-        jobs: recordings and code files; folders of these are made.
-        done: called once for each job, with what went wrong (AudiovqError or OSError) or None.
+        jobs: recordings and code files, whose folders are created.
+        done: called once for each job, with its AudiovqError or OSError, or None.
         force: overwrite files that exist.
         threads: files at a time; None takes all cores.
         levels: first levels of the codes to keep; None: all.
-        encode: how to encode a job, if in another way.
+        encode: encodes a job in place of `Tokenizer.encode`.
     """
-    lock, stop, queue = threading.Lock(), threading.Event(), list(jobs)[::-1]
+    lock = threading.Lock()
+    stop = threading.Event()
+    queue = list(jobs)[::-1]
 
     def run() -> None:
         while not stop.is_set():
@@ -91,29 +94,30 @@ def encode_files(
 def decode_files(
     tokenizer: Tokenizer,
     jobs: Sequence[Job],
+    how: DecodeOptions | None = None,
     *,
     done: Done,
     heard: Heard | None = None,
     force: bool = False,
     threads: int | None = None,
-    **options: Unpack[DecodeOptions],
 ) -> None:
-    """Decode code files to sound files, some in lockstep on every core; each gives what it would alone.
+    """Decode code files to sound files, some in lockstep on every core; each as it would be alone.
 
     Args:
-        jobs: code files and sound files; folders of these are made.
-        done: called once for each job, with what went wrong (AudiovqError or OSError) or None.
-        heard: called with seconds of audio as they are made.
+        jobs: code files and sound files, whose folders are created.
+        how: the same for all.
+        done: called once for each job, with its AudiovqError or OSError, or None.
+        heard: called with the seconds of each block of audio.
         force: overwrite files that exist.
         threads: how many draw; None takes all cores.
-        options: see `DecodeOptions`; the same for all.
 
     Raises: AudiovqError if the voice asked for cannot be read.
     """
-    if (other := options.get("voice")) is not None and not isinstance(other, tuple):
-        options["voice"] = tokenizer.voice_of(other)
+    how = how or DecodeOptions()
+    if how.voice is not None and not isinstance(how.voice, tuple):
+        how = replace(how, voice=tokenizer.voice_of(how.voice))
     workers = max(1, min(threads or cores(), len(jobs)))
-    work = _Work(tokenizer, jobs, options, force, done, heard)
+    work = _Work(tokenizer, jobs, how, force, done, heard)
     slots = max(1, min(SLOTS_PER_CORE, len(jobs) // workers))
     _on_threads(workers, lambda: work.run(slots), work.stop)
 
@@ -148,29 +152,33 @@ class _Open(NamedTuple):
 
 
 class _Work:
-    """The queue of jobs, and what one thread does with it."""
+    """The queue of jobs, and the work of one thread on it."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         jobs: Sequence[Job],
-        options: DecodeOptions,
+        how: DecodeOptions,
         force: bool,
         done: Done,
         heard: Heard | None,
     ) -> None:
-        self.tokenizer, self.options, self.force = tokenizer, options, force
+        self.tokenizer = tokenizer
+        self.how = how
+        self.force = force
         self.stop = threading.Event()
         # The longest first, so that no core is left with a long one at the end.
         self._jobs = sorted(jobs, key=lambda job: _size(job.source), reverse=True)[::-1]
-        self._done, self._heard, self._lock = done, heard, threading.Lock()
+        self._done = done
+        self._heard = heard
+        self._lock = threading.Lock()
 
     def run(self, slots: int) -> None:
         """Decode jobs until none is left."""
         opened: dict[int, _Open] = {}
         try:
             decode_jobs = self._decode_jobs(opened)
-            if self.options.get("fast"):
+            if self.how.fast:
                 for number, decode_job in enumerate(decode_jobs):
                     for audio in self.tokenizer.synthesiser.fast(decode_job):
                         self._take(opened, number, audio)
@@ -191,15 +199,14 @@ class _Work:
                 job = self._jobs.pop()
             try:
                 codes = self.tokenizer.load_codes(job.source).for_model(self.tokenizer.code_format)
-                decode_job = self.tokenizer.decode_job(codes, **self.options)
+                decode_job = self.tokenizer.decode_job(codes, self.how)
                 job.target.parent.mkdir(parents=True, exist_ok=True)
-                rate = codes.sample_rate
                 length = decoded_length(codes)
                 writer = AudioWriter(
-                    job.target, sample_rate=rate, num_samples=length, input_rate=rate, force=self.force
+                    job.target, sample_rate=codes.sample_rate, num_samples=length, force=self.force
                 )
             except (AudiovqError, OSError) as error:
-                self._tell(job, error)
+                self._report(job, error)
                 continue
             opened[number] = _Open(job, writer, self.tokenizer.output_stage(codes))
             number += 1
@@ -221,16 +228,16 @@ class _Work:
         except (AudiovqError, OSError) as error:
             job.writer.discard()
             del opened[number]
-            self._tell(job.job, error)
+            self._report(job.job, error)
             return
         if block is None:
             del opened[number]
-            self._tell(job.job, None)
+            self._report(job.job, None)
         elif self._heard is not None:
             with self._lock:
                 self._heard(len(block) / SAMPLE_RATE)
 
-    def _tell(self, job: Job, error: Exception | None) -> None:
+    def _report(self, job: Job, error: Exception | None) -> None:
         with self._lock:
             self._done(job, error)
 

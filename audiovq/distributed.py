@@ -1,12 +1,13 @@
-"""Several processes, on one machine or many, that do one job: torchrun starts them, this tells who is who.
+"""Several processes, on one machine or many, that torchrun starts to do one job.
 
-All of them run the same program. Sharing out files needs no more than `launched_rank`; training joins them
-through torch.distributed (gloo between processors, NCCL between GPUs), so that what is summed is the same on
-each to the bit. Bytes and numbers are exchanged, never pickled objects.
+All of them run the same program. Dividing a list of files needs no more than `launched_rank`; training
+connects the processes in a `process_group` of torch.distributed (gloo between CPUs, NCCL between GPUs), so
+that sums are the same on each to the bit. Processes exchange bytes and numbers, never pickled objects.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,48 +24,49 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 PATIENCE = timedelta(days=2)
-"""How long a process waits for the others: one may still be at work on its files, or index a corpus alone.
-One that has ended is noticed at once."""
+"""How long a process waits for the others: one may still process its files, or index a corpus alone. The end
+of a process is noticed at once."""
 
 
 class RankInfo(NamedTuple):
-    """This process: its number, and how many there are."""
+    """This process's rank, and the number of processes."""
 
     rank: int
-    size: int
+    world_size: int
 
     @property
-    def first(self) -> bool:
-        """Whether it is the one that writes files and tells how it goes."""
+    def is_first(self) -> bool:
+        """Whether this is rank zero, which writes files and logs progress."""
         return self.rank == 0
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Every size-th item: the shares of all processes are all items, each once."""
-        return items[self.rank :: self.size]
+    def shard(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Every `world_size`-th item: the shards of all processes hold each item once."""
+        return items[self.rank :: self.world_size]
 
 
 def launched_rank() -> RankInfo:
-    """This process by the environment that torchrun sets; (0, 1) without it.
+    """Rank and world size from the environment that torchrun sets; (0, 1) without it.
 
-    Raises: AudiovqError if RANK and WORLD_SIZE make no sense.
+    Raises: AudiovqError if RANK and WORLD_SIZE are inconsistent.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return RankInfo(0, 1)
-    texts = os.environ["RANK"], os.environ["WORLD_SIZE"]
-    if not (texts[0].isdecimal() and texts[1].isdecimal() and int(texts[0]) < int(texts[1])):
-        raise AudiovqError(f"RANK={texts[0]} WORLD_SIZE={texts[1]}: no place among processes; unset them")
-    return RankInfo(int(texts[0]), int(texts[1]))
+    rank = os.environ["RANK"]
+    size = os.environ["WORLD_SIZE"]
+    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        raise AudiovqError(f"RANK={rank} WORLD_SIZE={size}: inconsistent; unset them or use torchrun")
+    return RankInfo(int(rank), int(size))
 
 
 def local_world_size() -> int:
-    """How many processes of the job share this machine's cores, by the environment that torchrun sets."""
+    """Processes of the job on this machine, which share its cores, from the environment of torchrun."""
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, int(text)) if text.isdecimal() else 1
 
 
 def rank_info() -> RankInfo:
-    """This process among those that `process_group` connected; (0, 1) without any."""
-    # None is joined before torch is loaded, and then it need not be.
+    """Rank and world size in the process group; (0, 1) outside of one."""
+    # Without torch there is no group, and no reason to import it.
     dist = sys.modules.get("torch.distributed")
     if dist is None or not (dist.is_available() and dist.is_initialized()):
         return RankInfo(0, 1)
@@ -73,28 +75,30 @@ def rank_info() -> RankInfo:
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[RankInfo]:
-    """Connect the processes that torchrun started; for one alone, or once it is done, nothing happens.
+    """Connect the processes that torchrun started; does nothing for one process, or inside a group.
 
     Args:
-        device: where the tensors are that they will sum up, as torch names it.
+        device: of the tensors to reduce, as torch names it.
 
     Raises: AudiovqError if they cannot be connected.
     """
     started = launched_rank()
-    if started.size == 1 or rank_info().size > 1:
+    if started.world_size == 1 or rank_info().world_size > 1:
         yield rank_info()
         return
     import torch.distributed as dist
 
-    # An optimizer's first step imports it. Imported while processes are connected, it holds on to the
-    # connection beyond its end, and the threads of that can abort a process that exits.
+    # An optimizer's first step imports it. Imported inside a group, it keeps the group's connection alive,
+    # whose threads can abort a process that exits.
     import_module("torch._dynamo")
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     try:
         dist.init_process_group(backend, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise AudiovqError(f"cannot connect {started.size} processes ({reason}); use torchrun") from None
+        raise AudiovqError(
+            f"cannot connect {started.world_size} processes ({reason}); use torchrun"
+        ) from None
     try:
         yield rank_info()
     finally:
@@ -102,11 +106,8 @@ def process_group(device: str = "cpu") -> Iterator[RankInfo]:
 
 
 def all_reduce_sum(*tensors: Tensor) -> None:
-    """Add up each tensor over all joined processes, in place; as they are without any.
-
-    Raises: AudiovqError if another process has ended.
-    """
-    if rank_info().size == 1:
+    """Sum each tensor over the process group, in place. Raises AudiovqError if another process has ended."""
+    if rank_info().world_size == 1:
         return
     import torch.distributed as dist
 
@@ -120,23 +121,22 @@ def all_reduce_sum(*tensors: Tensor) -> None:
 
 
 def all_reduce_floats(values: Sequence[float]) -> list[float]:
-    """Sums over all joined processes."""
-    if rank_info().size == 1:
+    """Sum numbers over the process group."""
+    if rank_info().world_size == 1:
         return list(values)
     import torch
 
     sums = torch.tensor(values, dtype=torch.float64)
     all_reduce_sum(sums)
-    return sums.tolist()
+    return [float(value) for value in sums.tolist()]
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], extra: Sequence[float]) -> list[float]:
-    """Mean gradients over all joined processes, in place, and the sums of some numbers besides.
+    """Average gradients over the process group, in place; returns the sums of the numbers in `extra`.
 
-    One message for all of it. A parameter that no process has a gradient for keeps none. `extra` travels as
-    float32.
+    All of it travels in one message, as float32. A parameter without a gradient on any process keeps none.
     """
-    count = rank_info().size
+    count = rank_info().world_size
     if count == 1:
         return list(extra)
     import torch
@@ -147,24 +147,24 @@ def average_gradients(parameters: Sequence[nn.Parameter], extra: Sequence[float]
     tail = torch.tensor([*has, *extra], device=device)
     flat = torch.cat([*(part.detach().float().flatten() for part in parts), tail])
     all_reduce_sum(flat)
-    *means, counts = flat.split([*(p.numel() for p in parameters), len(tail)])
-    counted = counts.tolist()
+    *means, counts = torch.split(flat, [*(p.numel() for p in parameters), len(tail)])
+    counted = [float(value) for value in counts.tolist()]
     for parameter, mean, owners in zip(parameters, means, counted, strict=False):
         parameter.grad = (mean / count).view_as(parameter).to(parameter.dtype) if owners else None
     return counted[len(parameters) :]
 
 
 def broadcast_bytes(content: bytes) -> bytes:
-    """The first process's bytes, on every joined process."""
-    me = rank_info()
-    if me.size == 1:
+    """Rank zero's bytes, on every process of the group."""
+    if rank_info().world_size == 1:
         return content
     import torch
 
-    length = int(all_reduce_floats([len(content) if me.first else 0])[0])
-    # Whoever does not send adds zeros: a sum is all that has to work.
+    is_first = rank_info().is_first
+    length = int(all_reduce_floats([len(content) if is_first else 0])[0])
+    # The other ranks add zeros: a sum works on every backend and device.
     sent = torch.zeros(length, dtype=torch.uint8)
-    if me.first and content:
+    if is_first and content:
         sent.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
     all_reduce_sum(sent)
     return sent.numpy().tobytes()
@@ -172,19 +172,24 @@ def broadcast_bytes(content: bytes) -> bytes:
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """The first process goes through the block, then the others: what it left on disk they find."""
-    if not rank_info().first:
+    """Rank zero runs the block first, so that the others find its files."""
+    if not rank_info().is_first:
         barrier()
     yield
-    if rank_info().first:
+    if rank_info().is_first:
         barrier()
 
 
 def broadcast_flag(answer: bool) -> bool:
-    """The first process's answer, on every joined process."""
-    return all_reduce_floats([float(answer and rank_info().first)])[0] > 0
+    """Rank zero's answer, on every process of the group."""
+    return all_reduce_floats([float(answer and rank_info().is_first)])[0] > 0
 
 
 def barrier() -> None:
-    """Return when every joined process has come here."""
+    """Wait until every process of the group arrives here."""
     all_reduce_floats([0.0])
+
+
+def rank_zero_speaks(record: logging.LogRecord) -> bool:
+    """Filter of log records: progress from rank zero alone, warnings and errors from every process."""
+    return record.levelno > logging.INFO or launched_rank().is_first

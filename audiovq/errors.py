@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 
 class AudiovqError(Exception):
     """Input that cannot be used, or output that cannot be written.
@@ -13,3 +16,12 @@ class AudiovqError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).splitlines()))
+
+
+def unreadable(path: str | os.PathLike[str], error: OSError) -> AudiovqError:
+    """The error for a file that cannot be opened or read."""
+    if isinstance(error, FileNotFoundError):
+        return AudiovqError(f"{path}: does not exist; check the path")
+    if isinstance(error, IsADirectoryError) or Path(path).is_dir():
+        return AudiovqError(f"{path}: is a folder; name a file in it")
+    return AudiovqError(f"{path}: cannot be read ({error.strerror or error}); check its permissions")

@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from audiovq.audio.highpass import high_passed
 from audiovq.audio.loudness import LoudnessMeter
 from audiovq.audio.reader import LARGEST_SAMPLE, AudioReader, Recording, check_rate
+from audiovq.audio.stream import through
 from audiovq.audio.writer import AudioWriter
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
-from audiovq.kernels.options import Precision, check_sampling
+from audiovq.kernels.options import Precision
+from audiovq.nn.device import find_device
 from audiovq.speech.chunked_encoder import WindowEncoder
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import ModelHeader, Speaker, describe, load_model, save_model
-from audiovq.speech.output import DecodeOptions, OutputStage, decoded_length
+from audiovq.speech.output import TEMPERATURE, DecodeKeywords, DecodeOptions, OutputStage, decoded_length
 from audiovq.speech.synthesis import DecodeJob, Synthesiser
 from audiovq.speech.voices import VoiceSpace
 
@@ -30,10 +32,6 @@ if TYPE_CHECKING:
     from audiovq.prior.sampler import PriorSampler
 
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "default.safetensors"
-TEMPERATURE = 1.0
-"""Default temperature of the WaveNet's draws: docs/training.md has the scores of others."""
-
-Progress = Callable[[int, int], None]
 
 
 def load(
@@ -55,12 +53,8 @@ def load(
     """
     path = DEFAULT_MODEL if model is None else Path(model)
     loaded, header = load_model(path)
-    try:
-        loaded = loaded.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise AudiovqError(f"device {device}: cannot be used ({reason}); use cpu") from None
-    return Tokenizer(loaded, header, path, precision, None if prior is None else Path(prior))
+    prior_path = None if prior is None else Path(prior)
+    return Tokenizer(loaded.to(find_device(device)), header, path, precision, prior_path)
 
 
 class Tokenizer:
@@ -84,27 +78,23 @@ class Tokenizer:
     ) -> None:
         self._prior_path = prior
         self._prior: PriorSampler | None = None
-        self.model, self.header, self.path = model, header, path
+        self.model = model
+        self.header = header
+        self.path = path
         self.hop = model.code_hop
         self.code_format = header.code_format
+        self.speakers: tuple[Speaker, ...] = header.speakers
+        """Trained speakers, by number."""
+        self.fingerprint = header.fingerprint
+        """16 hex digits over the model's tensors and configuration."""
         self._device = next(model.parameters()).device
         self._windows = WindowEncoder(model)
         self.voices = VoiceSpace(model, header.speakers, path.name)
         self.synthesiser = Synthesiser(model, precision, compiled=self._device.type == "cpu")
 
     @property
-    def speakers(self) -> tuple[Speaker, ...]:
-        """Trained speakers, by number."""
-        return self.header.speakers
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits over the model's tensors and configuration."""
-        return self.header.fingerprint
-
-    @property
     def prior(self) -> PriorSampler:
-        """What makes codes up, scores and compresses them. Raises AudiovqError if there is no prior."""
+        """Generates, scores and compresses codes. Raises AudiovqError if there is no prior."""
         if self._prior is None:
             from audiovq.prior.sampler import PriorSampler, prior_beside
 
@@ -135,23 +125,20 @@ class Tokenizer:
         """Codes of a recording.
 
         Args:
-            source: path of any file soundfile reads, `"-"` for standard input, or samples `(T,)`.
+            source: path of any file that soundfile reads, `"-"` for standard input, or samples `(T,)`.
             sample_rate: of an array, Hz (default 16,000); files know their own.
             levels: first levels of the codes to keep; None: all.
 
-        Raises: AudiovqError for what cannot be read (see `audio_io.AudioReader`), an unusable array, or more
+        Raises: AudiovqError for what cannot be read (see `AudioReader`), an unusable array, or more
             levels than the model has.
         """
-        self._check_levels(levels)
-        codes = self._encode(source, sample_rate)
-        return codes if levels is None else codes.coarse(levels)
-
-    def _check_levels(self, levels: int | None) -> None:
         count = self.code_format.levels
         if levels is not None and not 1 <= levels <= count:
             raise AudiovqError(
                 f"{self.path.name}: has {count} levels of codes; ask for 1 to {count}, not {levels}"
             )
+        codes = self._encode(source, sample_rate)
+        return codes if levels is None else codes.coarse(levels)
 
     def _encode(
         self, source: str | os.PathLike[str] | NDArray[np.floating], sample_rate: int | None
@@ -164,7 +151,7 @@ class Tokenizer:
             return self._encode_blocks(reader.blocks, reader.source_rate, lambda: reader.source_samples)
 
     def decode(
-        self, codes: CodeSequence | NDArray[np.integer], **options: Unpack[DecodeOptions]
+        self, codes: CodeSequence | NDArray[np.integer], **options: Unpack[DecodeKeywords]
     ) -> Recording:
         """Speech from codes, in memory; arguments and errors as for `stream`."""
         codes = self._checked(codes)
@@ -172,50 +159,42 @@ class Tokenizer:
         return Recording(samples, codes.sample_rate, codes.sample_rate, len(samples))
 
     def stream(
-        self, codes: CodeSequence | NDArray[np.integer], **options: Unpack[DecodeOptions]
+        self, codes: CodeSequence | NDArray[np.integer], **options: Unpack[DecodeKeywords]
     ) -> Iterator[NDArray[np.float32]]:
         """Speech from codes in blocks `(T,)` as it is drawn, at the recording's rate and exact length.
 
         Args:
             codes: `CodeSequence`, or a bare array `(T * levels,)`.
-            options: see `DecodeOptions`.
+            options: the fields of `DecodeOptions`.
 
         Raises: AudiovqError for codes of another model or out of range, an unknown speaker, or a voice
             where the model has no voice encoder: at once, before the first block.
         """
         codes = self._checked(codes)
-        fast = options.get("fast", False)
-        job = self.decode_job(codes, **options)
-        output = self.output_stage(codes)
-
-        def blocks() -> Iterator[NDArray[np.float32]]:
-            drawn = self.synthesiser.fast(job) if fast else self.synthesiser.drawn(job)
-            for block in drawn:
-                yield output.push(block)
-            yield output.flush()
-
-        return (block for block in blocks() if len(block))
+        how = DecodeOptions(**options)
+        job = self.decode_job(codes, how)
+        blocks = self.synthesiser.fast(job) if how.fast else self.synthesiser.drawn(job)
+        return through(self.output_stage(codes), blocks)
 
     def decode_job(
-        self, codes: CodeSequence | NDArray[np.integer], **options: Unpack[DecodeOptions]
+        self, codes: CodeSequence | NDArray[np.integer], how: DecodeOptions | None = None
     ) -> DecodeJob:
-        """What the synthesiser needs to decode codes; errors as for `stream`."""
+        """Codes and options as the synthesiser takes them; errors as for `stream`."""
         codes = self._checked(codes)
-        if options.get("fast") and self.model.spectral_head is None:
+        how = how or DecodeOptions()
+        if how.fast and self.model.spectral_head is None:
             raise AudiovqError(f"{self.path.name}: this model has no spectral head; decode without --fast")
-        temperature = options.get("temperature", TEMPERATURE)
-        check_sampling(temperature, 0)
-        if (count := options.get("levels")) is not None:
-            codes = codes.coarse(count)
-        other = options.get("voice")
-        if other is not None and not isinstance(other, tuple):
-            other = self.voice_of(other)
-        voices = self.voices.choose(codes, options.get("speaker"), other)
+        if how.levels is not None:
+            codes = codes.coarse(how.levels)
+        voice = how.voice
+        if voice is not None and not isinstance(voice, tuple):
+            voice = self.voice_of(voice)
+        voices = self.voices.choose(codes, how.speaker, voice)
         table = torch.from_numpy(codes.rows.astype(np.int64)).to(self._device)
-        return DecodeJob(table, voices, options.get("seed", 0), temperature, options.get("corrections"))
+        return DecodeJob(table, voices, how.seed, how.temperature, how.corrections)
 
     def output_stage(self, codes: CodeSequence) -> OutputStage:
-        """What brings the synthesiser's blocks to the recording's level, rate and length."""
+        """The stage that brings the synthesiser's blocks to the recording's level, rate and length."""
         return OutputStage(codes, self.header.config.output_gain_db)
 
     def decode_file(
@@ -224,8 +203,8 @@ class Tokenizer:
         out: str | os.PathLike[str],
         *,
         force: bool = False,
-        progress: Progress | None = None,
-        **options: Unpack[DecodeOptions],
+        progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[DecodeKeywords],
     ) -> None:
         """Speech from codes, written as it is drawn, at the source's rate and exact length.
 
@@ -234,14 +213,15 @@ class Tokenizer:
             out: sound file to write (by ending), or `"-"`.
             force: overwrite `out`.
             progress: called with samples done and in all, at the recording's rate.
-            options: see `DecodeOptions`.
+            options: the fields of `DecodeOptions`.
 
         Raises: AudiovqError as `stream`, or for an output that cannot be written.
         """
         codes = self._checked(codes)
         blocks = self.stream(codes, **options)
-        rate, length, done = codes.sample_rate, decoded_length(codes), 0
-        with AudioWriter(out, sample_rate=rate, num_samples=length, input_rate=rate, force=force) as writer:
+        length = decoded_length(codes)
+        done = 0
+        with AudioWriter(out, sample_rate=codes.sample_rate, num_samples=length, force=force) as writer:
             for block in blocks:
                 writer.write(block)
                 done += len(block)
@@ -261,7 +241,7 @@ class Tokenizer:
         return save_model(Path(path), self.model, list(header.speakers), header.training, force)
 
     def info(self) -> dict[str, object]:
-        """What the model is: rates, sizes, speakers, receptive field, fingerprint."""
+        """Facts of the model: rates, sizes, speakers, receptive field, fingerprint."""
         return describe(self.model, self.header, self.path)
 
     # Encoding
@@ -283,15 +263,18 @@ class Tokenizer:
         source_rate: int,
         source_samples: Callable[[], int],
     ) -> CodeSequence:
-        """Codes and voice from a 16 kHz signal that comes in blocks of any size, each time it is asked for.
+        """Codes and voice of a 16 kHz signal.
 
-        Its length in samples of the source is known once it was read through.
+        Args:
+            blocks: starts a pass over the signal, in blocks of any size; called twice.
+            source_rate: of the recording, Hz.
+            source_samples: length of the recording at that rate; called after the passes.
         """
         cutoff_hz = self.header.config.high_pass_hz
         meter = LoudnessMeter()
         length = 0
         for block in high_passed(blocks(), cutoff_hz):
-            meter.update(block)
+            meter.push(block)
             length += len(block)
         # As a float32 it takes four bytes in an .avq, and the sound comes out the same to the bit.
         gain = float(np.float32(meter.gain()))
@@ -317,4 +300,4 @@ class Tokenizer:
         return codes.for_model(self.code_format)
 
 
-__all__ = ["DEFAULT_MODEL", "DecodeOptions", "Tokenizer", "load"]
+__all__ = ["DEFAULT_MODEL", "TEMPERATURE", "DecodeOptions", "Tokenizer", "load"]

@@ -1,4 +1,4 @@
-"""What the command line takes, start of the program included, and how soon something is heard.
+"""Time of the commands, start of the program included, and time to the first sound.
 
 usage: python benchmarks/commands.py [--repeat N] [--files N]
 
@@ -49,14 +49,16 @@ def process(*args: str | Path, repeat: int = 1, cache: Path | None = None) -> fl
 
 
 def speech(seconds: float) -> np.ndarray:
-    """So much of the recordings in `data/`, one after the other, mono at 16 kHz."""
+    """Seconds of the recordings in `data/`, one after the other, mono at 16 kHz."""
     parts = [read(path).samples for path in sorted(DATA.glob("ls*.flac"))]
     return np.resize(np.concatenate(parts), int(seconds * SAMPLE_RATE))
 
 
 def one_file(folder: Path, repeat: int) -> None:
     """Ten seconds by the command, and in this process until the first sound."""
-    wav, codes, back = folder / "ten.wav", folder / "ten.npy", folder / "back.wav"
+    wav = folder / "ten.wav"
+    codes = folder / "ten.npy"
+    back = folder / "back.wav"
     write(wav, speech(SECONDS), SAMPLE_RATE)
     encode = ("-m", "audiovq", "encode", wav, codes, "--force")
     decode = ("-m", "audiovq", "decode", codes, back, "--force")
@@ -68,7 +70,8 @@ def one_file(folder: Path, repeat: int) -> None:
     print(f"decode {SECONDS} s                       {process(*decode, repeat=repeat):6.2f} s")
     cold = process(*decode, repeat=min(repeat, 3), cache=folder / "cache")
     print(f"decode {SECONDS} s, loop not compiled yet {cold:6.2f} s")
-    tokenizer, sequence = audiovq.load(), CodeSequence.load(codes)
+    tokenizer = audiovq.load()
+    sequence = CodeSequence.load(codes)
     first = []
     for _ in range(repeat + 1):  # the first one warms up
         began = time.perf_counter()
@@ -80,9 +83,12 @@ def one_file(folder: Path, repeat: int) -> None:
 
 def many_files(folder: Path, repeat: int, count: int) -> None:
     """A folder by the command, beside the same files in this process."""
-    source, out = folder / "codes", folder / "out"
+    source = folder / "codes"
+    out = folder / "out"
     tokenizer = audiovq.load()
-    rng, signal, total = np.random.default_rng(0), speech(60), 0.0
+    rng = np.random.default_rng(0)
+    signal = speech(60)
+    total = 0.0
     for n in range(count):
         length = int(rng.uniform(3, 15) * SAMPLE_RATE)
         start = int(rng.integers(0, len(signal) - length))

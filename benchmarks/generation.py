@@ -1,4 +1,4 @@
-"""How fast the WaveNet draws: torch eager, the compiled loop, and what the machine could do, side by side.
+"""Speed of the WaveNet: torch eager, the compiled loop, and the limit of the processor.
 
 usage: python benchmarks/generation.py [--seconds S] [--repeat N]
 
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import numpy as np
 import torch
@@ -31,9 +31,10 @@ from audiovq.kernels.packing import aligned, in_large_pages
 from audiovq.speech.decoder import Frames, WaveNetDecoder
 from audiovq.speech.engine import WaveNetEngine
 from audiovq.speech.torch_engine import TorchStream
+from audiovq.tokenizer import Tokenizer
 
 RECORDING = Path(__file__).parents[1] / "data" / "ls1998_008.flac"
-LANES = (4, 16, 64)
+SLOT_COUNTS = (4, 16, 64)
 EAGER_FRAMES = 6
 
 
@@ -45,8 +46,8 @@ def compute_all(out: np.ndarray, weights: np.ndarray, x: np.ndarray, times: int)
 
 
 @njit(nogil=True, fastmath=True)
-def sum_all(values: np.ndarray, times: int) -> float:
-    """Sum of float32, in whatever order is fastest: reading and little else."""
+def sum_all(values: np.ndarray, times: int) -> np.float32:
+    """Sum of float32, in the fastest order: reading and little else."""
     total = np.float32(0)
     for t in range(times):
         part = np.float32(0)
@@ -63,7 +64,7 @@ def multiply_once(out: np.ndarray, weights: np.ndarray, x: np.ndarray, times: in
         multiply(out, weights, x)
 
 
-def best(work: Callable[[], Any], repeat: int) -> float:
+def best(work: Callable[[], object], repeat: int) -> float:
     """Shortest time of some runs, in seconds, after one that compiles and fills caches."""
     work()
     times = []
@@ -81,8 +82,9 @@ def bandwidth(size: int, repeat: int) -> float:
     panels = max(1, size // (4 * inputs * PANEL))
     # In pages as large as those that the weights of an engine lie in.
     weights = in_large_pages(4 * panels * inputs * PANEL).view(np.float32).reshape(panels, inputs, PANEL)
-    weights[:] = 1.0  # memory that nobody wrote to is one and the same page of zeros, in the smallest cache
-    x, out = aligned((inputs,)), aligned((panels * PANEL,))
+    weights[:] = 1.0  # untouched memory is one and the same page of zeros, in the smallest cache
+    x = aligned((inputs,))
+    out = aligned((panels * PANEL,))
     times = max(1, 200_000_000 // weights.nbytes)
     adding = best(lambda: sum_all(weights.reshape(-1), times), repeat)
     multiplying = best(lambda: multiply_once(out, weights, x, times), repeat)
@@ -91,14 +93,17 @@ def bandwidth(size: int, repeat: int) -> float:
 
 def multiply_adds(repeat: int) -> float:
     """Multiply-adds a second of one core, on a matrix that fits its smallest cache."""
-    weights, x, out = aligned((2, 64, PANEL)), aligned((ROWS, 64)), aligned((ROWS, 2 * PANEL))
+    weights = aligned((2, 64, PANEL))
+    x = aligned((ROWS, 64))
+    out = aligned((ROWS, 2 * PANEL))
     times = 20_000
     return times * ROWS * 64 * 2 * PANEL / best(lambda: compute_all(out, weights, x, times), repeat)
 
 
 def step_cost(decoder: WaveNetDecoder, precision: Precision) -> tuple[int, int]:
-    """Multiply-adds and bytes of weights of one step, without what is only looked up."""
-    net, group = decoder.net, decoder.samples_per_step
+    """Multiply-adds and bytes of weights of one step, without the tables."""
+    net = decoder.net
+    group = decoder.samples_per_step
     products = sum(
         p.numel() for p in [*net.taps, *net.residual_proj, net.skip_proj.weight, decoder.head_in_proj.weight]
     )
@@ -108,8 +113,8 @@ def step_cost(decoder: WaveNetDecoder, precision: Precision) -> tuple[int, int]:
     return products + group * head, size * (products + head)
 
 
-def load_frames(tokenizer: Any, seconds: float) -> Frames:
-    """What the decoder draws from: the first seconds of a recording, repeated if it is shorter."""
+def load_frames(tokenizer: Tokenizer, seconds: float) -> Frames:
+    """The decoder's frames of the first seconds of a recording, repeated if it is shorter."""
     codes = tokenizer.encode(np.resize(read(RECORDING).samples, int(seconds * SAMPLE_RATE)))
     decode_job = tokenizer.decode_job(codes)
     with torch.inference_mode():
@@ -117,15 +122,17 @@ def load_frames(tokenizer: Any, seconds: float) -> Frames:
         return tokenizer.model.wavenet.frames(condition.features, condition.log_magnitude)
 
 
-def lanes_speed(engine: WaveNetEngine, frames: Frames, slots: int, threads: int, repeat: int) -> float:
-    """Seconds of audio a second of all lanes, on so many threads with `slots` each."""
+def slots_speed(engine: WaveNetEngine, frames: Frames, slots: int, threads: int, repeat: int) -> float:
+    """Seconds of audio a second of all slots, on some threads with `slots` each."""
     batch = Frames(*(v.repeat(slots, *[1] * (v.dim() - 1)) for v in frames))
-    rooms = [engine.slots(slots) for _ in range(threads)]
-    for room in rooms:
+    batches = [engine.slots(slots) for _ in range(threads)]
+    for batch_slots in batches:
         for slot in range(slots):
-            room.start(slot, slot)
+            batch_slots.start(slot, slot)
     with ThreadPoolExecutor(threads) as pool:
-        taken = best(lambda: list(pool.map(lambda room: room.draw(batch, range(slots)), rooms)), repeat)
+        taken = best(
+            lambda: list(pool.map(lambda batch_slots: batch_slots.draw(batch, range(slots)), batches)), repeat
+        )
     return threads * slots * frames.gains.shape[1] * engine.hop / SAMPLE_RATE / taken
 
 
@@ -179,22 +186,22 @@ def main() -> None:
     print(f"          {eager_best:.2f} with 64 streams at once\n")
     print("| weights | streams | cores | times real time | of torch eager | share of the limit |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for precision in ("float32", "bfloat16"):
-        engine = WaveNetEngine(decoder, precision)  # type: ignore[arg-type]
-        products, size = step_cost(decoder, precision)  # type: ignore[arg-type]
+    for precision in get_args(Precision):
+        engine = WaveNetEngine(decoder, precision)
+        products, size = step_cost(decoder, precision)
         reading = size / bandwidth(size, options.repeat)
         audio = decoder.samples_per_step / SAMPLE_RATE
-        for slots in (1, *LANES):
-            # Every weight is read once for `ROWS` lanes.
+        for slots in (1, *SLOT_COUNTS):
+            # Every weight is read once for `ROWS` slots.
             limit = audio * slots / max(reading * -(-slots // ROWS), products * slots / rate)
             on_cores(cores[-1:])
             sample = frames if slots < 64 else few
-            one = lanes_speed(engine, sample, slots, 1, options.repeat)
+            one = slots_speed(engine, sample, slots, 1, options.repeat)
             base = eager if slots == 1 else eager_best
             print(f"| {precision} | {slots} | 1 | {one:.1f} | {one / base:.0f} | {100 * one / limit:.0f} % |")
-            if len(cores) > 1 and slots in (1, LANES[0]):
+            if len(cores) > 1 and slots in (1, SLOT_COUNTS[0]):
                 on_cores(cores[-2:])
-                two = lanes_speed(engine, sample, slots, 2, options.repeat)
+                two = slots_speed(engine, sample, slots, 2, options.repeat)
                 gain = f"{two / one:.2f} times one core"
                 print(f"| {precision} | {slots} on each | 2 | {two:.1f} | {two / base:.0f} | {gain} |")
     on_cores(cores[-1:])

@@ -2,7 +2,7 @@
 
     python benchmarks/million_rows.py [--rows N]
 
-The manifest is made up, the recordings are not there: what is measured is what training does before the first
+The manifest is synthetic and the recordings do not exist: this measures the work of training before the first
 file is opened. Every figure is that of a process of its own.
 """
 
@@ -30,7 +30,8 @@ def write_manifest(folder: Path, rows: int) -> None:
         for i in range(rows):
             speaker = f"s{i % SPEAKERS:05d}"
             split = "eval-utts" if i % 50 == 0 else "train"
-            samples, gain = int(rng.integers(16_000, 240_000)), 10 ** rng.uniform(-0.5, 1.5)
+            samples = int(rng.integers(16_000, 240_000))
+            gain = 10 ** rng.uniform(-0.5, 1.5)
             file.write(
                 f"audio/{speaker}/{speaker}_{i:07d}.flac\t{speaker}\t{i:07d}\t{i:08x}\t{split}\t"
                 f"{samples}\t16000\t{gain!r}\n"
@@ -38,7 +39,7 @@ def write_manifest(folder: Path, rows: int) -> None:
 
 
 def memory() -> dict[str, float]:
-    """Memory of this process: its peak, and what is its own (not mapped from a file) now, MB."""
+    """Memory of this process: its peak, and its own (not mapped from a file) now, MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     values = {line.split(":")[0]: float(line.split()[1]) / 1000 for line in lines if " kB" in line}
     return {"peak": values["VmHWM"], "own": values["RssAnon"]}

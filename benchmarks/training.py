@@ -1,4 +1,4 @@
-"""How fast the default model trains: the WaveNet's layers beside plain conv1d, and whole stages.
+"""Speed of training the default model: the WaveNet's layers beside plain conv1d, and whole stages.
 
 usage: python benchmarks/training.py [--repeat N] [--steps N]
 
@@ -40,7 +40,8 @@ DATA = Path(__file__).parents[1] / "data"
 def conv1d_stack(net: WaveNet, x: Tensor, conditions: Tensor) -> Tensor:
     """`net` as its papers draw it: `(B, R, T)`, a dilated convolution and two of one tap in each layer."""
     r = net.residual
-    x, repeats = x.transpose(1, 2), x.shape[1] // conditions.shape[1]
+    repeats = x.shape[1] // conditions.shape[1]
+    x = x.transpose(1, 2)
     out = x.new_zeros(())
     skips = net.skip_proj.weight.chunk(net.layers, dim=1)
     for layer, dilation in enumerate(net.dilations):
@@ -64,13 +65,15 @@ def layers(repeat: int) -> None:
     decoder = config.model.wavenet
     stage = next(s for s in config.train.stages if s.stage == "wavenet")
     samples = round(stage.seconds * SAMPLE_RATE / config.model.encoder.hop) * config.model.encoder.hop
-    steps, frames = samples // decoder.samples_per_step, samples // config.model.encoder.hop
+    steps = samples // decoder.samples_per_step
+    frames = samples // config.model.encoder.hop
     net = WaveNet(decoder.residual, decoder.skip, decoder.dilations)
     inputs = torch.randn(stage.batch, steps, decoder.residual)
     conditions = torch.randn(stage.batch, frames, net.layers, 2 * decoder.residual, requires_grad=True)
 
     def ours() -> Tensor:
-        return net(inputs, conditions)
+        out: Tensor = net(inputs, conditions)
+        return out
 
     def plain() -> Tensor:
         return conv1d_stack(net, inputs, conditions)
@@ -80,7 +83,8 @@ def layers(repeat: int) -> None:
             form().float().square().mean().backward()
 
     # With gradients: without, there is another form of it.
-    a, b = ours().detach(), plain().detach()
+    a = ours().detach()
+    b = plain().detach()
     error = float((a - b).abs().max() / b.abs().max())
     print(
         f"{net.layers} layers of {net.residual}, {stage.batch} x {steps} steps; forms differ by {error:.1e}"
@@ -107,7 +111,7 @@ def stages(steps: int, cores: int) -> None:
     print("| --- | --- |" + " ---: |" * len(counts))
     own = bf16_is_faster(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
-        corpus = open_corpus(DATA, Path(folder) / "corpus.safetensors", report=lambda line: None)
+        corpus = open_corpus(DATA, Path(folder) / "corpus.safetensors")
         task = SpeechTask(load_config("default", ["train.eval_split="]), corpus)
         for number, config in enumerate(task.stages):
             for mixed in (True, False):

@@ -1,7 +1,7 @@
 """Renew the hashes by which numba's cache notices changes in other files.
 
 Numba renews what it cached for a file when that file changes, not when a file changes whose functions were
-compiled into it. So each file with compiled functions that imports others holds, in `SOURCES`, a hash over
+compiled into it. So each file with compiled functions that imports others holds, in `_SOURCES`, a hash over
 those others. Run this after any change to them; a test does it with `--check`.
 """
 
@@ -15,7 +15,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-STAMP = re.compile(r'^SOURCES = "[0-9a-f]*"$', re.MULTILINE)
+STAMP = re.compile(r'^_SOURCES = "[0-9a-f]*"$', re.MULTILINE)
 
 
 def compiled_files() -> dict[str, Path]:
@@ -52,9 +52,9 @@ def main() -> int:
             continue
         digest = hashlib.sha256(b"".join(files[other].read_bytes() for other in others)).hexdigest()[:16]
         if not STAMP.search(before):
-            print(f"{files[module]}: holds no SOURCES; add one after its imports", file=sys.stderr)
+            print(f"{files[module]}: holds no _SOURCES; add one after its imports", file=sys.stderr)
             return 1
-        after = STAMP.sub(f'SOURCES = "{digest}"', before)
+        after = STAMP.sub(f'_SOURCES = "{digest}"', before)
         if after != before:
             changed.append(module)
             if not check:

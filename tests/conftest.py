@@ -22,6 +22,7 @@ from audiovq.config.speech import (
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import Speaker, save_model
 from audiovq.tokenizer import Tokenizer, load
+from audiovq.training.options import RunOptions
 from audiovq.training.speech import main_train
 from helpers.models import DATA, save_tiny_prior, speech, tiny_config
 from helpers.server import Server
@@ -156,7 +157,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, training_corpus: Path
     """A run of both stages that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "two.toml").write_text(TWO_STAGES)
-    main_train(folder / "two.toml", training_corpus, folder / "run", threads=1)
+    main_train(folder / "two.toml", training_corpus, RunOptions(folder / "run", threads=1))
     return folder / "run"
 
 

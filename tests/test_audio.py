@@ -12,11 +12,13 @@ import torch
 import torchaudio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.signal import lfilter
 
-from audiovq.audio.companding import de_emphasis, mu_law_decode, mu_law_encode, pre_emphasis
-from audiovq.audio.loudness import TARGET_LOUDNESS_DB, LoudnessMeter, loudness_gain
+from audiovq.audio.companding import mu_law_decode, mu_law_encode, pre_emphasis
+from audiovq.audio.loudness import TARGET_LOUDNESS_DB, LoudnessMeter
 from audiovq.audio.resample import StreamResampler, resample, resampled_length, to_mono
 from audiovq.config.speech import SAMPLE_RATE
+from helpers.models import loudness_gain
 
 RATES = (8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000)
 
@@ -27,7 +29,8 @@ def noise(num_samples: int, seed: int = 0, level: float = 0.1) -> np.ndarray:
 
 def cut(signal: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     """The signal in blocks of these sizes, over and over."""
-    blocks, start = [], 0
+    blocks = []
+    start = 0
     for size in itertools.cycle(sizes):
         if start >= len(signal):
             return blocks
@@ -104,7 +107,8 @@ def test_loudness_reaches_the_target() -> None:
 def test_pauses_do_not_count() -> None:
     words = noise(16_000, level=0.1)
     hiss = noise(64_000, seed=1, level=0.1 * 10 ** (-45 / 20))
-    alone, among = loudness_gain(words), loudness_gain(np.concatenate([hiss, words, hiss]))
+    alone = loudness_gain(words)
+    among = loudness_gain(np.concatenate([hiss, words, hiss]))
     assert among == pytest.approx(alone, rel=1e-6)
 
 
@@ -136,10 +140,10 @@ def test_loudness_does_not_depend_on_blocks(length: int, sizes: list[int], seed:
     signal = (noise(length, seed, level=0.02) * np.exp(swing)).astype(np.float32)
     meter = LoudnessMeter()
     for block in cut(signal, sizes):
-        meter.update(block)
+        meter.push(block)
         meter.gain()  # Asking in between changes nothing.
     whole = LoudnessMeter()
-    whole.update(signal)
+    whole.push(signal)
     assert meter.gain() == whole.gain() == loudness_gain(signal)
     # The logarithm would hide the last bits of sums added up in another order.
     np.testing.assert_array_equal(meter._energy, whole._energy)
@@ -157,47 +161,33 @@ def test_mu_law_round_trip_of_all_codes() -> None:
     assert mu_law_encode([-7.0, 7.0]).tolist() == [0, 255]
 
 
-def test_mu_law_equals_torchaudio_and_its_own_torch_form() -> None:
+def test_mu_law_equals_torchaudio() -> None:
     samples = torch.cat([torch.linspace(-1, 1, 20_001), torch.from_numpy(noise(20_000, level=0.01))])
-    codes = mu_law_encode(samples)
-    assert codes.dtype == torch.uint8
-    theirs = torchaudio.functional.mu_law_encoding(samples, 256)
+    ours = mu_law_encode(samples.numpy())
+    assert ours.dtype == np.uint8
+    theirs = torchaudio.functional.mu_law_encoding(samples, 256).numpy()
     # Within a rounding of the border between two codes either is right.
-    ours = mu_law_encode(samples.numpy()).astype(np.int64)
-    for other in (theirs.numpy(), codes.numpy().astype(np.int64)):
-        assert np.abs(ours - other).max() <= 1
-        assert (ours != other).mean() < 1e-3
-    every = torch.arange(256)
-    decoded = mu_law_decode(every)
-    torch.testing.assert_close(decoded, torchaudio.functional.mu_law_decoding(every, 256), atol=2e-7, rtol=0)
-    np.testing.assert_allclose(mu_law_decode(every.numpy()), decoded.numpy(), atol=2e-7)
-    assert torch.equal(mu_law_encode(decoded).long(), every)
-    assert mu_law_encode(torch.zeros(2, 3, dtype=torch.bfloat16)).tolist() == [[128] * 3] * 2
+    assert np.abs(ours.astype(np.int64) - theirs).max() <= 1
+    assert (ours != theirs).mean() < 1e-3
+    every = np.arange(256)
+    decoded = torchaudio.functional.mu_law_decoding(torch.from_numpy(every), 256).numpy()
+    np.testing.assert_allclose(mu_law_decode(every), decoded, rtol=0, atol=2e-7)
+    np.testing.assert_array_equal(mu_law_encode(decoded), every)
+    assert mu_law_encode(np.zeros((2, 3), dtype=np.float16)).tolist() == [[128] * 3] * 2
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.85, 0.97])
-def test_emphasis_is_undone_and_streams(coefficient: float) -> None:
+def test_emphasis_can_be_undone(coefficient: float) -> None:
     signal = noise(5000)
     emphasised = pre_emphasis(signal, coefficient)
+    assert emphasised[0] == signal[0]
     np.testing.assert_allclose(emphasised[1:], signal[1:] - coefficient * signal[:-1], atol=1e-7)
-    restored = de_emphasis(emphasised, coefficient)
-    np.testing.assert_allclose(restored, signal, atol=1e-5)
-
-    previous_in = previous_out = 0.0
-    start = 0
-    for block in cut(signal, [1, 700, 3]):
-        forth = pre_emphasis(block, coefficient, previous_in)
-        back = de_emphasis(forth, coefficient, previous_out)
-        stop = start + len(block)
-        np.testing.assert_array_equal(forth, emphasised[start:stop])
-        np.testing.assert_array_equal(back, restored[start:stop])
-        previous_in, previous_out, start = block[-1], back[-1], stop
+    np.testing.assert_allclose(lfilter([1.0], [1.0, -coefficient], emphasised), signal, atol=1e-5)
 
 
 def test_emphasis_of_a_batch() -> None:
     batch = noise(600).reshape(2, 3, 100)
-    last = noise(6, seed=1).reshape(2, 3)
-    forth = pre_emphasis(batch, 0.9, last)
-    np.testing.assert_array_equal(forth[1, 2], pre_emphasis(batch[1, 2], 0.9, last[1, 2]))
-    np.testing.assert_allclose(de_emphasis(forth, 0.9, last), batch, atol=1e-5)
-    assert de_emphasis(batch[..., :0], 0.9).shape == (2, 3, 0)
+    forth = pre_emphasis(batch, 0.9)
+    np.testing.assert_array_equal(forth[1, 2], pre_emphasis(batch[1, 2], 0.9))
+    np.testing.assert_allclose(lfilter([1.0], [1.0, -0.9], forth), batch, atol=1e-5)
+    assert pre_emphasis(batch[..., :0], 0.9).shape == (2, 3, 0)

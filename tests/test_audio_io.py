@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.audio.reader import AudioReader, AudioWriter, Recording, read, read_span, write
-from audiovq.audio.resample import resampled_length
+from audiovq.audio.reader import AudioReader, Recording, read, read_span
+from audiovq.audio.resample import StreamResampler, resampled_length
+from audiovq.audio.writer import AudioWriter, write
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 
@@ -58,7 +59,8 @@ def listing(folder: Path) -> list[str]:
 def test_reads_containers(
     tmp_path: Path, ending: str, subtype: str, rate: int, channels: int, tolerance: float
 ) -> None:
-    path, num_samples = tmp_path / f"in.{ending}", rate // 2 + 1
+    path = tmp_path / f"in.{ending}"
+    num_samples = rate // 2 + 1
     wave = tone(num_samples, rate)
     soundfile.write(path, np.tile(wave[:, None], (1, channels)), rate, subtype=subtype)
     recording = read(path)
@@ -73,19 +75,22 @@ def test_reads_containers(
 @pytest.mark.parametrize("rate", RATES)
 def test_length_comes_back_exactly(tmp_path: Path, rate: int) -> None:
     for num_samples in (1, rate // 100, 128 * rate // SAMPLE_RATE, 4_321):
-        source, copy = tmp_path / f"{num_samples}.wav", tmp_path / f"{num_samples}.flac"
+        source = tmp_path / f"{num_samples}.wav"
+        copy = tmp_path / f"{num_samples}.flac"
         soundfile.write(source, tone(num_samples, rate), rate)
         with (
             AudioReader(source) as reader,
             AudioWriter(copy, sample_rate=reader.source_rate, num_samples=num_samples) as writer,
         ):
             total = 0
+            back = StreamResampler(SAMPLE_RATE, rate, num_samples)
             for block in reader.blocks():
                 assert block.dtype == np.float32
                 assert block.ndim == 1
                 total += len(block)
-                writer.write(block)
-            assert total == reader.num_samples
+                writer.write(back.push(block))
+            writer.write(back.flush())
+            assert total == resampled_length(num_samples, rate, SAMPLE_RATE)
         info = soundfile.info(copy)
         assert (info.samplerate, info.frames, info.channels) == (rate, num_samples, 1)
 
@@ -106,10 +111,12 @@ def test_16_bit_samples_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_channels_are_averaged_and_blocks_are_the_readers_no_more(tmp_path: Path) -> None:
-    left, right = tone(300_000), tone(300_000, level=0.2)
+    left = tone(300_000)
+    right = tone(300_000, level=0.2)
     soundfile.write(tmp_path / "in.wav", np.stack([left, right], axis=1), SAMPLE_RATE, subtype="FLOAT")
     with AudioReader(tmp_path / "in.wav") as reader:
-        first, second = list(reader.blocks()), list(reader.blocks())
+        first = list(reader.blocks())
+        second = list(reader.blocks())
     assert len(first) > 2
     np.testing.assert_allclose(np.concatenate(first), (left + right) / 2, atol=1e-6)
     np.testing.assert_array_equal(np.concatenate(first), np.concatenate(second))
@@ -118,7 +125,7 @@ def test_channels_are_averaged_and_blocks_are_the_readers_no_more(tmp_path: Path
 def test_length_is_not_told_before_it_is_known(tmp_path: Path) -> None:
     write(tmp_path / "in.wav", tone(100), SAMPLE_RATE)
     with AudioReader(tmp_path / "in.wav") as reader, pytest.raises(RuntimeError, match="after a pass"):
-        _ = reader.num_samples
+        _ = reader.source_samples
 
 
 def test_streams_and_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +133,8 @@ def test_streams_and_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     content = (tmp_path / "in.wav").read_bytes()
     expected = read(tmp_path / "in.wav").samples
     with AudioReader(io.BytesIO(content)) as reader:
-        first, other = reader.blocks(), reader.blocks()
+        first = reader.blocks()
+        other = reader.blocks()
         np.testing.assert_array_equal(np.concatenate(list(other)), expected)
         np.testing.assert_array_equal(np.concatenate(list(first)), expected)
     reading, writing = os.pipe()
@@ -142,7 +150,8 @@ def test_streams_and_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_two_passes_over_a_stream_at_once_are_an_error(tmp_path: Path) -> None:
     write(tmp_path / "in.wav", tone(300_000), SAMPLE_RATE)
     with AudioReader(io.BytesIO((tmp_path / "in.wav").read_bytes())) as reader:
-        first, second = reader.blocks(), reader.blocks()
+        first = reader.blocks()
+        second = reader.blocks()
         next(first)
         next(second)
         with pytest.raises(RuntimeError, match="another pass"):
@@ -192,7 +201,8 @@ def flac_of_unknown_length(path: Path) -> None:
 
 
 def test_files_written_to_a_pipe_are_whole(tmp_path: Path) -> None:
-    flac, wav = tmp_path / "in.flac", tmp_path / "in.wav"
+    flac = tmp_path / "in.flac"
+    wav = tmp_path / "in.wav"
     flac_of_unknown_length(flac)
     assert read(flac).source_samples == 50_000
     write(wav, tone(1_000), SAMPLE_RATE)
@@ -294,7 +304,8 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
         import resource, sys
         from audiovq.audio.reader import AudioReader
         with AudioReader(sys.argv[1]) as reader:
-            assert sum(len(block) for block in reader.blocks()) == reader.num_samples
+            count = sum(len(block) for block in reader.blocks())
+        assert count == -(-reader.source_samples * 16_000 // reader.source_rate)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     """
     peaks = []

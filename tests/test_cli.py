@@ -21,6 +21,7 @@ import soundfile
 
 from audiovq.cli.main import cli, run
 from audiovq.errors import AudiovqError
+from audiovq.training.options import RunOptions
 from helpers.stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
 VERBS = [
@@ -198,11 +199,11 @@ def test_speakers(tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str
 def test_train_passes_its_options_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen: dict[str, Any] = {}
+    seen: list[Any] = []
 
-    def main_train(config: Path, **options: Any) -> Path:
-        seen.update(config=config, **options)
-        return options["out"] / "model.safetensors"
+    def main_train(*arguments: Any) -> Path:
+        seen.extend(arguments)
+        return arguments[2].out / "model.safetensors"
 
     module = types.ModuleType("audiovq.training.speech")
     module.main_train = main_train  # type: ignore[attr-defined]
@@ -226,19 +227,14 @@ def test_train_passes_its_options_on(
     ]
     assert run(["train", "my/own.toml", *options]) == 0
     assert one_line(capsys.readouterr()) == "runs/own/model.safetensors: the trained model"
-    assert seen == {
-        "config": Path("my/own.toml"),
-        "data": Path("d"),
-        "out": Path("runs/own"),
-        "resume": True,
-        "threads": 2,
-        "overrides": ["a.b=1", "c=x=y"],
-        "init": None,
-        "stages": ["codes"],
-        "device": "cuda",
-        "grad_accum": 4,
-        "snapshot": None,
-    }
+    assert seen == [
+        Path("my/own.toml"),
+        Path("d"),
+        RunOptions(Path("runs/own"), resume=True, threads=2, device="cuda", grad_accum=4),
+        ["a.b=1", "c=x=y"],
+        None,
+        ("codes",),
+    ]
 
 
 # Over a real, tiny model

@@ -97,7 +97,7 @@ def test_encode_folder_goes_on_after_a_bad_file(
     assert names(folder.parent / "out") == ["b.json", "b.npy", "deep/er/c.json", "deep/er/c.npy"]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
-    assert "b.flac: b.WAV has its place" in lines[0]
+    assert "b.flac: would overwrite the output of b.WAV" in lines[0]
     assert "a.flac: is not a recording" in lines[1]
     assert "2 encoded, 0 skipped as finished, 2 failed" in lines[2]
     assert lines[3].startswith("audiovq: error: 2 of 4 files failed")

@@ -12,14 +12,14 @@ import pytest
 import soundfile
 import torch
 
-from audiovq.audio.loudness import loudness_gain
 from audiovq.audio.reader import EXTENSIONS
 from audiovq.audio.resample import resample
 from audiovq.data.corpus import Corpus, open_corpus, speaker_details
-from audiovq.data.crops import CropReader
+from audiovq.data.crops import Augmentation, CropReader
 from audiovq.data.sharding import MicroBatch, Shard
 from audiovq.errors import AudiovqError
 from helpers.corpora import record, same
+from helpers.models import loudness_gain
 
 
 def facts(corpus: Corpus) -> list[tuple[str, str, str]]:
@@ -116,7 +116,7 @@ def test_sexes_of_vctk(tmp_path: Path) -> None:
 # Bad files
 
 
-def test_bad_files_are_skipped_and_told(tmp_path: Path) -> None:
+def test_bad_files_are_skipped_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     record(tmp_path / "ann/good.wav")
     (tmp_path / "ann/text.wav").write_text("this is no recording")
     (tmp_path / "ann/empty.wav").touch()
@@ -125,8 +125,8 @@ def test_bad_files_are_skipped_and_told(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "ann/inf.wav", np.array([0.1, np.inf, 0.1]), 16_000, subtype="FLOAT")
     soundfile.write(tmp_path / "ann/huge.wav", np.array([0.1, 1e30, 0.1]), 16_000, subtype="FLOAT")
     soundfile.write(tmp_path / "ann/rate.wav", np.zeros(1_000), 100)
-    told: list[str] = []
-    corpus = open_corpus(tmp_path, tmp_path / "index.json", told.append)
+    corpus = open_corpus(tmp_path, tmp_path / "index.json")
+    told = list(caplog.messages)
     assert [u.path for u in corpus.utterances] == ["ann/good.wav"]
     assert sorted(line.split(":")[0] for line in told) == [
         f"ann/{name}.wav" for name in ("empty", "huge", "inf", "nan", "nothing", "rate", "text")
@@ -135,9 +135,9 @@ def test_bad_files_are_skipped_and_told(tmp_path: Path) -> None:
     assert list(corpus.skipped) == told
     assert any("NaN" in line for line in told)
     # Also from the index, which does not read them again.
-    again: list[str] = []
-    assert open_corpus(tmp_path, tmp_path / "index.json", again.append) == corpus
-    assert again == told
+    caplog.clear()
+    assert open_corpus(tmp_path, tmp_path / "index.json") == corpus
+    assert caplog.messages == told
 
 
 def test_a_missing_file_of_a_manifest(tmp_path: Path) -> None:
@@ -234,23 +234,26 @@ def reader_of(corpus: Corpus, seed: int = 1, samples: int = 4_000, **options: An
 
 
 def test_crops_depend_on_seed_and_step_alone(corpus: Corpus) -> None:
-    reader = reader_of(corpus, speed=0.1, level_db=3.0)
+    reader = reader_of(corpus, augmentation=Augmentation(speed=0.1, level_db=3.0))
     in_order = [reader.get(step)[0] for step in range(4)]
     reader.close()
-    late = reader_of(corpus, speed=0.1, level_db=3.0)
+    late = reader_of(corpus, augmentation=Augmentation(speed=0.1, level_db=3.0))
     assert same(late.get(3)[0], in_order[3])
     assert same(late.get(1)[0], in_order[1])
     assert same(late.read(2), in_order[2])
     late.close()
     assert not same(in_order[0], in_order[1])
-    other = reader_of(corpus, seed=2, speed=0.1, level_db=3.0)
+    other = reader_of(corpus, seed=2, augmentation=Augmentation(speed=0.1, level_db=3.0))
     assert not same(other.read(0), in_order[0])
 
 
 def test_crops_do_not_depend_on_the_share(corpus: Corpus) -> None:
-    full_batch = reader_of(corpus, speed=0.1, level_db=3.0).read(5)
-    shares = [reader_of(corpus, speed=0.1, level_db=3.0, share=Shard(i, 3)) for i in range(3)]
-    parts = [part for share in shares for part in share.micro_batches(5)]
+    full_batch = reader_of(corpus, augmentation=Augmentation(speed=0.1, level_db=3.0)).read(5)
+    shares = [
+        reader_of(corpus, augmentation=Augmentation(speed=0.1, level_db=3.0), shard=Shard(i, 3))
+        for i in range(3)
+    ]
+    parts = [part for shard in shares for part in shard.micro_batches(5)]
     assert [part.part.first for part in parts] == [0, 2, 4]
     for i, column in enumerate(full_batch[:-1]):
         assert torch.equal(torch.cat([part[i] for part in parts]), column)
@@ -264,15 +267,15 @@ def test_shapes_and_rows(corpus: Corpus) -> None:
         assert batch.signal.shape == (6, 4_000)
         assert batch.voice.shape == (6, 2_000)
         assert batch.signal.dtype == torch.float32
-        assert batch.rows.dtype == torch.int64
+        assert batch.speaker_ids.dtype == torch.int64
         assert torch.isfinite(batch.signal).all()
-        rows |= set(batch.rows.tolist())
+        rows |= set(batch.speaker_ids.tolist())
     assert rows == {1, 2}, "speaker number + 1"
 
 
 def test_an_unknown_speaker_is_row_0(corpus: Corpus) -> None:
     reader = CropReader(corpus, ("bob",), 1_000, 1_000, 20, seed=1)
-    assert set(reader.read(0).rows.tolist()) == {0, 1}
+    assert set(reader.read(0).speaker_ids.tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 48_000])
@@ -289,7 +292,9 @@ def test_crops_are_at_16_khz_and_at_the_target_loudness(tmp_path: Path, rate: in
 
 def test_speed_moves_the_pitch(tmp_path: Path) -> None:
     record(tmp_path / "a.wav", 2.0, hz=1_000)
-    reader = CropReader(open_corpus(tmp_path), (), 8_000, 8_000, 24, seed=1, speed=0.1)
+    reader = CropReader(
+        open_corpus(tmp_path), (), 8_000, 8_000, 24, seed=1, augmentation=Augmentation(speed=0.1)
+    )
     batch = reader.read(0)
 
     def peaks(signal: torch.Tensor) -> torch.Tensor:
@@ -305,28 +310,38 @@ def test_speed_moves_the_pitch(tmp_path: Path) -> None:
 def test_warped_crops_are_heard_at_another_pitch_and_pace(tmp_path: Path) -> None:
     """What is heard holds the crop's time at another pace; the voice is at the crop's pitch."""
     record(tmp_path / "a.wav", 4.0, hz=1_000)
-    reader = CropReader(open_corpus(tmp_path), (), 8_000, 8_000, 32, seed=1, warp_prob=0.5, warp_octaves=0.5)
+    reader = CropReader(
+        open_corpus(tmp_path),
+        (),
+        8_000,
+        8_000,
+        32,
+        seed=1,
+        augmentation=Augmentation(warp_prob=0.5, warp_octaves=0.5),
+    )
     batch = reader.read(0)
-    assert batch.heard.shape == (32, math.ceil(8_000 * 2**0.5))
+    assert batch.encoder_input.shape == (32, math.ceil(8_000 * 2**0.5))
     assert batch.signal.shape == (32, 8_000)
 
     def peaks(signal: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft(signal[:, 500:5_500], 64_000).abs().argmax(-1) / 4.0
 
-    crop, heard = peaks(batch.signal), peaks(batch.heard)
+    crop, encoder_input = peaks(batch.signal), peaks(batch.encoder_input)
     torch.testing.assert_close(peaks(batch.voice), crop, rtol=0, atol=10.0)
-    torch.testing.assert_close(crop / heard, batch.stride, rtol=0.01, atol=0)
-    assert float(torch.minimum(crop, heard).min()) > 980, "nothing is played slower"
+    torch.testing.assert_close(crop / encoder_input, batch.stride, rtol=0.01, atol=0)
+    assert float(torch.minimum(crop, encoder_input).min()) > 980, "nothing is played slower"
     plain = batch.stride == 1
     assert 8 <= int(plain.sum()) <= 24
-    assert torch.equal(batch.heard[plain, :8_000], batch.signal[plain])
+    assert torch.equal(batch.encoder_input[plain, :8_000], batch.signal[plain])
     assert float(batch.stride.min()) < 0.8
     assert float(batch.stride.max()) > 1.25
 
 
 def test_a_recording_shorter_than_a_crop_is_followed_by_zeros(tmp_path: Path) -> None:
     path = record(tmp_path / "a.wav", 0.1)
-    reader = CropReader(open_corpus(tmp_path), (), 16_000, 16_000, 8, seed=1, speed=0.05)
+    reader = CropReader(
+        open_corpus(tmp_path), (), 16_000, 16_000, 8, seed=1, augmentation=Augmentation(speed=0.05)
+    )
     signal = reader.read(0).signal
     assert signal.shape == (8, 16_000)
     assert signal[:, :100].abs().sum(-1).min() > 0, "something of it is there"
@@ -346,29 +361,29 @@ def test_a_recording_of_one_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "rate"), [(1e30, 16_000), (np.nan, 16_000), (0.1, 8_000)])
-def test_a_recording_that_is_not_as_it_is_listed_is_told_and_replaced(
-    tmp_path: Path, value: float, rate: int
+def test_a_recording_that_differs_from_its_listing_is_logged_and_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: float, rate: int
 ) -> None:
     record(tmp_path / "good.wav")
     soundfile.write(tmp_path / "bad.wav", np.full(8_000, value), rate, subtype="FLOAT")
     rows = [f"{name}.wav\tann\t8000\t16000\t1.0" for name in ("good", "bad")]
     (tmp_path / "manifest.tsv").write_text("\n".join(["path\tspeaker\tsamples\trate\tgain", *rows, ""]))
-    told: list[str] = []
-    reader = CropReader(open_corpus(tmp_path), ("ann",), 1_000, 1_000, 8, seed=0, report=told.append)
+    reader = CropReader(open_corpus(tmp_path), ("ann",), 1_000, 1_000, 8, seed=0)
     batch = reader.read(0)
+    told = caplog.messages
     assert len(told) == 1
     assert told[0].startswith(f"{tmp_path / 'bad.wav'}: ")
     assert "; " in told[0]
     assert float(batch.signal.abs().max()) < 1
     assert float(batch.voice.abs().max()) < 1
     assert reader.names(0, batch.part) == ["good.wav"]
-    assert len(told) == 1, "once"
+    assert len(caplog.messages) == 1, "once"
     reader.close()
 
 
 def test_a_batch_can_name_its_recordings(corpus: Corpus) -> None:
     """From seed and step alone, part by part."""
-    reader = reader_of(corpus, speed=0.1, level_db=3.0)
+    reader = reader_of(corpus, augmentation=Augmentation(speed=0.1, level_db=3.0))
     everything = reader.names(4, MicroBatch(0, 6, 6))
     parts = [reader.names(4, MicroBatch(first, 2, 6)) for first in (0, 2, 4)]
     assert set(everything) == {name for part in parts for name in part}
@@ -376,7 +391,7 @@ def test_a_batch_can_name_its_recordings(corpus: Corpus) -> None:
     for item in range(6):
         names = reader.names(4, MicroBatch(item, 1, 6))
         # Of one speaker: the crop's recording and the voice's.
-        row = int(reader.read_part(4, MicroBatch(item, 1, 6)).rows)
+        row = int(reader.read_part(4, MicroBatch(item, 1, 6)).speaker_ids)
         assert {name.split("/")[0] for name in names} == {corpus.speakers[row - 1]}
     reader.close()
 

@@ -11,7 +11,9 @@ from audiovq.nn.stft import log_magnitude, stft
 from audiovq.speech.spectral_correction import SpectralCorrection, correct
 from helpers.models import speech
 
-WINDOW, HOP, FRAMES = 512, 128, 90
+WINDOW = 512
+HOP = 128
+FRAMES = 90
 
 
 def material() -> tuple[NDArray[np.float32], torch.Tensor, torch.Tensor]:
@@ -26,7 +28,8 @@ def material() -> tuple[NDArray[np.float32], torch.Tensor, torch.Tensor]:
 def run(sizes: list[int], passes: int) -> NDArray[np.float32]:
     drawn, target, _ = material()
     correction = SpectralCorrection(WINDOW, HOP, passes)
-    out, start = [], 0
+    out = []
+    start = 0
     while start < FRAMES:
         for size in sizes:
             end = min(start + size, FRAMES)

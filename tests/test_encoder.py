@@ -55,11 +55,13 @@ def changed(encoder: Encoder, signal: Tensor, frame: int, sample: int) -> bool:
 )
 def test_stated_receptive_field_is_the_measured_one(kind: str, hop: int, dilations: tuple[int, ...]) -> None:
     encoder = Encoder(front_of(kind, hop), 6, dilations).eval()
-    reach, (left, right) = encoder.reach_frames, encoder.frontend.reach_samples
+    reach = encoder.reach_frames
+    left, right = encoder.frontend.reach_samples
     count = 2 * reach + 2 * math.ceil(max(left, right, 1) / hop) + 3
     frame = count // 2
     signal = 0.3 * torch.randn(1, count * hop)
-    first, last = (frame - reach) * hop - left, (frame + reach + 1) * hop + right - 1
+    first = (frame - reach) * hop - left
+    last = (frame + reach + 1) * hop + right - 1
     assert last - first + 1 == encoder.receptive_field
     assert changed(encoder, signal, frame, first)
     assert changed(encoder, signal, frame, last)
@@ -85,7 +87,8 @@ def test_strided_kernels_overlap(hop: int) -> None:
         assert layer.kernel_size == (2 * stride,)
     assert front.hop == hop
     left, right = front.reach_samples
-    assert left >= 0 and 0 <= right - left <= 1, "frames are centred on their hop"
+    assert left >= 0
+    assert 0 <= right - left <= 1, "frames are centred on their hop"
     assert front(torch.zeros(1, left + 7 * hop + right)).shape == (1, 7, 4)
 
 
@@ -94,7 +97,8 @@ def test_latents_inside_do_not_depend_on_where_the_signal_was_cut() -> None:
     left, right = encoder.frontend.reach_samples
     reach = encoder.reach_frames
     signal = torch.randn(1, 60 * 64)
-    start, count = 25, 5
+    start = 25
+    count = 5
     window = signal[:, (start - reach) * 64 - left : (start + count + reach) * 64 + right]
     with torch.no_grad():
         part = encoder.from_frames(encoder.frontend(window))[:, reach : reach + count]
@@ -102,7 +106,9 @@ def test_latents_inside_do_not_depend_on_where_the_signal_was_cut() -> None:
 
 
 def test_filterbank_starts_as_a_mel_spectrogram() -> None:
-    hop, bands, count = 128, 80, 12
+    hop = 128
+    bands = 80
+    count = 12
     front = FilterbankFront(hop, 8, bands)
     rng = np.random.default_rng(0)
     signal = 0.1 * rng.standard_normal(count * hop)
@@ -139,7 +145,8 @@ def test_time_convolution_is_a_convolution() -> None:
 def test_the_reach_of_a_stack_is_the_measured_one() -> None:
     torch.manual_seed(0)
     stack = ResidualStack(4, (1, 3), condition_channels=2).eval()
-    x, voice = torch.randn(1, 31, 4, requires_grad=True), torch.randn(1, 2)
+    x = torch.randn(1, 31, 4, requires_grad=True)
+    voice = torch.randn(1, 2)
     # Not their sum: normalised channels sum to zero, whatever goes in.
     (stack(x, voice)[0, 15] * torch.tensor([1.0, -2.0, 0.5, 3.0])).sum().backward()
     assert x.grad is not None
@@ -189,7 +196,8 @@ def test_voice_sums_can_be_taken_in_blocks(voices: VoiceEncoder) -> None:
 
 
 def test_silence_says_little_of_a_voice(voices: VoiceEncoder) -> None:
-    loud, silent = torch.zeros(1, 20, 10) + 0.3, torch.full((1, 20, 10), 0.25 * math.log(LOG_FLOOR) + 1)
+    loud = torch.zeros(1, 20, 10) + 0.3
+    silent = torch.full((1, 20, 10), 0.25 * math.log(LOG_FLOOR) + 1)
     assert float(voices.pool(loud)[0].min()) > 5 * float(voices.pool(silent)[0].max())
 
 
@@ -204,12 +212,13 @@ def test_table_begins_with_no_speaker() -> None:
 
 
 def test_dropped_voices_are_no_speaker(tiny_model: WaveformModel) -> None:
-    signal, rows = 0.1 * torch.randn(2, 4096), torch.tensor([1, 2])
+    signal = 0.1 * torch.randn(2, 4096)
+    rows = torch.tensor([1, 2])
     with torch.no_grad():
         points = tiny_model.voice_points(signal, rows, torch.tensor([True, False]))
-        nobody = tiny_model.voice_table(torch.tensor([0]))[0]
-    torch.testing.assert_close(points[0], nobody)
-    assert not torch.equal(points[1], nobody)
+        no_speaker = tiny_model.voice_table(torch.tensor([0]))[0]
+    torch.testing.assert_close(points[0], no_speaker)
+    assert not torch.equal(points[1], no_speaker)
 
 
 def test_without_a_voice_encoder_the_speaker_is_a_row() -> None:

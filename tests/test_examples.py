@@ -17,6 +17,7 @@ from audiovq.data.corpus import open_corpus
 from audiovq.speech.model import WaveformModel
 from audiovq.tokenizer import Tokenizer, load
 from audiovq.training.metrics_log import MetricsLog
+from audiovq.training.options import RunOptions
 from audiovq.training.previews import COUNT, SECONDS, SpeechExamples
 from audiovq.training.speech import main_train
 from helpers.models import DATA, tiny_config
@@ -69,7 +70,7 @@ def test_showing_changes_nothing(
     monkeypatch.setattr(MetricsLog, "shows", property(lambda self: False))
     monkeypatch.setattr(SpeechExamples, "make", None)
     (tmp_path / "two.toml").write_text(TWO_STAGES)
-    main_train(tmp_path / "two.toml", training_corpus, tmp_path / "run", threads=1)
+    main_train(tmp_path / "two.toml", training_corpus, RunOptions(tmp_path / "run", threads=1))
     assert same_model(tmp_path / "run", finished_run)
     assert metrics(tmp_path / "run") == metrics(finished_run)
 
@@ -108,16 +109,15 @@ def test_spectra_that_make_no_sound_are_not_shown(recordings: Path) -> None:
     assert len(examples.make(model, StageConfig("wavenet", 1))) == COUNT
 
 
-def test_what_cannot_be_read_is_told_and_replaced(recordings: Path) -> None:
+def test_unreadable_recordings_are_logged_and_replaced(
+    recordings: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     training_corpus = open_corpus(recordings)
     first = training_corpus.utterances[0].path
     (recordings / first).write_bytes(b"no sound")
-    lines: list[str] = []
-    examples = SpeechExamples(training_corpus, (), report=lines.append).make(
-        load().model, StageConfig("spectral", 1)
-    )
-    assert len(lines) == 1
-    assert first in lines[0]
+    examples = SpeechExamples(training_corpus, ()).make(load().model, StageConfig("spectral", 1))
+    assert len(caplog.messages) == 1
+    assert first in caplog.messages[0]
     assert len(examples) == COUNT
     assert first not in {e.name for e in examples}
 

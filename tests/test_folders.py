@@ -1,4 +1,4 @@
-"""Many files at once: the same samples as one by one, failures told, nothing left over or done twice."""
+"""Many files at once: the same samples as one by one, failures reported, nothing left over or done twice."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from audiovq.batch import Job, decode_files, encode_files
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile, remove_leftovers
 from audiovq.speech.codes import CodeSequence
+from audiovq.speech.output import DecodeOptions
 from audiovq.tokenizer import Tokenizer
 from helpers.models import speech
 
@@ -40,20 +41,18 @@ def test_folder_gives_what_each_file_gives_alone(
     tiny_tokenizer: Tokenizer, folder: Path, tmp_path: Path, threads: int, fast: bool
 ) -> None:
     jobs = jobs_of(folder, tmp_path / "new" / "deep")
-    told: list[tuple[Job, Exception | None]] = []
+    results: list[tuple[Job, Exception | None]] = []
     heard: list[float] = []
     decode_files(
         tiny_tokenizer,
         jobs,
-        done=lambda *x: told.append(x),
+        DecodeOptions(seed=4, fast=fast, temperature=0.8),
+        done=lambda *x: results.append(x),
         heard=heard.append,
         threads=threads,
-        seed=4,
-        fast=fast,
-        temperature=0.8,
     )
-    assert sorted(job.source for job, _ in told) == [job.source for job in jobs]
-    assert [error for _, error in told] == [None] * len(jobs)
+    assert sorted(job.source for job, _ in results) == [job.source for job in jobs]
+    assert [error for _, error in results] == [None] * len(jobs)
     assert sum(heard) == pytest.approx(sum(-(-n // 128) * 128 for n in LENGTHS) / 16_000)
     for job in jobs:
         tiny_tokenizer.decode_file(
@@ -82,12 +81,12 @@ def test_failures_are_told_and_the_rest_goes_on(
     ]
     (out / "3.wav").parent.mkdir()
     (out / "3.wav").write_text("keep me")
-    told: dict[str, Exception | None] = {}
+    results: dict[str, Exception | None] = {}
     decode_files(
-        tiny_tokenizer, jobs, done=lambda job, error: told.update({job.target.stem: error}), threads=2
+        tiny_tokenizer, jobs, done=lambda job, error: results.update({job.target.stem: error}), threads=2
     )
-    assert {name for name, error in told.items() if error} == {"bad", "text", "absent", "3"}
-    assert len(told) == len(jobs)
+    assert {name for name, error in results.items() if error} == {"bad", "text", "absent", "3"}
+    assert len(results) == len(jobs)
     assert (out / "3.wav").read_text() == "keep me"
     assert sorted(p.name for p in out.iterdir()) == [f"{i}.wav" for i in range(len(LENGTHS))]
 
@@ -96,8 +95,9 @@ def test_bad_options_fail_at_once(tiny_tokenizer: Tokenizer, folder: Path, tmp_p
     def never(*_: object) -> None:
         raise AssertionError("no job was to be done")
 
+    nobody = DecodeOptions(voice=tmp_path / "nobody.wav")
     with pytest.raises(AudiovqError, match=r"nobody\.wav"):
-        decode_files(tiny_tokenizer, jobs_of(folder, tmp_path), done=never, voice=tmp_path / "nobody.wav")
+        decode_files(tiny_tokenizer, jobs_of(folder, tmp_path), nobody, done=never)
     with pytest.raises(AssertionError, match="no job"):
         decode_files(tiny_tokenizer, jobs_of(folder, tmp_path), done=never, threads=2)
     assert not list(tmp_path.rglob(".audiovq*"))
@@ -110,12 +110,12 @@ def test_encode_files(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
         jobs.append(Job(tmp_path / f"{i}.wav", tmp_path / "out" / f"{i}.npy"))
     (tmp_path / "broken.wav").write_text("no sound")
     jobs.insert(2, Job(tmp_path / "broken.wav", tmp_path / "out" / "broken.npy"))
-    told: dict[str, Exception | None] = {}
+    results: dict[str, Exception | None] = {}
     encode_files(
-        tiny_tokenizer, jobs, done=lambda job, error: told.update({job.source.stem: error}), threads=3
+        tiny_tokenizer, jobs, done=lambda job, error: results.update({job.source.stem: error}), threads=3
     )
-    assert isinstance(told.pop("broken"), AudiovqError)
-    assert told == dict.fromkeys(str(i) for i in range(len(LENGTHS)))
+    assert isinstance(results.pop("broken"), AudiovqError)
+    assert results == dict.fromkeys(str(i) for i in range(len(LENGTHS)))
     for i in range(len(LENGTHS)):
         alone = tiny_tokenizer.encode(tmp_path / f"{i}.wav")
         found = CodeSequence.load(tmp_path / "out" / f"{i}.npy")

@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 
-from audiovq.audio.companding import de_emphasis
 from audiovq.errors import AudiovqError
 from audiovq.kernels import sampling
 from audiovq.speech import decoder_kernel
 from audiovq.speech.decoder import CLASSES, Frames, WaveNetDecoder
 from audiovq.speech.engine import WaveNetEngine
-from audiovq.speech.torch_engine import draw_reference
-from helpers.wavenets import HOP, SHAPES, taught, tiny_decoder, tiny_frames, unpaired
+from helpers.wavenets import HOP, SHAPES, OneSlot, draw_reference, taught, tiny_decoder, tiny_frames, unpaired
 
 
 def part(frames: Frames, first: int, last: int) -> Frames:
@@ -51,7 +50,7 @@ def test_logits_equal_the_parallel_form(group: int, order: int) -> None:
         expected = decoder(teacher, frames)
     engine = WaveNetEngine(decoder)
     for b in range(2):
-        got = engine.stream().logits(row(frames, b), teacher.forced_codes[b].numpy())
+        got = OneSlot(engine).logits(row(frames, b), teacher.forced_codes[b].numpy())
         assert np.abs(got - expected[b].numpy()).max() < 1e-4
 
 
@@ -67,7 +66,7 @@ def test_logits_equal_the_torch_steps_in_other_sizes(
     frames = tiny_frames(decoder, 1, 12)
     forced_codes = torch.randint(100, 156, (1, 12 * HOP))
     expected = draw_reference(decoder, frames, [0], forced_codes=forced_codes)
-    stream = WaveNetEngine(decoder).stream()
+    stream = OneSlot(WaveNetEngine(decoder))
     got = stream.logits(frames, forced_codes[0].numpy())
     assert np.abs(got - expected.logits[0].numpy()).max() < 1e-4
 
@@ -80,7 +79,7 @@ def test_draws_what_the_torch_steps_draw(group: int, order: int) -> None:
     expected = draw_reference(decoder, frames, seeds, temperature=0.9)
     engine = WaveNetEngine(decoder)
     for b, seed in enumerate(seeds):
-        stream = engine.stream(seed, temperature=0.9)
+        stream = OneSlot(engine, seed, temperature=0.9)
         audio = stream.draw(row(frames, b))
         np.testing.assert_array_equal(stream.codes, expected.codes[b].numpy())
         np.testing.assert_allclose(audio, expected.audio[b].numpy(), atol=1e-4)
@@ -90,7 +89,7 @@ def test_draws_what_the_torch_steps_draw(group: int, order: int) -> None:
 @pytest.mark.parametrize("top_k", [1, 3, 40])
 def test_top_k_draws_what_the_torch_steps_draw(decoder: WaveNetDecoder, frames: Frames, top_k: int) -> None:
     expected = draw_reference(decoder, frames, [7], top_k=top_k)
-    stream = WaveNetEngine(decoder).stream(7, top_k=top_k)
+    stream = OneSlot(WaveNetEngine(decoder), 7, top_k=top_k)
     stream.draw(frames)
     np.testing.assert_array_equal(stream.codes, expected.codes[0].numpy())
     ranks = (expected.logits[0] > expected.logits[0].gather(-1, expected.codes[0, :, None])).sum(-1)
@@ -99,9 +98,12 @@ def test_top_k_draws_what_the_torch_steps_draw(decoder: WaveNetDecoder, frames: 
 
 def test_blocks_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
     engine = WaveNetEngine(decoder)
-    whole, whole_codes = engine.stream(3).draw(frames), []
+    whole = OneSlot(engine, 3).draw(frames)
+    whole_codes = []
     for cuts in ([0, 24], [0, 1, 2, 9, 10, 24], [0, 0, 23, 24], list(range(25))):
-        stream, blocks, codes = engine.stream(3), [], []
+        stream = OneSlot(engine, 3)
+        blocks = []
+        codes = []
         for first, last in itertools.pairwise(cuts):
             blocks.append(stream.draw(part(frames, first, last)))
             codes.append(stream.codes)
@@ -114,13 +116,14 @@ def test_blocks_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
 
 
 def test_seeds(decoder: WaveNetDecoder, frames: Frames) -> None:
-    engine, again = WaveNetEngine(decoder), WaveNetEngine(decoder)
+    engine = WaveNetEngine(decoder)
+    again = WaveNetEngine(decoder)
     codes = {}
     for seed in (0, 1, 2, -1, 2**64 - 1):
-        stream = engine.stream(seed)
+        stream = OneSlot(engine, seed)
         stream.draw(frames)
         codes[seed] = stream.codes
-    other = again.stream(1)
+    other = OneSlot(again, 1)
     other.draw(frames)
     np.testing.assert_array_equal(codes[1], other.codes)
     np.testing.assert_array_equal(codes[-1], codes[2**64 - 1])
@@ -133,9 +136,9 @@ def test_temperature(decoder: WaveNetDecoder, frames: Frames) -> None:
     engine = WaveNetEngine(decoder)
     deficits = []
     for temperature in (0.0, 1e-4, 0.25, 1.0, 100.0):
-        stream = engine.stream(5, temperature)
+        stream = OneSlot(engine, 5, temperature)
         stream.draw(frames)
-        logits = engine.stream().logits(frames, stream.codes)
+        logits = OneSlot(engine).logits(frames, stream.codes)
         deficit = logits.max(axis=1) - logits[np.arange(len(logits)), stream.codes]
         assert temperature > 0 or not deficit.any()
         deficits.append(deficit.mean())
@@ -146,8 +149,9 @@ def test_temperature(decoder: WaveNetDecoder, frames: Frames) -> None:
 
 def test_streams_do_not_disturb_one_another(decoder: WaveNetDecoder, frames: Frames) -> None:
     engine = WaveNetEngine(decoder)
-    alone = [engine.stream(seed).draw(frames) for seed in (0, 1)]
-    streams, drawn = [engine.stream(0), engine.stream(1)], [[], []]
+    alone = [OneSlot(engine, seed).draw(frames) for seed in (0, 1)]
+    streams = [OneSlot(engine, 0), OneSlot(engine, 1)]
+    drawn = [[], []]
     for f in range(24):
         for stream, blocks in zip(streams, drawn, strict=True):
             blocks.append(stream.draw(part(frames, f, f + 1)))
@@ -155,10 +159,10 @@ def test_streams_do_not_disturb_one_another(decoder: WaveNetDecoder, frames: Fra
         assert np.concatenate(blocks).tobytes() == expected.tobytes()
 
 
-def test_lanes_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
-    """Seven lanes in lockstep, begun at different times and in any order, draw what each draws alone."""
+def test_slots_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
+    """Seven slots in lockstep, begun at different times and in any order, draw what each draws alone."""
     engine = WaveNetEngine(decoder)
-    alone = [engine.stream(seed).draw(frames) for seed in range(7)]
+    alone = [OneSlot(engine, seed).draw(frames) for seed in range(7)]
     slots = engine.slots(7)
     drawn: list[list[np.ndarray]] = [[] for _ in range(7)]
     for seed in range(7):
@@ -187,30 +191,31 @@ def test_bfloat16_weights_equal_the_exact_path_over_what_they_stand_for(size: tu
     decoder = WaveNetDecoder(5, 33, HOP, 4, residual, skip, dilations, hidden, 16, 0.85, cond_channels=16)
     frames = tiny_frames(decoder, 1, 12)
     forced_codes = np.random.default_rng(0).integers(100, 156, 12 * HOP)
-    paired, engine = WaveNetEngine(decoder, "bfloat16"), WaveNetEngine(decoder)
-    got = paired.stream().logits(frames, forced_codes)
-    exact = engine.stream().logits(frames, forced_codes)
+    paired = WaveNetEngine(decoder, "bfloat16")
+    engine = WaveNetEngine(decoder)
+    got = OneSlot(paired).logits(frames, forced_codes)
+    exact = OneSlot(engine).logits(frames, forced_codes)
     engine.weights = unpaired(paired.weights)
-    assert got.tobytes() == engine.stream().logits(frames, forced_codes).tobytes()
+    assert got.tobytes() == OneSlot(engine).logits(frames, forced_codes).tobytes()
     assert 1e-5 < np.abs(got - exact).max() < 0.1
 
 
 def test_threads_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
     engine = WaveNetEngine(decoder)
-    alone = [engine.stream(seed).draw(frames).tobytes() for seed in range(8)]
+    alone = [OneSlot(engine, seed).draw(frames).tobytes() for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
-        threaded = list(pool.map(lambda seed: engine.stream(seed).draw(frames).tobytes(), range(8)))
+        threaded = list(pool.map(lambda seed: OneSlot(engine, seed).draw(frames).tobytes(), range(8)))
     assert threaded == alone
 
 
 def test_later_changes_of_the_decoder_are_not_seen(frames: Frames) -> None:
     decoder = tiny_decoder(4, 16)
     engine = WaveNetEngine(decoder)
-    before = engine.stream(0).draw(frames)
+    before = OneSlot(engine, 0).draw(frames)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.zero_()
-    assert engine.stream(0).draw(frames).tobytes() == before.tobytes()
+    assert OneSlot(engine, 0).draw(frames).tobytes() == before.tobytes()
 
 
 def test_audio_is_de_emphasised(decoder: WaveNetDecoder, frames: Frames) -> None:
@@ -219,25 +224,27 @@ def test_audio_is_de_emphasised(decoder: WaveNetDecoder, frames: Frames) -> None
     plain = tiny_decoder(4, 16)
     plain.pre_emphasis = 0.0
     flat = draw_reference(plain, frames, [0], forced_codes=torch.from_numpy(forced_codes)[None])
-    np.testing.assert_allclose(reference.audio[0], de_emphasis(flat.audio[0].numpy(), 0.85), atol=1e-5)
+    np.testing.assert_allclose(
+        reference.audio[0], lfilter([1.0], [1.0, -0.85], flat.audio[0].numpy()), atol=1e-5
+    )
 
 
 def test_bad_settings(decoder: WaveNetDecoder, frames: Frames) -> None:
     engine = WaveNetEngine(decoder)
     for temperature in (-1.0, math.nan, math.inf):
         with pytest.raises(AudiovqError, match="temperature"):
-            engine.stream(0, temperature)
+            OneSlot(engine, 0, temperature)
     for top_k in (-1, 257):
         with pytest.raises(AudiovqError, match="top-k"):
-            engine.stream(0, 1.0, top_k)
-    with pytest.raises(ValueError, match="fed codes"):
-        engine.stream().logits(frames, np.zeros(3, dtype=np.int64))
-    with pytest.raises(ValueError, match="fed codes"):
-        engine.stream().logits(frames, np.full(24 * HOP, 256))
+            OneSlot(engine, 0, 1.0, top_k)
+    with pytest.raises(ValueError, match="forced codes"):
+        OneSlot(engine).logits(frames, np.zeros(3, dtype=np.int64))
+    with pytest.raises(ValueError, match="forced codes"):
+        OneSlot(engine).logits(frames, np.full(24 * HOP, 256))
     with pytest.raises(ValueError, match="frames: expected"):
-        engine.stream().draw(tiny_frames(decoder, 2, 3))
+        OneSlot(engine).draw(tiny_frames(decoder, 2, 3))
     with pytest.raises(ValueError, match="frames"):
-        engine.stream().draw(frames._replace(coefficients=frames.coefficients[..., :8]))
+        OneSlot(engine).draw(frames._replace(coefficients=frames.coefficients[..., :8]))
 
 
 def test_uniform_is_splitmix64() -> None:
@@ -287,11 +294,12 @@ def test_functions_are_accurate() -> None:
     got = np.array([sampling.exponential(v) for v in x])
     np.testing.assert_allclose(got, np.exp(x.astype(np.float64)), rtol=2e-6)
     x = np.concatenate([np.linspace(-2, 2, 2001), [1e-9, -1e-9, 0, 300]]).astype(np.float32)
-    got = np.array([sampling.compand(v) for v in x])
+    got = np.array([sampling.compand_scalar(v) for v in x])
     exact = np.sign(x) * np.log1p(255 * np.abs(x.astype(np.float64))) / np.log(256)
     np.testing.assert_allclose(got, exact, atol=1e-6)
     z = np.random.default_rng(0).normal(0, 6, 2 * 4096).astype(np.float32)
-    z[:3], z[4096:4099] = (-200, 200, 0), (-200, 200, 0)
+    z[:3] = (-200, 200, 0)
+    z[4096:4099] = (-200, 200, 0)
     y = np.empty(4096, dtype=np.float32)
     sampling.gate(z, y)
     a, b = z.astype(np.float64).reshape(2, -1)
@@ -299,21 +307,22 @@ def test_functions_are_accurate() -> None:
 
 
 def test_what_is_cached_names_what_else_went_into_it() -> None:
-    """A file whose functions numba caches says which state of other files was compiled into them."""
+    """A file whose functions numba caches holds a hash of the other files compiled into them."""
     script = Path(__file__).parents[1] / "scripts" / "stamp_kernels.py"
     run = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
 def test_kernel_is_cached_for_the_next_process(decoder: WaveNetDecoder, frames: Frames) -> None:
-    WaveNetEngine(decoder).stream().draw(frames)
+    OneSlot(WaveNetEngine(decoder)).draw(frames)
     script = (
-        "import numpy as np; from helpers.wavenets import tiny_decoder, tiny_frames\n"
+        "import numpy as np; from helpers.wavenets import OneSlot, tiny_decoder, tiny_frames\n"
         "from audiovq.speech import decoder_kernel; from audiovq.speech.engine import WaveNetEngine\n"
-        "d = tiny_decoder(4, 16); WaveNetEngine(d).stream().draw(tiny_frames(d, 1, 1))\n"
-        "s = decoder_kernel.run.stats; print(sum(s.cache_hits.values()), sum(s.cache_misses.values()))"
+        "d = tiny_decoder(4, 16); OneSlot(WaveNetEngine(d)).draw(tiny_frames(d, 1, 1))\n"
+        "s = decoder_kernel.draw_samples.stats\n"
+        "print(sum(s.cache_hits.values()), sum(s.cache_misses.values()))"
     )
-    assert decoder_kernel.run.stats.cache_path
+    assert decoder_kernel.draw_samples.stats.cache_path
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=__file__.rpartition("/")[0], capture_output=True, text=True
     )

@@ -21,7 +21,13 @@ from audiovq.errors import AudiovqError
 from audiovq.image import files
 from audiovq.image.codes import CodeGrid
 from audiovq.image.files import grid, open_picture, pad_to_multiple, read_picture, to_channels, write_picture
-from audiovq.image.modelfile import KIND, load_model, load_weights, read_header, save_model
+from audiovq.image.modelfile import (
+    IMAGE_KIND,
+    load_image_model,
+    load_image_weights,
+    read_image_header,
+    save_image_model,
+)
 from audiovq.io.codefile import checksum
 from audiovq.io.tensorfile import seal
 from helpers.images import TRAINED, photo, save_tiny, tiny_config, tiny_model
@@ -161,7 +167,8 @@ def test_no_picture(tmp_path: Path, content: bytes) -> None:
 
 def test_damage_anywhere_is_one_line(tmp_path: Path) -> None:
     """Whatever a flipped byte makes of a file: a picture or an AudiovqError, nothing else."""
-    rng, path = np.random.default_rng(0), tmp_path / "a.png"
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.png"
     for ending in ("PNG", "JPEG", "GIF", "TIFF", "BMP"):
         buffer = io.BytesIO()
         Image.fromarray(photo(24, 24)).save(buffer, ending)
@@ -171,10 +178,12 @@ def test_damage_anywhere_is_one_line(tmp_path: Path) -> None:
             for place in rng.integers(len(broken), size=3):
                 broken[place] = rng.integers(256)
             path.write_bytes(broken)
+            said = ""
             try:
                 read_picture(path, 3)
             except AudiovqError as error:
-                assert "\n" not in str(error)
+                said = str(error)
+            assert "\n" not in said
 
 
 def test_missing_folder_and_existing(tmp_path: Path) -> None:
@@ -269,7 +278,7 @@ def test_code_files_that_are_none(tmp_path: Path) -> None:
 
 def test_the_model_file(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "m.safetensors")
-    model, header = load_model(path)
+    model, header = load_image_model(path)
     assert header.config == tiny_config()
     assert header.classes == ("cat", "dog")
     assert header.prior
@@ -277,63 +286,65 @@ def test_the_model_file(tmp_path: Path) -> None:
     for name, value in model.state_dict().items():
         if name not in ("codebook.ema_counts", "codebook.ema_sums", "codebook.num_restarts"):
             assert torch.equal(value, stored.state_dict()[name].half().to(value.dtype)), name
-    again = save_model(tmp_path / "again.safetensors", model, header.classes, header.training)
+    again = save_image_model(tmp_path / "again.safetensors", model, header.classes, header.training)
     assert again == header.fingerprint
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
 def test_the_fingerprint_is_that_of_the_codes(tmp_path: Path) -> None:
-    model, first = tiny_model(), read_header(save_tiny(tmp_path / "m.safetensors")).fingerprint
+    model = tiny_model()
+    first = read_image_header(save_tiny(tmp_path / "m.safetensors")).fingerprint
     with torch.no_grad():
         model.prior.head_out_proj.bias += 1
-    assert save_model(tmp_path / "b.safetensors", model, ("cat", "dog"), TRAINED) == first
+    assert save_image_model(tmp_path / "b.safetensors", model, ("cat", "dog"), TRAINED) == first
     alone = {"stages": [{"stage": "image"}]}
-    assert save_model(tmp_path / "c.safetensors", model, ("cat", "dog"), alone) == first
-    assert not load_model(tmp_path / "c.safetensors")[1].prior
+    assert save_image_model(tmp_path / "c.safetensors", model, ("cat", "dog"), alone) == first
+    assert not load_image_model(tmp_path / "c.safetensors")[1].prior
     with torch.no_grad():
         model.decoder.out_proj.bias += 1
-    assert save_model(tmp_path / "d.safetensors", model, ("cat", "dog"), TRAINED) != first
+    assert save_image_model(tmp_path / "d.safetensors", model, ("cat", "dog"), TRAINED) != first
 
 
 def test_the_header_is_read_without_torch(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "m.safetensors")
     code = (
-        "import sys; from audiovq.image.modelfile import read_header; h = read_header(sys.argv[1]);"
+        "import sys; from audiovq.image.modelfile import read_image_header;"
+        "h = read_image_header(sys.argv[1]);"
         "print(h.config.name, 'torch' in sys.modules, 'PIL' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["tiny", "False", "False"]
+    out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["tiny", "False", "False"]
 
 
 def test_files_that_are_no_image_model(tmp_path: Path, tiny_model_path: Path) -> None:
-    assert "no such model" in refusal(read_header, tmp_path / "none")
-    assert "not an audiovq image model" in refusal(load_model, tiny_model_path)
+    assert "no such model" in refusal(read_image_header, tmp_path / "none")
+    assert "not an audiovq image model" in refusal(load_image_model, tiny_model_path)
     path = save_tiny(tmp_path / "m.safetensors")
     content = path.read_bytes()
     for part in (b"", b"RIFF", content[:100], content[:-3]):
         (tmp_path / "cut.safetensors").write_bytes(part)
-        assert "not an audiovq image model" in refusal(load_model, tmp_path / "cut.safetensors")
+        assert "not an audiovq image model" in refusal(load_image_model, tmp_path / "cut.safetensors")
     torch.save({"a": torch.zeros(2)}, tmp_path / "p.safetensors")
-    assert "not an audiovq image model" in refusal(load_model, tmp_path / "p.safetensors")
+    assert "not an audiovq image model" in refusal(load_image_model, tmp_path / "p.safetensors")
     tensors = safetensors.torch.load_file(path)
     size = int.from_bytes(content[:8], "little")
     about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["audiovq-image-model"])
     del about["checksum"]
-    (tmp_path / "new.safetensors").write_bytes(seal(tensors, about | {"version": 3}, KIND))
-    assert "version 3" in refusal(load_model, tmp_path / "new.safetensors")
+    (tmp_path / "new.safetensors").write_bytes(seal(tensors, about | {"version": 3}, IMAGE_KIND))
+    assert "version 3" in refusal(load_image_model, tmp_path / "new.safetensors")
     del tensors["decoder.out_proj.bias"]
-    (tmp_path / "less.safetensors").write_bytes(seal(tensors, about, KIND))
-    assert "lacks decoder.out_proj.bias" in refusal(load_model, tmp_path / "less.safetensors")
+    (tmp_path / "less.safetensors").write_bytes(seal(tensors, about, IMAGE_KIND))
+    assert "lacks decoder.out_proj.bias" in refusal(load_image_model, tmp_path / "less.safetensors")
     flipped = bytearray(content)
     flipped[-100] ^= 1
     (tmp_path / "flipped.safetensors").write_bytes(flipped)
-    assert "checksum does not fit" in refusal(load_model, tmp_path / "flipped.safetensors")
+    assert "checksum does not fit" in refusal(load_image_model, tmp_path / "flipped.safetensors")
 
 
 def test_training_may_start_from_a_model_of_other_classes(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "m.safetensors")
     other = tiny_model(classes=5, seed=3)
     table = other.prior.class_embedding.detach().clone()  # type: ignore[union-attr]
-    load_weights(other, path)
+    load_image_weights(other, path)
     assert torch.equal(other.prior.class_embedding, table)  # type: ignore[arg-type]
-    assert torch.equal(other.codebook.vectors, load_model(path)[0].codebook.vectors)
+    assert torch.equal(other.codebook.vectors, load_image_model(path)[0].codebook.vectors)

@@ -45,7 +45,8 @@ def test_it_is_the_difference_of_two_logistic_functions() -> None:
     pixels = torch.randint(
         1, 255, (2, 3, 4, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
     )
-    x, scale = to_unit(pixels).double(), d.log_scale.double().exp()
+    x = to_unit(pixels).double()
+    scale = d.log_scale.double().exp()
     above, below = (torch.sigmoid((x + h - d.mean.double()) / scale) for h in (1 / 255, -1 / 255))
     torch.testing.assert_close(d.nats(pixels).double(), -torch.log(above - below), atol=1e-4, rtol=1e-4)
 
@@ -94,13 +95,13 @@ def test_shapes(widths: tuple[int, ...], factor: int, channels: int) -> None:
     model = tiny_model(size=16, channels=channels, network=NetworkConfig(widths, 1, 1))
     assert model.factor == factor == model.config.network.factor
     pixels = torch.from_numpy(photo(3 * factor, 5 * factor, channels))[None].repeat(2, 1, 1, 1)
-    rows = torch.tensor([0, 2])
+    class_ids = torch.tensor([0, 2])
     codes = model.encode(pixels)
     assert codes.shape == (2, 3, 5)
-    back = model.decode(codes, rows).picture()
+    back = model.decode(codes, class_ids).picture()
     assert back.shape == pixels.shape
     assert back.dtype == torch.uint8
-    both = model.reconstruct(pixels, rows)
+    both = model.reconstruct(pixels, class_ids)
     assert torch.equal(both.quantised.codes.squeeze(-1), codes)
     assert torch.equal(both.distribution.picture(), back)
 
@@ -120,7 +121,9 @@ def reach_of(function: object, x: Tensor, at: tuple[int, int]) -> tuple[int, int
 )
 def test_reach_is_what_it_says(network: NetworkConfig) -> None:
     model = tiny_model(network=network, channels=1).double()
-    f, r, at = network.factor, model.encoder.reach, 12
+    f = network.factor
+    r = model.encoder.reach
+    at = 12
     seen = reach_of(model.encoder, torch.randn(1, 25 * f, 25 * f, 1), (at, at))
     assert (at - r) * f <= seen[0] < (at - r + 1) * f, "stated reach is needed, and enough"
     assert seen[:2] == seen[2:]
@@ -129,7 +132,8 @@ def test_reach_is_what_it_says(network: NetworkConfig) -> None:
     def decoded(vectors: Tensor) -> Tensor:
         return model.decoder(vectors, torch.zeros(1, dtype=torch.long)).mean
 
-    r, at = model.decoder.reach, 12
+    r = model.decoder.reach
+    at = 12
     width = network.widths[-1]
     for pixel in range(at * f, (at + 1) * f):
         seen = reach_of(decoded, torch.randn(1, 25, 25, width), (pixel, pixel))
@@ -160,7 +164,8 @@ def test_both_backends_have_the_same_codebook(tiny_model_path: Path) -> None:
     assert type(pictures.codebook) is type(speech.codebook) is Codebook
     # And it does not know how many dimensions there are: a plane is a sequence, folded.
     z = torch.randn(2, 3, 5, 12)
-    plane, line = pictures.codebook(z), pictures.codebook(z.flatten(1, 2))
+    plane = pictures.codebook(z)
+    line = pictures.codebook(z.flatten(1, 2))
     assert torch.equal(plane[0].flatten(1, 2), line[0])
     assert torch.equal(plane[1].codes.flatten(1), line[1].codes.flatten(1))
 
@@ -212,7 +217,8 @@ def test_defaults_are_valid() -> None:
 
 
 def test_training_and_evaluation_are_deterministic() -> None:
-    a, b = tiny_model(), tiny_model()
+    a = tiny_model()
+    b = tiny_model()
     pixels = torch.from_numpy(np.stack([photo(16, 16, seed=s) for s in range(3)]))
     assert torch.equal(a.encode(pixels), b.encode(pixels))
     assert len(a.encode(pixels).unique()) > 4, "one code alone would agree with anything"

@@ -9,7 +9,7 @@ import torch
 from audiovq.config.image import PixelCNNConfig
 from audiovq.errors import AudiovqError
 from audiovq.image.pixelcnn import PixelCNN
-from audiovq.image.sampling import Sampling, Stacks, draw, draw_naively
+from audiovq.image.sampling import Sampling, draw_grids
 
 
 def prior(
@@ -23,6 +23,18 @@ def prior(
         network.head_in_proj.weight.mul_(sharp)
         network.code_embedding.mul_(3)
     return network
+
+
+@torch.no_grad()
+def draw_naively(
+    network: PixelCNN, class_ids: torch.Tensor, height: int, width: int, sampling: Sampling
+) -> np.ndarray:
+    """As `draw_grids`, by the whole network over the whole grid for every code."""
+    grid = torch.zeros(len(class_ids), height, width, dtype=torch.long)
+    for r, c in np.ndindex(height, width):
+        logits = network(grid, class_ids)[:, r, c]
+        grid[:, r, c] = sampling.sample_categorical(logits, r * width + c)
+    return grid.numpy()
 
 
 def seen_from(network: PixelCNN, height: int, width: int, r: int, c: int) -> set[tuple[int, int]]:
@@ -46,7 +58,9 @@ def expected(reach: int, height: int, width: int, r: int, c: int) -> set[tuple[i
 
 @pytest.mark.parametrize(("layers", "reach"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)])
 def test_a_position_sees_exactly_the_earlier_ones_within_reach(layers: int, reach: int) -> None:
-    network, height, width = prior(layers, reach), 11, 13
+    network = prior(layers, reach)
+    height = 11
+    width = 13
     assert network.reach == layers * reach
     for r, c in [(0, 0), (0, 5), (4, 0), (4, 12), (8, 6), (10, 12), (10, 0), (5, 11)]:
         assert seen_from(network, height, width, r, c) == expected(network.reach, height, width, r, c)
@@ -77,7 +91,8 @@ def test_changing_a_code_changes_no_earlier_logit() -> None:
 
 
 def test_classes_and_no_class() -> None:
-    network, codes = prior(), torch.randint(0, 32, (1, 4, 4))
+    network = prior()
+    codes = torch.randint(0, 32, (1, 4, 4))
     logits = [network(codes, torch.tensor([row])) for row in range(4)]
     assert all(not torch.equal(logits[i], logits[j]) for i in range(4) for j in range(i))
     blind = prior(condition=0)
@@ -90,46 +105,52 @@ def test_classes_and_no_class() -> None:
 @pytest.mark.parametrize(("layers", "reach", "size"), [(1, 1, 32), (4, 1, 50), (2, 2, 48), (3, 3, 16)])
 @pytest.mark.parametrize("shape", [(7, 7), (1, 1), (3, 9), (8, 2)])
 def test_fast_draws_what_naive_draws(layers: int, reach: int, size: int, shape: tuple[int, int]) -> None:
-    network, rows = prior(layers, reach, size), torch.tensor([0, 2, 3])
+    network = prior(layers, reach, size)
+    class_ids = torch.tensor([0, 2, 3])
     for how in (Sampling(1), Sampling(5, temperature=0.7, top_k=5), Sampling(temperature=0.0)):
-        fast, naive = (f(network, rows, *shape, how) for f in (draw, draw_naively))
+        fast, naive = (f(network, class_ids, *shape, how) for f in (draw_grids, draw_naively))
         assert fast.shape == (3, *shape)
         assert fast.dtype == np.uint16
         assert fast.max() < size
         assert np.array_equal(fast, naive)
     if shape == (7, 7):
-        assert len(np.unique(draw(network, rows, 7, 7, Sampling(1)))) > 5
+        assert len(np.unique(draw_grids(network, class_ids, 7, 7, Sampling(1)))) > 5
 
 
 def test_steps_give_the_logits_of_the_whole_grid() -> None:
-    network, rows = prior(layers=4, reach=2), torch.tensor([1, 0])
+    network = prior(layers=4, reach=2)
+    class_ids = torch.tensor([1, 0])
     codes = torch.randint(0, 32, (2, 9, 8))
     with torch.no_grad():
-        whole = network(codes, rows)
-        stacks, steps = Stacks(network, rows, 8), []
-        for r in range(9):
-            stacks.begin_row(codes[:, r - 1] if r else None)
-            line = [stacks.step(codes[:, r, c - 1] if c else None) for c in range(8)]
-            steps.append(torch.stack(line, dim=1))
+        whole = network(codes, class_ids)
+        state = network.initial_state(class_ids, 8)
+        past = torch.full((2,), -1)
+        steps = []
+        for r, c in np.ndindex(9, 8):
+            steps.append(network.step(past, state))
+            past = codes[:, r, c]
     assert whole.std() > 0.1
-    torch.testing.assert_close(torch.stack(steps, dim=1), whole, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(torch.stack(steps, dim=1).view_as(whole), whole, atol=1e-4, rtol=1e-5)
 
 
 def test_a_picture_is_the_same_whatever_is_drawn_beside_it() -> None:
     network = prior()
-    three = draw(network, torch.tensor([0, 0, 0]), 5, 5, Sampling(3))
-    again = draw(network, torch.tensor([0, 0]), 5, 5, Sampling(3, first=1))
+    three = draw_grids(network, torch.tensor([0, 0, 0]), 5, 5, Sampling(3))
+    again = draw_grids(network, torch.tensor([0, 0]), 5, 5, Sampling(3, first=1))
     assert np.array_equal(three[1:], again)
     assert not np.array_equal(three[0], three[1])
-    assert not np.array_equal(three, draw(network, torch.tensor([0, 0, 0]), 5, 5, Sampling(4)))
+    assert not np.array_equal(three, draw_grids(network, torch.tensor([0, 0, 0]), 5, 5, Sampling(4)))
 
 
 def test_draws_follow_the_distribution() -> None:
     """The first code of many pictures is spread as the softmax says."""
-    network, rows = prior(size=20, sharp=1.5), torch.zeros(4000, dtype=torch.long)
+    network = prior(size=20, sharp=1.5)
+    class_ids = torch.zeros(4000, dtype=torch.long)
     with torch.no_grad():
-        shares = torch.softmax(network(torch.zeros(1, 1, 1, dtype=torch.long), rows[:1])[0, 0, 0], -1).numpy()
-    counts = np.bincount(draw(network, rows, 1, 1, Sampling(7)).ravel(), minlength=20) / 4000
+        shares = torch.softmax(
+            network(torch.zeros(1, 1, 1, dtype=torch.long), class_ids[:1])[0, 0, 0], -1
+        ).numpy()
+    counts = np.bincount(draw_grids(network, class_ids, 1, 1, Sampling(7)).ravel(), minlength=20) / 4000
     assert np.abs(counts - shares).max() < 0.03
     assert shares.max() - shares.min() > 0.02
 
@@ -139,10 +160,11 @@ def test_draws_follow_the_distribution() -> None:
 )
 def test_values_out_of_range(how: Sampling) -> None:
     with pytest.raises(AudiovqError):
-        draw(prior(), torch.tensor([0]), 2, 2, how)
+        draw_grids(prior(), torch.tensor([0]), 2, 2, how)
 
 
 def test_a_grid_larger_than_the_reach() -> None:
-    network, rows = prior(layers=2), torch.tensor([0])
-    fast, naive = (f(network, rows, 4, 40, Sampling(2)) for f in (draw, draw_naively))
+    network = prior(layers=2)
+    class_ids = torch.tensor([0])
+    fast, naive = (f(network, class_ids, 4, 40, Sampling(2)) for f in (draw_grids, draw_naively))
     assert np.array_equal(fast, naive)

@@ -19,7 +19,7 @@ from audiovq.errors import AudiovqError
 from audiovq.image import tokenizer as module
 from audiovq.image.codes import CodeGrid
 from audiovq.image.files import pad_to_multiple, read_picture, write_picture
-from audiovq.image.tokenizer import ImageTokenizer, load
+from audiovq.image.tokenizer import ImageTokenizer, load_image_tokenizer
 from helpers.images import photo, save_tiny
 
 if "image" not in cli.commands:
@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(model: Path) -> ImageTokenizer:
-    return load(model)
+    return load_image_tokenizer(model)
 
 
 # In Python
@@ -49,7 +49,7 @@ def test_odd_sizes_come_back(tokenizer: ImageTokenizer, size: tuple[int, int], c
 
 
 def test_a_grey_model_takes_colours(tmp_path: Path) -> None:
-    grey = load(save_tiny(tmp_path / "g.safetensors", channels=1))
+    grey = load_image_tokenizer(save_tiny(tmp_path / "g.safetensors", channels=1))
     codes = grey.encode(photo(9, 9))
     assert codes.channels == 3
     assert grey.decode(codes).shape == (9, 9, 3)
@@ -60,7 +60,7 @@ def test_tiles_give_what_the_whole_picture_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, widths: tuple[int, ...]
 ) -> None:
     network = NetworkConfig(widths, 1, 1)
-    tokenizer = load(save_tiny(tmp_path / "m.safetensors", network=network))
+    tokenizer = load_image_tokenizer(save_tiny(tmp_path / "m.safetensors", network=network))
     pixels = photo(29 * 8 + 3, 17 * 8 + 5)
     whole = tokenizer.encode(pixels)
     padded = torch.from_numpy(pad_to_multiple(pixels, tokenizer.factor))[None]
@@ -71,7 +71,8 @@ def test_tiles_give_what_the_whole_picture_gives(
     assert np.array_equal(tiled.codes, whole.codes)
     assert len(np.unique(whole.codes)) > 8
     difference = np.abs(tokenizer.decode(tiled).astype(int) - back)
-    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3, "rounding alone"
+    assert difference.max() <= 1, "rounding alone"
+    assert (difference > 0).mean() < 1e-3
 
 
 def test_memory_is_that_of_a_tile(tokenizer: ImageTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +149,7 @@ def test_round_trip(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert facts["fingerprint"] in out
     assert "cat dog" in out
-    # Nothing is replaced unasked.
+    # Existing files are not overwritten without --force.
     before = (tmp_path / "in_decoded.png").read_bytes()
     assert run(["image", "decode", str(tmp_path / "in.npy"), *options]) == 1
     assert "--force" in one_line(capsys.readouterr())
@@ -208,7 +209,7 @@ def test_generate_and_evaluate(tmp_path: Path, model: Path, capsys: pytest.Captu
     assert 0 < scores["mse"] < 1
     assert Path(grid).exists()
     assert run(["image", "evaluate", str(tmp_path / "a.npz"), *options]) == 0
-    assert "prior, bits a code" in capsys.readouterr().out
+    assert "prior, bits per code" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "animated"])
@@ -247,11 +248,11 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
 
 
 def test_the_default_model_knows_its_pictures() -> None:
-    """What it draws comes back from its codes, and it is the one that the card tells of."""
-    assert module.DEFAULT_MODEL.stat().st_size < 3_000_000
-    default = load()
+    """Pictures drawn by it come back from their codes, and it is the model of the card."""
+    assert module.DEFAULT_IMAGE_MODEL.stat().st_size < 3_000_000
+    default = load_image_tokenizer()
     fingerprint = default.info()["fingerprint"]
-    assert f"`{fingerprint}`" in (module.DEFAULT_MODEL.parent / "MODEL_CARD.md").read_text()
+    assert f"`{fingerprint}`" in (module.DEFAULT_IMAGE_MODEL.parent / "MODEL_CARD.md").read_text()
     drawn = [default.decode(codes) for label in range(10) for codes in default.generate(2, label, seed=3)]
     errors = []
     for pixels in drawn:

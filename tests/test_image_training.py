@@ -14,12 +14,13 @@ import torch
 
 from audiovq.config.image import load_image_config
 from audiovq.errors import AudiovqError
-from audiovq.evaluation.image import score
+from audiovq.evaluation.image import score_images
 from audiovq.image.dataset import open_pictures
-from audiovq.image.modelfile import load_model, read_header
-from audiovq.image.tokenizer import load
+from audiovq.image.modelfile import load_image_model, read_image_header
+from audiovq.image.tokenizer import load_image_tokenizer
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.image import ImageTask, main_prior, main_train
+from audiovq.training.image import ImageTask, main_image_prior, main_image_train
+from audiovq.training.options import RunOptions
 from audiovq.training.trainer import Trainer
 from helpers.images import photo
 from helpers.models import torchrun
@@ -56,7 +57,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stripes, lying or standing by class."""
     path = tmp_path_factory.mktemp("pictures") / "stripes.npz"
     rng = np.random.default_rng(0)
-    images, labels = [], np.arange(60) % 2
+    images = []
+    labels = np.arange(60) % 2
     for label in labels:
         wave = 128 + 100 * np.sin(np.arange(16) * rng.uniform(0.5, 1.2) + rng.uniform(0, 6))
         images.append(np.tile(wave, (16, 1)) if label else np.tile(wave[:, None], (1, 16)))
@@ -75,7 +77,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def full_batch(tmp_path_factory: pytest.TempPathFactory, config: Path, pictures: Path) -> Path:
     """A run of both stages that nothing interrupted."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    main_train(config, pictures, run, threads=1)
+    main_image_train(config, pictures, RunOptions(run, threads=1))
     return run
 
 
@@ -84,7 +86,7 @@ def same_run(a: Path, b: Path) -> bool:
     left, right = (safetensors.torch.load_file(p / "checkpoint.safetensors") for p in (a, b))
     same = left.keys() == right.keys() and all(torch.equal(v, right[k]) for k, v in left.items())
     models = [(p / "model.safetensors").read_bytes() for p in (a, b)]
-    tensors = [m[8 + int.from_bytes(m[:8], "little") :] for m in models]  # the header tells seconds
+    tensors = [m[8 + int.from_bytes(m[:8], "little") :] for m in models]  # the header holds seconds
     return same and tensors[0] == tensors[1]
 
 
@@ -97,7 +99,8 @@ def test_both_stages_learn(tmp_path: Path, pictures: Path, stage: str, least: fl
     before = {n: v.clone() for n, v in task.model.state_dict().items()}
 
     def bits() -> float:
-        part, reader = task.stage(settings.train.stages[0]), task.reader(0, train=False)
+        part = task.stage(settings.train.stages[0])
+        reader = task.reader(0, train=False)
         assert reader is not None
         task.model.eval()
         with torch.no_grad():
@@ -111,7 +114,7 @@ def test_both_stages_learn(tmp_path: Path, pictures: Path, stage: str, least: fl
 
 
 def test_the_finished_model(full_batch: Path, pictures: Path) -> None:
-    _, header = load_model(full_batch / "model.safetensors")
+    _, header = load_image_model(full_batch / "model.safetensors")
     assert header.classes == ("0", "1")
     assert header.prior
     assert header.training["pictures"] == 54
@@ -119,8 +122,8 @@ def test_the_finished_model(full_batch: Path, pictures: Path) -> None:
         ("image", 168),
         ("pixelcnn", 40),
     ]
-    tokenizer = load(full_batch / "model.safetensors")
-    scores = score(tokenizer, *open_pictures(pictures, 1))
+    tokenizer = load_image_tokenizer(full_batch / "model.safetensors")
+    scores = score_images(tokenizer, *open_pictures(pictures, 1))
     assert scores.pictures == 6
     assert 1 <= scores.used <= 16
     assert scores.prior_bits is not None
@@ -138,14 +141,14 @@ def test_two_processes_are_one_with_two_pieces(config: Path, pictures: Path, tmp
         torchrun("-m", "audiovq", *verb), env=variables, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    main_train(config, pictures, tmp_path / "one", threads=1, grad_accum=2)
+    main_image_train(config, pictures, RunOptions(tmp_path / "one", threads=1, grad_accum=2))
     assert same_run(tmp_path / "one", tmp_path / "two")
 
 
 def test_the_same_run_twice_is_the_same_model(
     full_batch: Path, config: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    main_train(config, pictures, tmp_path / "run", threads=1)
+    main_image_train(config, pictures, RunOptions(tmp_path / "run", threads=1))
     assert same_run(full_batch, tmp_path / "run")
 
 
@@ -153,7 +156,8 @@ def test_the_same_run_twice_is_the_same_model(
 def test_killed_and_resumed_equals_uninterrupted(
     full_batch: Path, config: Path, pictures: Path, tmp_path: Path, stage: int, step: int
 ) -> None:
-    run, save = tmp_path / "run", Trainer._save
+    run = tmp_path / "run"
+    save = Trainer._save
 
     def save_and_die(self: Trainer, *args: Any, **options: Any) -> None:
         save(self, *args, **options)
@@ -163,12 +167,12 @@ def test_killed_and_resumed_equals_uninterrupted(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(SystemExit):
-            main_train(config, pictures, run, threads=1)
+            main_image_train(config, pictures, RunOptions(run, threads=1))
     assert not (run / "model.safetensors").exists()
     header = Checkpoint.load(run / "checkpoint.safetensors").header
     assert (header["stage"], header["step"]) in ((stage, step), (stage + 1, 0))
-    torch.manual_seed(12345)  # nothing may hang on what the process did before
-    main_train(config, pictures, run, resume=True, threads=1)
+    torch.manual_seed(12345)  # the result must not depend on earlier draws of the process
+    main_image_train(config, pictures, RunOptions(run, resume=True, threads=1))
     assert same_run(full_batch, run)
 
 
@@ -176,19 +180,24 @@ def test_another_configuration_or_other_classes_are_refused(
     full_batch: Path, config: Path, pictures: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(AudiovqError, match="configuration"):
-        main_train(config, pictures, full_batch, resume=True, overrides=["train.stages.0.lr=1e-4"])
+        main_image_train(
+            config, pictures, RunOptions(full_batch, resume=True), overrides=["train.stages.0.lr=1e-4"]
+        )
     np.savez(tmp_path / "a.npz", images=np.stack([photo(16, 16, 1)[..., 0]] * 9))
     with pytest.raises(AudiovqError, match="classes"):
-        main_train(config, tmp_path, full_batch, resume=True)
+        main_image_train(config, tmp_path, RunOptions(full_batch, resume=True))
     with pytest.raises(AudiovqError, match="--resume"):
-        main_train(config, pictures, full_batch)
+        main_image_train(config, pictures, RunOptions(full_batch))
 
 
 def test_a_prior_anew_keeps_the_codes(full_batch: Path, config: Path, pictures: Path, tmp_path: Path) -> None:
     first = full_batch / "model.safetensors"
     overrides = ["model.prior.layers=3", "model.codebook.size=999", "train.stages.1.steps=2"]
-    path = main_prior(first, pictures, tmp_path / "run", config, threads=1, overrides=overrides)
-    before, after = read_header(first), read_header(path)
+    path = main_image_prior(
+        config, pictures, RunOptions(tmp_path / "run", threads=1), overrides=overrides, model=first
+    )
+    before = read_image_header(first)
+    after = read_image_header(path)
     assert after.fingerprint == before.fingerprint
     assert after.config.prior.layers == 3
     assert after.config.codebook == before.config.codebook
@@ -196,8 +205,8 @@ def test_a_prior_anew_keeps_the_codes(full_batch: Path, config: Path, pictures: 
     assert [s["stage"] for s in after.training["stages"]] == ["image", "pixelcnn"]
     # Of the same dimensions too: the prior starts over, whatever it was before.
     kept = load_image_config(config, ["train.stages.1.steps=1"])
-    task = ImageTask(kept, *open_pictures(pictures, 1), first, anew=True)
-    old = load_model(first)[0].state_dict()
+    task = ImageTask(kept, *open_pictures(pictures, 1), first, new_prior=True)
+    old = load_image_model(first)[0].state_dict()
     same = {n for n, v in task.model.state_dict().items() if torch.equal(v.half(), old[n].half())}
     assert "encoder.in_proj.weight" in same
     assert "prior.head_out_proj.weight" not in same
@@ -206,12 +215,12 @@ def test_a_prior_anew_keeps_the_codes(full_batch: Path, config: Path, pictures: 
 
 
 def test_a_model_without_a_prior(config: Path, pictures: Path, tmp_path: Path) -> None:
-    path = main_train(config, pictures, tmp_path / "run", threads=1, stages=["image"])
-    tokenizer = load(path)
+    path = main_image_train(config, pictures, RunOptions(tmp_path / "run", threads=1), stages=["image"])
+    tokenizer = load_image_tokenizer(path)
     assert not tokenizer.header.prior
     with pytest.raises(AudiovqError, match="no prior"):
         tokenizer.generate()
-    assert score(tokenizer, *open_pictures(pictures, 1)).prior_bits is None
+    assert score_images(tokenizer, *open_pictures(pictures, 1)).prior_bits is None
 
 
 def test_the_recipe(config: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +230,8 @@ def test_the_recipe(config: Path, pictures: Path, tmp_path: Path, capsys: pytest
 
     if "image" not in cli.commands:
         cli.add_command(image)
-    folder, out = Path(__file__).parents[1] / "recipes" / "images", tmp_path / "run"
+    folder = Path(__file__).parents[1] / "recipes" / "images"
+    out = tmp_path / "run"
     arguments = [str(pictures), "--config", str(config), "--out", str(out), "--threads", "1"]
     stages = ("train", "generate", "evaluate")
     assert run_recipe(folder, stages, arguments) == 0, capsys.readouterr().err
@@ -233,13 +243,19 @@ def test_the_recipe(config: Path, pictures: Path, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().err.count("complete; to do it again") == 3
 
 
-def test_a_decoder_that_is_told_classes_keeps_them(pictures: Path, tmp_path: Path) -> None:
+def test_a_decoder_conditioned_on_classes_keeps_them(pictures: Path, tmp_path: Path) -> None:
     text = TWO_STAGES.replace("condition = 4", "condition = 4\ndecoder_condition = true")
     (tmp_path / "c.toml").write_text(text)
     few = ["train.stages.0.steps=2", "train.stages.1.steps=1"]
-    path = main_train(tmp_path / "c.toml", pictures, tmp_path / "run", threads=1, overrides=few)
+    path = main_image_train(
+        tmp_path / "c.toml", pictures, RunOptions(tmp_path / "run", threads=1), overrides=few
+    )
     images = np.stack([photo(16, 16, 1, seed=s)[..., 0] for s in range(9)])
     np.savez(tmp_path / "other.npz", images=images, labels=np.arange(9) % 3)
-    with pytest.raises(AudiovqError, match="told classes"):
-        main_prior(path, tmp_path / "other.npz", tmp_path / "prior", tmp_path / "c.toml")
-    assert main_prior(path, pictures, tmp_path / "same", tmp_path / "c.toml", overrides=few).exists()
+    with pytest.raises(AudiovqError, match="conditioned on other classes"):
+        main_image_prior(
+            tmp_path / "c.toml", tmp_path / "other.npz", RunOptions(tmp_path / "prior"), model=path
+        )
+    assert main_image_prior(
+        tmp_path / "c.toml", pictures, RunOptions(tmp_path / "same"), overrides=few, model=path
+    ).exists()

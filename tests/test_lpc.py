@@ -28,7 +28,8 @@ def loop(signal: np.ndarray, order: int, jitter: np.ndarray) -> dict[str, np.nda
     count = len(signal) // HOP
     if order:
         a, g = lpc.predictor(torch.from_numpy(np.log(0.05 * envelope())).float(), order, 0.0)
-        coefficients, gains = a.numpy()[None].repeat(count, 0), np.full(count, g.item(), dtype=np.float32)
+        coefficients = a.numpy()[None].repeat(count, 0)
+        gains = np.full(count, g.item(), dtype=np.float32)
     else:
         coefficients = np.zeros((count, 0), dtype=np.float32)
         gains = np.full(count, 1 / lpc.EXCITATION_RANGE, dtype=np.float32)
@@ -48,7 +49,8 @@ def synthetic(length: int = 40 * HOP) -> np.ndarray:
 
 
 def test_predictor_solves_the_normal_equations() -> None:
-    order, c = 16, 0.85
+    order = 16
+    c = 0.85
     magnitude = envelope()
     a, gain = lpc.predictor(torch.from_numpy(np.log(magnitude)), order, c)
     omega = np.linspace(0, np.pi, len(magnitude))
@@ -56,7 +58,7 @@ def test_predictor_solves_the_normal_equations() -> None:
     r = np.fft.irfft(power)[: order + 1]
     lags = np.arange(order + 1)
     r *= np.exp(-0.5 * (2 * np.pi * lpc.LAG_WINDOW_HZ / 16_000 * lags) ** 2)
-    r[0] *= 1 + lpc.FLOOR
+    r[0] *= 1 + lpc.WHITE_NOISE
     expected = solve_toeplitz(r[:-1], r[1:])
     np.testing.assert_allclose(a.numpy(), expected, atol=1e-4)
     np.testing.assert_allclose(gain.item() ** 2, r[0] - expected @ r[1:], rtol=1e-4)
@@ -114,9 +116,11 @@ def test_excite_reconstructs_within_half_a_step() -> None:
 def test_excite_follows_under_jitter() -> None:
     signal = synthetic()
     jitter = np.random.default_rng(1).integers(-4, 5, len(signal))
-    plain, out = loop(signal, 16, np.zeros_like(jitter)), loop(signal, 16, jitter)
+    plain = loop(signal, 16, np.zeros_like(jitter))
+    out = loop(signal, 16, jitter)
     np.testing.assert_array_equal(out["fed"], np.clip(out["codes"] + jitter, 0, 255))
-    error, least = out["history"] - signal, plain["history"] - signal
+    error = out["history"] - signal
+    least = plain["history"] - signal
     assert error.std() > 2 * least.std()
     # Errors are corrected, not carried on: the last quarter is no worse than the first.
     quarter = len(signal) // 4

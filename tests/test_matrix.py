@@ -30,12 +30,14 @@ def test_pairs_are_rounded_to_bfloat16() -> None:
     """Even weights from the low half of a word, odd ones from the word as it stands."""
     laid = np.random.default_rng(0).normal(size=(3, 64, 32)).astype(np.float32)
     laid[0, :8] = 0
-    laid[1, 3], laid[1, 5] = 0, -1e-3  # alone in their pair, one of them negative
+    laid[1, 3] = 0
+    laid[1, 5] = -1e-3  # alone in their pair, one of them negative
     pairs = in_pairs(laid)
     assert pairs.shape == (3, 32, 32)
     assert pairs.ctypes.data % 64 == 0
     assert not pairs[0, :4].any()
-    even, odd = unpaired(pairs)[:, 0::2], unpaired(pairs)[:, 1::2]
+    even = unpaired(pairs)[:, 0::2]
+    odd = unpaired(pairs)[:, 1::2]
     # Half a unit; for odd ones more just below a power of two, above which units are twice as large.
     for got, true, most in ((even, laid[:, 0::2], 0.5001), (odd, laid[:, 1::2], 0.76)):
         unit = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(true), 1e-30))) - 7)

@@ -99,7 +99,7 @@ def test_the_prior_goes_along(tmp_path: Path) -> None:
 
 
 def test_points_of_speakers_are_those_of_the_base(tmp_path: Path) -> None:
-    """Each run takes them anew, from weights that it read rounded."""
+    """Each run computes its own, from weights that it read rounded."""
     base = save(tmp_path / "base.safetensors")
     other = save(tmp_path / "other.safetensors", "wavenet.")
     model, header = load_model(other)

@@ -1,4 +1,4 @@
-"""The model file: its header without torch, what is refused, float16, the fingerprint."""
+"""The model file: its header without torch, errors, float16, the fingerprint."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def test_the_header_is_read_without_torch(tiny_model_path: Path) -> None:
         "import sys; from audiovq.speech.modelfile import read_header; h = read_header(sys.argv[1]);"
         "print(h.config.name, len(h.speakers), h.fingerprint, 'torch' in sys.modules)"
     )
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", code, str(tiny_model_path)], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert told == ["tiny", "3", header_of(tiny_model_path)["fingerprint"], "False"]
+    assert printed == ["tiny", "3", header_of(tiny_model_path)["fingerprint"], "False"]
 
 
 def test_what_a_file_says(tiny_model_path: Path) -> None:

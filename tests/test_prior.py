@@ -69,10 +69,13 @@ def started(engine: PriorEngine, voices: torch.Tensor, levels: int) -> PriorSlot
 def test_step_form_equals_parallel_form(name: str) -> None:
     prior = kind(name)
     for count in range(1, prior.levels + 1):
-        codes, voices = some_codes(3, 40, count), some_voices(prior, 3)
+        codes = some_codes(3, 40, count)
+        voices = some_voices(prior, 3)
 
         def steps(codes: torch.Tensor = codes, voices: torch.Tensor = voices) -> torch.Tensor:
-            state, past, out = prior.initial_state(3), torch.full_like(codes[:, 0], -1), []
+            state = prior.initial_state(3)
+            past = torch.full_like(codes[:, 0], -1)
+            out = []
             conditions = prior.conditions(voices)
             levels = torch.full((3,), codes.shape[2])
             for t in range(codes.shape[1]):
@@ -88,7 +91,8 @@ def test_step_form_equals_parallel_form(name: str) -> None:
 
 def test_levels_of_a_batch_may_differ(prior: PriorNetwork) -> None:
     """Codes of levels that a sequence does not have change nothing, and it is predicted as if alone."""
-    codes, voices = some_codes(3, 20, 3), some_voices(prior, 3)
+    codes = some_codes(3, 20, 3)
+    voices = some_voices(prior, 3)
     before = some_codes(3, 1, 3)[:, 0]
     with torch.no_grad():
         together = prior(codes, voices, before, torch.tensor([1, 2, 3]))
@@ -97,12 +101,13 @@ def test_levels_of_a_batch_may_differ(prior: PriorNetwork) -> None:
             alone = prior(codes[own, :, :count], voices[own], before[own, :count])
             torch.testing.assert_close(together[own, :, :count], alone, atol=1e-5, rtol=0)
         whole = prior(codes, voices, before)
-    assert (whole - together).abs()[:2, :, 0].amax((1, 2)).min() > 1e-3  # it is told how many there are
+    assert (whole - together).abs()[:2, :, 0].amax((1, 2)).min() > 1e-3  # the number of levels is an input
 
 
 def test_a_code_sees_what_comes_before_it_alone(prior: PriorNetwork) -> None:
     """Over steps and levels: a code changes the finer ones of its step, and all of the steps it reaches."""
-    codes, voices = some_codes(1, 40, 3), some_voices(prior, 1)
+    codes = some_codes(1, 40, 3)
+    voices = some_voices(prior, 1)
     with torch.no_grad():
         whole = prior(codes, voices)
         for step in (0, 17, 39):
@@ -135,10 +140,11 @@ def test_compiled_logits_equal_the_parallel_form(name: str) -> None:
     prior = kind(name)
     engine = PriorEngine(prior)
     for count in range(1, prior.levels + 1):
-        codes, voices = some_codes(3, 60, count), some_voices(prior, 3)
+        codes = some_codes(3, 60, count)
+        voices = some_voices(prior, 3)
         with torch.no_grad():
             expected = prior(codes, voices).numpy()
-        got = started(engine, voices, count).teacher_force(range(3), codes.numpy())
+        got = started(engine, voices, count).logits(range(3), codes.numpy())
         assert got.shape == expected.shape
         assert np.abs(got - expected).max() < 1e-4
 
@@ -146,10 +152,11 @@ def test_compiled_logits_equal_the_parallel_form(name: str) -> None:
 @pytest.mark.parametrize("size", [50, 512])
 def test_compiled_logits_in_other_sizes(size: int) -> None:
     prior = tiny_prior(size, 2, CONFIG)
-    codes, voices = some_codes(2, 20, 2, size), some_voices(prior, 2)
+    codes = some_codes(2, 20, 2, size)
+    voices = some_voices(prior, 2)
     with torch.no_grad():
         expected = prior(codes, voices).numpy()
-    got = started(PriorEngine(prior), voices, 2).teacher_force(range(2), codes.numpy())
+    got = started(PriorEngine(prior), voices, 2).logits(range(2), codes.numpy())
     assert np.abs(got - expected).max() < 1e-4
 
 
@@ -158,26 +165,27 @@ def test_alone_in_lockstep_and_code_by_code_are_the_same_bits(name: str) -> None
     prior = kind(name)
     engine = PriorEngine(prior)
     for count in range(1, prior.levels + 1):
-        codes, voices = some_codes(5, 30, count).numpy(), some_voices(prior, 5)
+        codes = some_codes(5, 30, count).numpy()
+        voices = some_voices(prior, 5)
         slots = started(engine, voices, count)
         parts = [
-            slots.teacher_force([3, 0, 1, 4, 2], codes[[3, 0, 1, 4, 2], a:b])
-            for a, b in ((0, 1), (1, 9), (9, 30))
+            slots.logits([3, 0, 1, 4, 2], codes[[3, 0, 1, 4, 2], a:b]) for a, b in ((0, 1), (1, 9), (9, 30))
         ]
         together = np.concatenate(parts, axis=1)
         for row, slot in enumerate([3, 0, 1, 4, 2]):
             alone = started(engine, voices[slot : slot + 1], count)
-            assert alone.teacher_force([0], codes[slot : slot + 1])[0].tobytes() == together[row].tobytes()
+            assert alone.logits([0], codes[slot : slot + 1])[0].tobytes() == together[row].tobytes()
             single = started(engine, voices[slot : slot + 1], count)
+            past = None
             for at in np.ndindex(30, count):
-                np.testing.assert_array_equal(single.peek(0), together[row][at])
-                single.push(0, int(codes[slot][at]))
+                np.testing.assert_array_equal(single.step(0, past), together[row][at])
+                past = int(codes[slot][at])
 
 
-def test_advancing_is_following(engine: PriorEngine) -> None:
+def test_prefill_leaves_the_state_of_teacher_forcing(engine: PriorEngine) -> None:
     codes = some_codes(2, 30, 3).numpy()
     drawn = []
-    for verb in (PriorSlots.teacher_force, PriorSlots.advance):
+    for verb in (PriorSlots.logits, PriorSlots.prefill):
         slots = engine.slots(2)
         for slot in range(2):
             slots.start(slot, None, seed=slot)
@@ -225,9 +233,9 @@ def test_temperature_and_top_k(engine: PriorEngine) -> None:
         slots.start(slot, None, 9, temperature, top_k)
     codes = slots.draw(range(3), 40)
     np.testing.assert_array_equal(codes[0], codes[1])
-    teacher_force = engine.slots(1)
-    teacher_force.start(0, None)
-    logits = teacher_force.teacher_force([0], codes[2:])[0]
+    forced = engine.slots(1)
+    forced.start(0, None)
+    logits = forced.logits([0], codes[2:])[0]
     chosen = np.take_along_axis(logits, (codes[2] - np.arange(3) * K)[..., None], axis=-1)
     assert (logits > chosen).sum(axis=-1).max() == 2
     for options in ({"temperature": -1.0}, {"top_k": K + 1}):
@@ -252,7 +260,7 @@ def test_guidance_draws_from_the_sharpened_distribution(prior: PriorNetwork, eng
         slots.draw([0], 1, guidance=1.0)
 
 
-def test_wrong_use_of_lanes(engine: PriorEngine) -> None:
+def test_wrong_use_of_slots(engine: PriorEngine) -> None:
     slots = engine.slots(2)
     slots.start(0)
     slots.start(1, levels=2)
@@ -262,16 +270,18 @@ def test_wrong_use_of_lanes(engine: PriorEngine) -> None:
         slots.start(0, levels=4)
     for codes in (np.zeros((1, 3, 3)), np.full((1, 3, 2), K), np.zeros((1, 0, 4)), np.full((1, 1, 1), -1)):
         with pytest.raises(ValueError, match="rows of their levels"):
-            slots.teacher_force([0], codes.astype(np.int64))
-    slots.peek(0)
-    slots.push(0, 3)
+            slots.logits([0], codes.astype(np.int64))
+    slots.step(0, None)
     with pytest.raises(ValueError, match="inside a step"):
         slots.draw([0], 1)
+    slots.start(0)
+    assert slots.draw([0], 1).shape == (1, 1, 3)
 
 
 def test_log_likelihoods_are_those_of_the_prior(prior: PriorNetwork, engine: PriorEngine) -> None:
     for count in (1, 2, 3):
-        codes, voices = some_codes(1, 300, count), some_voices(prior, 2)
+        codes = some_codes(1, 300, count)
+        voices = some_voices(prior, 2)
         got = log_likelihoods(engine, codes[0].numpy(), [None, voices[1, :-1].numpy()])
         with torch.no_grad():
             nats = torch.log_softmax(prior(codes.expand(2, -1, -1), voices), -1)
@@ -323,7 +333,8 @@ def test_folding_keeps_the_function(levels: int, config: PriorConfig) -> None:
     plain = prior.folded()
     assert type(plain) is PriorNetwork
     assert set(plain.state_dict()) == set(PriorNetwork(K, levels, V, config).state_dict())
-    codes, voices = some_codes(2, 30, levels), some_voices(prior, 2)
+    codes = some_codes(2, 30, levels)
+    voices = some_voices(prior, 2)
     with torch.no_grad():
         difference = (plain(codes, voices) - prior(codes, voices)).abs().max()
     assert 0 < difference < 0.02
@@ -337,9 +348,10 @@ def test_what_is_folded_is_what_is_loaded(tmp_path: Path) -> None:
     loaded, _ = load_prior(tmp_path / "p.safetensors")
     for name, value in plain.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
-    codes, voices = some_codes(2, 20, 3).numpy(), some_voices(plain, 2)
-    one = started(PriorEngine(plain), voices, 3).teacher_force(range(2), codes)
-    other = started(PriorEngine(loaded), voices, 3).teacher_force(range(2), codes)
+    codes = some_codes(2, 20, 3).numpy()
+    voices = some_voices(plain, 2)
+    one = started(PriorEngine(plain), voices, 3).logits(range(2), codes)
+    other = started(PriorEngine(loaded), voices, 3).logits(range(2), codes)
     assert one.tobytes() == other.tobytes()
 
 
@@ -364,7 +376,8 @@ def test_file(prior: PriorNetwork, tmp_path: Path) -> None:
     found, again = load_prior(path, model="f00d")
     assert again == PriorHeader(CONFIG, K, 3, V, "f00d", {"codes": 5}, fingerprint)
     assert len(fingerprint) == 16
-    codes, voices = some_codes(1, 20, 3), some_voices(prior, 1)
+    codes = some_codes(1, 20, 3)
+    voices = some_voices(prior, 1)
     with torch.no_grad():
         torch.testing.assert_close(found(codes, voices), prior(codes, voices), atol=0.05, rtol=0)
     assert save_prior(path, found, again, force=True) == fingerprint
@@ -385,7 +398,7 @@ def test_file(prior: PriorNetwork, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"levels": 2}, "do not fit"),
+        ({"levels": 2}, r"its [\w.]+ does not fit this configuration"),
         ({"config": PriorConfig(24, 40, 0, DILATIONS)}, r"prior\.hidden must be at least 1"),
         ({"codebook_size": "many"}, "not a prior, or damaged"),
     ],

@@ -16,7 +16,7 @@ from audiovq.errors import AudiovqError
 from audiovq.prior.file import load_prior
 from audiovq.tokenizer import Tokenizer
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.code_bits import bits_table, measure
+from audiovq.training.code_bits import bits_table, measure_bits
 from audiovq.training.prior import PriorStage, PriorTask
 from audiovq.training.prior_data import CodeCorpus, CodeReader
 from audiovq.training.trainer import CHECKPOINT, Trainer
@@ -68,7 +68,7 @@ def test_it_learns_steps_and_levels(trained: Path, tiny_levels: Tokenizer) -> No
         f"prior{voice}_{n}" for voice in ("", "_voice") for n in (1, 2, 3)
     }
     assert [len(bits[f"prior_{n}"]) for n in (1, 2, 3)] == [1, 2, 3]
-    again = measure(prior, some_codes(30, 0), some_codes(8, 1))
+    again = measure_bits(prior, some_codes(30, 0), some_codes(8, 1))
     for name, values in again.items():
         assert values == pytest.approx(bits[name], abs=1e-4)
     first, second, third = bits["prior_voice_3"]

@@ -7,6 +7,7 @@ the third, and two orders of summation are two roundings.
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import shutil
 import signal
@@ -22,10 +23,12 @@ import safetensors.torch
 import soundfile
 import torch
 
+from audiovq.cli.log import log_to_stderr
 from audiovq.data.sharding import Shard
 from audiovq.distributed import RankInfo, launched_rank, local_world_size
 from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.options import RunOptions
 from audiovq.training.prior_data import CodeCorpus, CodeCrops, CodeReader, HeldOutReader
 from audiovq.training.speech import main_train
 from helpers.models import torchrun
@@ -52,6 +55,7 @@ from pathlib import Path
 import safetensors.torch
 from audiovq import distributed
 from audiovq.training import trainer
+from audiovq.training.options import RunOptions
 from audiovq.training.speech import main_train
 
 config, data, out, pieces, *rest = sys.argv[1:]
@@ -64,7 +68,7 @@ def run(self):
     safetensors.torch.save_file(codebook, Path(out, f"codebook{rank}.safetensors"))
     return path
 trainer.Trainer.run = run
-main_train(config, data, out, resume="resume" in rest, threads=1, grad_accum=int(pieces))
+main_train(config, data, RunOptions(Path(out), "resume" in rest, threads=1, grad_accum=int(pieces)))
 """
 
 
@@ -222,19 +226,19 @@ def test_a_batch_that_cannot_be_shared_out(folder: Path, tmp_path: Path) -> None
     with pytest.raises(
         AudiovqError, match=r"a batch of 8 .* in 3 pieces; set the stage's batch to a multiple of 3"
     ):
-        main_train(folder / "c.toml", folder / "corpus", tmp_path / "run", grad_accum=3)
+        main_train(folder / "c.toml", folder / "corpus", RunOptions(tmp_path / "run", grad_accum=3))
 
 
 # Shares
 
 
 def test_shares_are_all_of_it_each_once() -> None:
-    for share in (Shard(), Shard(grad_accum=3), Shard(processes=4, grad_accum=2)):
+    for shard in (Shard(), Shard(grad_accum=3), Shard(world_size=4, grad_accum=2)):
         parts = [
-            p for i in range(share.processes) for p in Shard(i, share.processes, share.grad_accum).parts(24)
+            p for i in range(shard.world_size) for p in Shard(i, shard.world_size, shard.grad_accum).parts(24)
         ]
         assert [n for part in parts for n in part.numbers] == list(range(24))
-    assert sorted(x for rank in range(3) for x in RankInfo(rank, 3).share(range(10))) == list(range(10))
+    assert sorted(x for rank in range(3) for x in RankInfo(rank, 3).shard(range(10))) == list(range(10))
 
 
 def some_codes() -> CodeCorpus:
@@ -256,10 +260,10 @@ def joined_up(parts: list[CodeCrops]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_crops_of_codes_do_not_depend_on_the_share(held_out: bool) -> None:
-    def read(share: Shard) -> list[CodeCrops]:
+    def read(shard: Shard) -> list[CodeCrops]:
         if held_out:
-            return HeldOutReader(some_codes(), 32, 2, share).micro_batches(1)
-        return CodeReader(some_codes(), 32, 8, 12, 5, 0.5, share).micro_batches(7)
+            return HeldOutReader(some_codes(), 32, 2, shard).micro_batches(1)
+        return CodeReader(some_codes(), 32, 8, 12, 5, 0.5, shard).micro_batches(7)
 
     if held_out:
         full_batch, parts = read(Shard()), read(Shard(0, 2, 2)) + read(Shard(1, 2, 2))
@@ -285,22 +289,36 @@ def test_held_out_batches_are_every_recording_once() -> None:
     assert counted == corpus.steps * 3
 
 
-# Where a process stands
+# Rank and world size
 
 
-def test_place_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     assert launched_rank() == (0, 1)
-    assert launched_rank().first
+    assert launched_rank().is_first
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert launched_rank() == (2, 3)
-    assert not launched_rank().first
+    assert not launched_rank().is_first
     assert local_world_size() == 2
     monkeypatch.setenv("RANK", "3")
-    with pytest.raises(AudiovqError, match="RANK=3 WORLD_SIZE=3: no place among processes"):
+    with pytest.raises(AudiovqError, match="RANK=3 WORLD_SIZE=3: inconsistent; unset them or use torchrun"):
         launched_rank()
+
+
+def test_progress_comes_from_rank_zero_and_warnings_from_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("audiovq.somewhere")
+    logger.warning("a library is silent")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with log_to_stderr():
+            logger.info("progress of %s", rank)
+            logger.warning("warning of %s", rank)
+    assert capsys.readouterr() == ("", "progress of 0\nwarning of 0\nwarning of 1\n")
 
 
 @pytest.mark.slow

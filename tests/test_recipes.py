@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import logging
 import runpy
 import subprocess
 import sys
@@ -16,18 +17,20 @@ from collections import Counter
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from audiovq.cli import recipe
-from audiovq.cli.recipe import load_stage, run_recipe
+from audiovq.cli.recipe import run_recipe
 from audiovq.config.speech import load_config
 from audiovq.data import vctk
 from audiovq.data.corpus import open_corpus, speaker_details
 from audiovq.errors import AudiovqError
+from audiovq.recipe import RecipeRun, load_stage
+from audiovq.training.options import RunOptions
 from helpers.models import speech, torchrun
 from helpers.server import Server
 from helpers.training import CONFIG, STAGE
@@ -108,7 +111,7 @@ def toy(tmp_path: Path) -> Callable[..., int]:
             "def main(run):\n"
             "    run.out.mkdir(exist_ok=True)\n"
             f"    if '{name}' == 'b' and (run.out / 'fail').exists():\n"
-            "        raise AudiovqError('b.wav: is bad; mend it')\n"
+            "        raise AudiovqError('b.wav: is bad; convert it')\n"
             f"    with open(run.out / 'calls', 'a') as file: file.write('{name}')\n"
         )
     return lambda *args: run_recipe(folder, ("a", "b", "c"), [str(a) for a in args])
@@ -121,9 +124,11 @@ def test_stages_run_once_and_in_order(
     calls = lambda: (out / "calls").read_text()  # noqa: E731
     assert toy("x", "--out", out, "--to", "b") == 0
     assert calls() == "ab"
-    assert toy("x", "--out", out) == 0 and calls() == "abc", "what is complete is not run again"
+    assert toy("x", "--out", out) == 0
+    assert calls() == "abc", "complete stages are not run again"
     assert "a: complete; to do it again, remove" in capsys.readouterr().err
-    assert toy("x", "--out", out, "--set", "k=1") == 0 and calls() == "abcbc", "other inputs"
+    assert toy("x", "--out", out, "--set", "k=1") == 0
+    assert calls() == "abcbc", "other inputs"
     assert toy("y", "--out", out, "--from", "b", "--to", "b", "--set", "k=1") == 0
     assert calls() == "abcbcb"
     assert markers(out) == ["a", "b"], "c was made from another b"
@@ -141,7 +146,7 @@ def test_a_stage_that_fails_is_one_line(
     assert toy("x", "--out", out) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.splitlines()[-1] == "toy: error: b.wav: is bad; mend it"
+    assert captured.err.splitlines()[-1] == "toy: error: b.wav: is bad; convert it"
     assert markers(out) == ["a"]
     (out / "fail").unlink()
     assert toy("x", "--out", out) == 0
@@ -165,7 +170,7 @@ def test_every_stage_has_its_script(name: str) -> None:
         module = load_stage(RECIPES / name, stage)
         assert callable(module.main)
         assert module.__doc__.startswith(f"Stage {stage}: ")
-        assert set(module.INPUTS) <= set(recipe.Run.__dataclass_fields__)
+        assert set(module.INPUTS) <= set(RecipeRun.__dataclass_fields__)
     page = (RECIPES / name / "README.md").read_text(encoding="utf-8")
     assert all(f"`{stage}`" in page for stage in stages(name))
 
@@ -173,7 +178,8 @@ def test_every_stage_has_its_script(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_scripts_start(name: str) -> None:
     done = subprocess.run([sys.executable, RECIPES / name / "run", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "--from" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "--from" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("version", ["0.92", "0.80"])
@@ -271,27 +277,50 @@ def test_own_recordings_become_a_model(
     config.write_text(CONFIG + STAGE % ("codes", 2))
     called: list[Any] = []
 
-    def prior(*args: Any, **named: Any) -> Path:
-        called.append((args, named))
-        named["out"].mkdir()
-        (named["out"] / "prior.safetensors").touch()
-        return named["out"] / "prior.safetensors"
+    def prior(config: str, data: Path, options: RunOptions, overrides: tuple[str, ...], model: Path) -> Path:
+        called.append((config, data, options, model))
+        path = options.out / "prior.safetensors"
+        path.parent.mkdir()
+        path.touch()
+        return path
+
+    class StandIn:
+        """A tokenizer without speakers that only records calls."""
+
+        def __init__(self, model: Path, prior: Path) -> None:
+            called.append((model, prior))
+            self.speakers = ()
+            self.prior = self
+
+        def generate(self, seconds: float, speaker: str | None) -> list[Any]:
+            assert speaker is None
+            return [SimpleNamespace(seconds=seconds)]
+
+        def decode_file(self, codes: Any, out: Path, force: bool) -> None:
+            called.append(out)
+
+    def evaluate(corpus: Path, options: Any) -> list[str]:
+        called.append((corpus, options))
+        return ["| system |"]
 
     monkeypatch.setattr("audiovq.training.prior.main_prior", prior)
-    monkeypatch.setattr("audiovq.cli.main.run", lambda args: called.append(args) or 0)
+    monkeypatch.setattr("audiovq.tokenizer.load", StandIn)
+    monkeypatch.setattr("audiovq.evaluation.report.evaluate_speech", evaluate)
     assert start("folder", folder, "--out", out, "--config", config, "--threads", "1") == 0
     assert (out / "model" / "model.safetensors").exists()
     splits = open_corpus(out / "corpus").splits
     assert splits == ("eval-utts", "train"), "pieces of the one recording"
-    (args, named), generate, evaluate = called
-    assert args == ("prior",)
-    assert named["data"] == out / "corpus"
-    assert named["out"] == out / "prior"
-    assert named["model"] == out / "model" / "model.safetensors"
-    assert named["resume"]
-    assert generate[0] == "generate"
-    assert generate[-1] == str(out / "samples" / "nobody.wav")
-    assert evaluate[:4] == ["evaluate", str(out / "corpus"), "--split", "eval-utts"]
+    (prior_config, data, run_options, model), loaded, generated, (corpus, options) = called
+    assert prior_config == "prior"
+    assert data == out / "corpus"
+    assert run_options.out == out / "prior"
+    assert model == out / "model" / "model.safetensors"
+    assert run_options.resume
+    assert loaded == (model, out / "prior" / "prior.safetensors")
+    assert generated == out / "samples" / "nobody.wav"
+    assert corpus == out / "corpus"
+    assert options.split == "eval-utts"
+    assert options.model == model
     assert markers(out) == sorted(stages("folder"))
     # Recordings that come later are prepared too, but a model is not mixed up with others' recordings.
     capsys.readouterr()
@@ -368,7 +397,7 @@ def layout(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_laying_out_and_checking(
-    layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples = (speech(4_000) * 32_768).astype(np.int16)
     flac, wav = tmp_path / "LibriSpeech/1/2/1-2-0000.flac", tmp_path / "vcc/SF1/100001.wav"
@@ -391,20 +420,19 @@ def test_laying_out_and_checking(
     assert corpus.speakers == ("ls1", "vcc")
     assert corpus.splits == ("eval", "train")
     assert speaker_details(out)["ls1"] == "F"
-    capsys.readouterr()
-    layout.check.main(recipe.Run(out, tmp_path / "run"))
-    assert "all 2 recordings are there; 2 verified by checksum, 0 by length" in capsys.readouterr().err
+    caplog.set_level(logging.INFO)
+    layout.check.main(RecipeRun(out, tmp_path / "run"))
+    assert "all 2 recordings are there; 2 verified by checksum, 0 by length" in caplog.text
     soundfile.write(out / "a/v.flac", samples[::-1], 16_000)
     (out / "a/l.flac").unlink()
     with pytest.raises(AudiovqError, match="2 of 2 recordings are missing or differ"):
-        layout.check.main(recipe.Run(out, tmp_path / "run"))
-    err = capsys.readouterr().err
-    assert "l.flac: is missing" in err
-    assert "v.flac: is another recording" in err
+        layout.check.main(RecipeRun(out, tmp_path / "run"))
+    assert "l.flac: is missing" in caplog.text
+    assert "v.flac: is another recording" in caplog.text
 
 
 def test_voices_are_found_prepared_and_checked(
-    layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Common Voice in MP3 at 48 kHz, speechocean762 in WAV, Kerstin in stereo FLAC; silence around each."""
     sources = {
@@ -442,19 +470,18 @@ def test_voices_are_found_prepared_and_checked(
     assert shown == [], "no model lists them"
     with open(out / "manifest.tsv", encoding="utf-8", newline="") as file:
         assert next(csv.DictReader(file, delimiter="\t"))["speaker"] == rows[0]["speaker"]
-    capsys.readouterr()
-    layout.check.main(recipe.Run(out, tmp_path / "run"))
-    assert "0 verified by checksum, 3 by length" in capsys.readouterr().err
+    caplog.set_level(logging.INFO)
+    layout.check.main(RecipeRun(out, tmp_path / "run"))
+    assert "0 verified by checksum, 3 by length" in caplog.text
     first, second, third = (out / row["path"] for row in rows)
     soundfile.write(first, np.zeros(32_000), 16_000)
     second.write_bytes(b"no sound file")
     third.unlink()
     with pytest.raises(AudiovqError, match="3 of 3 recordings are missing or differ"):
-        layout.check.main(recipe.Run(out, tmp_path / "run"))
-    err = capsys.readouterr().err
-    assert "lasts 2.0 s instead of about 1.4 s" in err
-    assert "cannot be read" in err
-    assert "is missing" in err
+        layout.check.main(RecipeRun(out, tmp_path / "run"))
+    assert "lasts 2.0 s instead of about 1.4 s" in caplog.text
+    assert "cannot be read" in caplog.text
+    assert "is missing" in caplog.text
     # Files that are there are kept, whatever they hold; layout names what is wrong with them.
     faults = layout.lay_out(out, found)
     assert len(faults) == 2
@@ -488,19 +515,20 @@ def test_the_default_recipe_trains_and_scores_its_splits(
 ) -> None:
     called: list[Any] = []
     monkeypatch.setattr(
-        "audiovq.training.speech.main_train", lambda *args, **named: called.append((args, named)) or args[2]
+        "audiovq.training.speech.main_train", lambda *args: called.append(args) or args[2].out
     )
-    monkeypatch.setattr("audiovq.cli.main.run", lambda args: called.append(args) or 0)
-    run = recipe.Run(tmp_path, tmp_path / "out", overrides=("train.seed=1",))
+    monkeypatch.setattr("audiovq.evaluation.report.evaluate_speech", lambda *args: called.append(args) or [])
+    run = RecipeRun(tmp_path, tmp_path / "out", overrides=("train.seed=1",))
     for stage in ("train", "evaluate"):
         load_stage(RECIPES / "default", stage).main(run)
-    (_, named), *evaluations = called
-    config = load_config("default", list(named["overrides"]))
+    (_, _, _, overrides), *evaluations = called
+    config = load_config("default", list(overrides))
     assert config.train.train_splits == ("train", "train-singles", "train-voices")
     assert config.train.seed == 1
     assert config.train.listed_speakers == ("ls*", "vcc*")
-    assert [args[3] for args in evaluations] == ["eval-speakers", "eval-voices"]
-    assert len({args[args.index("--json") + 1] for args in evaluations}) == 2
+    assert [folder for folder, _ in evaluations] == [tmp_path] * 2
+    assert [options.split for _, options in evaluations] == ["eval-speakers", "eval-voices"]
+    assert len({options.json_out for _, options in evaluations}) == 2
 
 
 def test_markers_say_what_was_done(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer, encoding: codes that do not depend on blocks, constant memory, what is refused."""
+"""The tokenizer, encoding: codes that do not depend on blocks, constant memory, errors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from audiovq.audio.loudness import loudness_gain
 from audiovq.audio.reader import read
 from audiovq.errors import AudiovqError
 from audiovq.speech import chunked_encoder as module
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer, load
-from helpers.models import speech
+from helpers.models import loudness_gain, speech
 
 Array = NDArray[np.float32]
 
@@ -79,7 +78,8 @@ def test_memory_does_not_grow_with_the_recording(
     """No array in the encoder's loop may hold more than a window and a block."""
     monkeypatch.setattr(module, "WINDOW_FRAMES", 20)
     left, right = tiny_tokenizer._windows.reach_samples
-    longest, concatenate = 0, np.concatenate
+    longest = 0
+    concatenate = np.concatenate
 
     def watched(arrays: Any, *args: Any) -> Any:
         nonlocal longest
@@ -119,10 +119,8 @@ def test_what_a_code_sequence_knows(tiny_tokenizer: Tokenizer, recording: Path) 
 
 
 def test_level_does_not_change_codes(tiny_tokenizer: Tokenizer) -> None:
-    loud, quiet = (
-        tiny_tokenizer.encode(speech(8_000, level=0.4)),
-        tiny_tokenizer.encode(speech(8_000, level=0.4) / 16),
-    )
+    loud = tiny_tokenizer.encode(speech(8_000, level=0.4))
+    quiet = tiny_tokenizer.encode(speech(8_000, level=0.4) / 16)
     assert loud.codes.tolist() == quiet.codes.tolist()
     assert loud.voice == quiet.voice
     assert quiet.gain == pytest.approx(16 * loud.gain)

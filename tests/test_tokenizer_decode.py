@@ -1,4 +1,4 @@
-"""The tokenizer, decoding: exact lengths, levels, blocks, voices, one line for what is wrong."""
+"""The tokenizer, decoding: exact lengths, levels, blocks, voices, errors of one line."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from audiovq.cli.main import run as command
 from audiovq.errors import AudiovqError
 from audiovq.speech import chunked_encoder, synthesis
 from audiovq.speech.codes import CodeSequence
+from audiovq.speech.output import DecodeOptions
 from audiovq.tokenizer import Tokenizer, load
 from helpers.models import speech
 
@@ -45,14 +46,14 @@ def test_as_many_samples_back_as_went_in(
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 def test_decode_is_decode_file(tiny_tokenizer: Tokenizer, tmp_path: Path, fast: bool, rate: int) -> None:
     codes = tiny_tokenizer.encode(speech(rate // 4, rate, level=0.01), rate)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     tiny_tokenizer.decode_file(
-        codes, tmp_path / "out.wav", fast=fast, seed=3, progress=lambda *x: told.append(x)
+        codes, tmp_path / "out.wav", fast=fast, seed=3, progress=lambda *x: progress.append(x)
     )
     written, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
     samples = np.clip(tiny_tokenizer.decode(codes, fast=fast, seed=3).samples, -1, 1)
     np.testing.assert_allclose(written, samples, atol=1 / 32_768)
-    assert told[-1] == (rate // 4, rate // 4)
+    assert progress[-1] == (rate // 4, rate // 4)
 
 
 def test_spectral_blocks_agree(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +65,8 @@ def test_spectral_blocks_agree(tiny_tokenizer: Tokenizer, monkeypatch: pytest.Mo
         blocks = tiny_tokenizer.synthesiser.fast(decode_job._replace(corrections=passes))
         return np.concatenate(list(blocks))
 
-    whole, corrected = drawn(1_000, 0), drawn(1_000, None)
+    whole = drawn(1_000, 0)
+    corrected = drawn(1_000, None)
     for frames in (1, 13, 60):
         # Matrix products of another size round differently; nothing else may differ.
         error = drawn(frames, 0) - whole
@@ -224,6 +226,16 @@ def test_refused(
         assert said in str(caught.value)
         assert "\n" not in str(caught.value)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_options_are_checked_when_built(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(AudiovqError, match="temperature -1"):
+        DecodeOptions(temperature=-1.0)
+    with pytest.raises(TypeError, match="sede"):
+        tiny_tokenizer.decode(CODES, sede=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="sede"):
+        tiny_tokenizer.decode_file(CODES, tmp_path / "out.wav", sede=1)  # type: ignore[call-arg]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_codes_of_another_model(tiny_tokenizer: Tokenizer, paper_tokenizer: Tokenizer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from audiovq.data.corpus import open_corpus
 from audiovq.errors import AudiovqError
 from audiovq.speech.modelfile import load_model, read_header
 from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.options import RunOptions
 from audiovq.training.speech import SpeechTask, main_train
 from audiovq.training.speech_stages import make_stage
 from audiovq.training.trainer import Trainer
@@ -98,26 +100,30 @@ def test_the_finished_model(finished_run: Path, training_corpus: Path) -> None:
 def test_the_same_run_twice_is_the_same_model(
     finished_run: Path, config: Path, training_corpus: Path, tmp_path: Path
 ) -> None:
-    main_train(config, training_corpus, tmp_path / "run", threads=1)
+    main_train(config, training_corpus, RunOptions(tmp_path / "run", threads=1))
     assert same_model(finished_run, tmp_path / "run")
     assert fingerprint(finished_run) == fingerprint(tmp_path / "run")
 
 
 def test_what_it_tells_goes_to_standard_error(
-    config: Path, training_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path,
+    training_corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "audiovq")
     folder = tmp_path / "corpus"
     folder.mkdir()
     for number in range(4):
         (folder / f"good{number}.wav").write_bytes((training_corpus / "ann" / "1.wav").read_bytes())
     (folder / "bad.wav").write_text("text")
-    main_train(config, folder, tmp_path / "run", threads=1, stages=["codes"])
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert sum("bad.wav" in line for line in captured.err.splitlines()) == 1
-    assert "s of audio/s" in captured.err
-    assert "left 0:00:00" in captured.err
-    assert "held out" in captured.err
+    main_train(config, folder, RunOptions(tmp_path / "run", threads=1), stages=["codes"])
+    assert capsys.readouterr() == ("", ""), "a library prints nothing"
+    assert sum("bad.wav" in line for line in caplog.messages) == 1
+    assert "s of audio/s" in caplog.text
+    assert "left 0:00:00" in caplog.text
+    assert "held out" in caplog.text
 
 
 # Resuming
@@ -143,12 +149,12 @@ def test_resumed_equals_uninterrupted(
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, stage, step)
         with pytest.raises(SystemExit):
-            main_train(config, training_corpus, run, threads=1)
+            main_train(config, training_corpus, RunOptions(run, threads=1))
     header = Checkpoint.load(run / "checkpoint.safetensors").header
     assert (header["stage"], header["step"]) == (stage, step)
     assert not (run / "model.safetensors").exists()
     torch.manual_seed(12345)  # nothing may hang on what the process did before
-    main_train(config, training_corpus, run, resume=True, threads=1)
+    main_train(config, training_corpus, RunOptions(run, resume=True, threads=1))
     assert same_model(finished_run, run)
     assert (
         read_header(run / "model.safetensors").fingerprint
@@ -200,7 +206,12 @@ def test_killed_and_resumed_equals_uninterrupted(config: Path, training_corpus: 
         with pytest.MonkeyPatch.context() as patch:
             stop_at(patch, 0, step + 2)
             with pytest.raises(SystemExit):
-                main_train(config, training_corpus, folder, resume=folder == run, threads=1, overrides=more)
+                main_train(
+                    config,
+                    training_corpus,
+                    RunOptions(folder, resume=folder == run, threads=1),
+                    overrides=more,
+                )
     assert same_model(run, tmp_path / "other")
 
 
@@ -209,7 +220,8 @@ def test_an_interrupt_leaves_a_checkpoint(config: Path, training_corpus: Path, t
     process = start_process(config, training_corpus, tmp_path / "run")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and out == "", err
+    assert process.returncode == 130, err
+    assert out == "", err
     assert "Traceback" not in err
     stopped = [line for line in err.splitlines() if "--resume" in line]
     assert len(stopped) == 1
@@ -225,24 +237,26 @@ def test_resume_with_another_configuration(
     run.mkdir()
     (run / "checkpoint.safetensors").write_bytes((finished_run / "checkpoint.safetensors").read_bytes())
     with pytest.raises(AudiovqError, match="another configuration"):
-        main_train(config, training_corpus, run, resume=True, overrides=["train.stages.0.lr=1e-4"])
+        main_train(
+            config, training_corpus, RunOptions(run, resume=True), overrides=["train.stages.0.lr=1e-4"]
+        )
     few = tmp_path / "few" / "carl"
     few.mkdir(parents=True)
     (few / "1.wav").write_bytes((training_corpus / "ann" / "1.wav").read_bytes())
     with pytest.raises(AudiovqError, match="other speakers"):
-        main_train(config, few.parent, run, resume=True)
+        main_train(config, few.parent, RunOptions(run, resume=True))
 
 
 def test_an_existing_run_is_kept(finished_run: Path, config: Path, training_corpus: Path) -> None:
     before = (finished_run / "checkpoint.safetensors").read_bytes()
     with pytest.raises(AudiovqError, match="--resume"):
-        main_train(config, training_corpus, finished_run)
+        main_train(config, training_corpus, RunOptions(finished_run))
     assert (finished_run / "checkpoint.safetensors").read_bytes() == before
 
 
 def test_a_finished_run_resumes_to_its_end(finished_run: Path, config: Path, training_corpus: Path) -> None:
     before = (finished_run / "checkpoint.safetensors").read_bytes()
-    main_train(config, training_corpus, finished_run, resume=True, threads=1)
+    main_train(config, training_corpus, RunOptions(finished_run, resume=True, threads=1))
     assert (finished_run / "checkpoint.safetensors").read_bytes() == before
 
 
@@ -276,7 +290,13 @@ def test_refused(
     config: Path, training_corpus: Path, tmp_path: Path, overrides: list[str], stages: list[str], said: str
 ) -> None:
     with pytest.raises(AudiovqError, match=said):
-        main_train(config, training_corpus, tmp_path / "run", threads=1, overrides=overrides, stages=stages)
+        main_train(
+            config,
+            training_corpus,
+            RunOptions(tmp_path / "run", threads=1),
+            overrides=overrides,
+            stages=stages,
+        )
 
 
 def test_no_recordings_in_the_training_splits(config: Path, training_corpus: Path, tmp_path: Path) -> None:
@@ -285,4 +305,4 @@ def test_no_recordings_in_the_training_splits(config: Path, training_corpus: Pat
     (folder / "1.wav").write_bytes((training_corpus / "ann" / "1.wav").read_bytes())
     (folder / "manifest.tsv").write_text("path\tspeaker\tsplit\n1.wav\tann\tother\n")
     with pytest.raises(AudiovqError, match="train_splits"):
-        main_train(config, folder, tmp_path / "run")
+        main_train(config, folder, RunOptions(tmp_path / "run"))

@@ -13,11 +13,12 @@ import torch
 from audiovq.cli.main import run as command
 from audiovq.config.speech import load_config
 from audiovq.data.corpus import open_corpus
-from audiovq.data.crops import CropReader
+from audiovq.data.crops import Augmentation, CropReader
 from audiovq.speech.modelfile import load_model
 from audiovq.speech.spectral_correction import correct
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.discriminator import Adversary
+from audiovq.training.options import RunOptions
 from audiovq.training.speech import SpeechTask, main_train
 from audiovq.training.speech_stages import WaveNetStage, make_stage
 from audiovq.training.trainer import Trainer
@@ -98,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def full_batch(folder: Path) -> Path:
-    main_train(folder / "levels.toml", folder / "corpus", folder / "run", threads=1)
+    main_train(folder / "levels.toml", folder / "corpus", RunOptions(folder / "run", threads=1))
     return folder / "run"
 
 
@@ -127,9 +128,11 @@ def test_resumed_equals_uninterrupted(folder: Path, full_batch: Path, tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(SystemExit):
-            main_train(folder / "levels.toml", folder / "corpus", tmp_path / "run", threads=1)
+            main_train(folder / "levels.toml", folder / "corpus", RunOptions(tmp_path / "run", threads=1))
     assert Checkpoint.load(tmp_path / "run" / "checkpoint.safetensors").header["step"] == step
-    main_train(folder / "levels.toml", folder / "corpus", tmp_path / "run", threads=1, resume=True)
+    main_train(
+        folder / "levels.toml", folder / "corpus", RunOptions(tmp_path / "run", resume=True, threads=1)
+    )
     found, wanted = (
         safetensors.torch.load_file(run / "checkpoint.safetensors") for run in (tmp_path / "run", full_batch)
     )
@@ -152,9 +155,9 @@ def test_resumed_right_before_the_discriminators_stage(folder: Path, tmp_path: P
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(SystemExit):
-            main_train(*arguments, tmp_path / "run", threads=1, stages=["codes"])
-    main_train(*arguments, tmp_path / "run", threads=1, stages=["codes"], resume=True)
-    main_train(*arguments, tmp_path / "whole", threads=1, stages=["codes"])
+            main_train(*arguments, RunOptions(tmp_path / "run", threads=1), stages=["codes"])
+    main_train(*arguments, RunOptions(tmp_path / "run", resume=True, threads=1), stages=["codes"])
+    main_train(*arguments, RunOptions(tmp_path / "whole", threads=1), stages=["codes"])
     found, wanted = (
         safetensors.torch.load_file(tmp_path / name / "checkpoint.safetensors") for name in ("run", "whole")
     )
@@ -165,8 +168,8 @@ def test_a_blended_stage_leaves_a_mean_of_its_ends(folder: Path, tmp_path: Path)
     def trained(blend: float, steps: int, name: str) -> dict[str, torch.Tensor]:
         options = [f"train.stages.1.blend={blend}", f"train.stages.1.steps={steps}"]
         options += ["train.stages.1.lr=0.02", "train.stages.1.warmup=0"]
-        arguments = {"threads": 1, "stages": ["wavenet"], "overrides": options}
-        path = main_train(folder / "levels.toml", folder / "corpus", tmp_path / name, **arguments)
+        run = RunOptions(tmp_path / name, threads=1)
+        path = main_train(folder / "levels.toml", folder / "corpus", run, options, stages=["wavenet"])
         return load_model(path)[0].state_dict()
 
     plain, half = trained(0.0, 3, "plain"), trained(0.5, 3, "half")
@@ -220,12 +223,12 @@ def test_only_listed_speakers_are_listed(folder: Path, tmp_path: Path) -> None:
 def test_some_crops_are_heard_with_offset_hum_and_noise(folder: Path) -> None:
     corpus = open_corpus(folder / "corpus", high_pass_hz=20)
     common = {"samples": 4_096, "voice_samples": 256, "batch": 32, "seed": 1, "high_pass_hz": 20.0}
-    reader = CropReader(corpus, corpus.speakers, **common, disturb_prob=0.5)  # type: ignore[arg-type]
+    reader = CropReader(corpus, corpus.speakers, **common, augmentation=Augmentation(disturb_prob=0.5))  # type: ignore[arg-type]
     batch = reader.read(0)
     plain = CropReader(corpus, corpus.speakers, **common).read(0)  # type: ignore[arg-type]
     reader.close()
-    assert torch.equal(plain.heard, plain.signal)
-    added = (batch.heard - batch.signal).square().mean(1).sqrt()
+    assert torch.equal(plain.encoder_input, plain.signal)
+    added = (batch.encoder_input - batch.signal).square().mean(1).sqrt()
     changed = int((added > 0).sum())
     assert 8 <= changed <= 24
     assert float(added.max()) < 0.03, "well below the speech, the offset gone"

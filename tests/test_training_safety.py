@@ -4,6 +4,7 @@ second training."""
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import signal
 import subprocess
@@ -26,9 +27,10 @@ from audiovq.image.dataset import open_pictures
 from audiovq.image.loader import PictureReader
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.finite import MOST_SKIPPED, SkippedSteps
-from audiovq.training.launch import Run
+from audiovq.training.launch import launch
 from audiovq.training.metrics_log import MetricsLog
 from audiovq.training.optimizer import Optimizer
+from audiovq.training.options import RunOptions
 from audiovq.training.prior_data import CodeCorpus, CodeReader
 from audiovq.training.speech import main_train
 from audiovq.training.speech_stages import CodesStage
@@ -108,8 +110,8 @@ def fail_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.parametrize("listed", [False, True])
-def test_an_absurd_recording_is_skipped_and_told(
-    config: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], listed: bool
+def test_an_absurd_recording_is_skipped_and_logged(
+    config: Path, recordings: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, listed: bool
 ) -> None:
     """As it is indexed, or where a manifest says how loud it is, as it is read."""
     huge = recordings / "ann/0.wav"
@@ -121,8 +123,8 @@ def test_an_absurd_recording_is_skipped_and_told(
             for p in recordings.rglob("*.wav")
         ]
         (recordings / "manifest.tsv").write_text(MANIFEST + "\n".join(rows) + "\n")
-    model = main_train(config, recordings, tmp_path / "run", threads=1)
-    told = [line for line in capsys.readouterr().err.splitlines() if "0.wav" in line]
+    model = main_train(config, recordings, RunOptions(tmp_path / "run", threads=1))
+    told = [line for line in caplog.messages if "0.wav" in line]
     assert told
     assert all("absurdly large samples; write it again" in line for line in told)
     for name, value in (weights(tmp_path / "run") | safetensors.torch.load_file(model)).items():
@@ -135,7 +137,7 @@ def test_a_loss_that_is_not_finite_ends_training(
     run = tmp_path / "run"
     fail_after(monkeypatch, 7)
     with pytest.raises(AudiovqError, match="stage codes, step 8: the loss is not finite") as caught:
-        main_train(config, recordings, run, threads=1)
+        main_train(config, recordings, RunOptions(run, threads=1))
     named = str(caught.value).split("computed from ")[1].split(", ")
     assert named
     assert all((recordings / name).is_file() for name in named)
@@ -143,7 +145,7 @@ def test_a_loss_that_is_not_finite_ends_training(
     assert all(v.isfinite().all() for v in weights(run).values() if v.is_floating_point())
     assert not (run / "model.safetensors").exists()
     monkeypatch.undo()
-    assert main_train(config, recordings, run, resume=True, threads=1).exists()
+    assert main_train(config, recordings, RunOptions(run, resume=True, threads=1)).exists()
 
 
 @pytest.mark.parametrize("grad_accum", [1, 2])
@@ -165,7 +167,7 @@ def test_only_recordings_of_the_broken_part_are_named(
     monkeypatch.setattr(CodesStage, "loss", last_piece_fails)
     monkeypatch.setattr("audiovq.data.crops.CropReader.names", names)
     with pytest.raises(AudiovqError, match=f"computed from 0: {0 if grad_accum == 1 else 2} to 4$"):
-        main_train(config, recordings, tmp_path / "run", threads=1, grad_accum=grad_accum)
+        main_train(config, recordings, RunOptions(tmp_path / "run", threads=1, grad_accum=grad_accum))
 
 
 @pytest.mark.slow
@@ -175,8 +177,10 @@ def test_one_process_with_a_loss_that_is_not_finite_ends_all(
     (tmp_path / "program.py").write_text(
         textwrap.dedent("""
             import sys
+            from pathlib import Path
             from audiovq.errors import AudiovqError
             from audiovq.distributed import launched_rank
+            from audiovq.training.options import RunOptions
             from audiovq.training.speech import main_train
             from audiovq.training.speech_stages import CodesStage
 
@@ -188,7 +192,8 @@ def test_one_process_with_a_loss_that_is_not_finite_ends_all(
 
             CodesStage.loss = failing
             try:
-                main_train(*sys.argv[1:], threads=1)
+                config, data, out = sys.argv[1:]
+                main_train(config, data, RunOptions(Path(out), threads=1))
             except AudiovqError as error:
                 print(f"rank {rank}: {error}")
         """)
@@ -219,16 +224,17 @@ def broken_gradients(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
     monkeypatch.setattr(Optimizer, "step", overflowing)
 
 
-def test_a_few_gradients_that_are_not_finite_are_skipped_and_told(
+def test_a_few_gradients_that_are_not_finite_are_skipped_and_logged(
     config: Path,
     recordings: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "audiovq")
     broken_gradients(monkeypatch, range(5, 5 + MOST_SKIPPED))
-    assert main_train(config, recordings, tmp_path / "run", threads=1).exists()
-    told = [line for line in capsys.readouterr().err.splitlines() if "step skipped" in line]
+    assert main_train(config, recordings, RunOptions(tmp_path / "run", threads=1)).exists()
+    told = [line for line in caplog.messages if "step skipped" in line]
     assert [line.split()[1] for line in told] == [str(step + 1) for step in range(5, 5 + MOST_SKIPPED)]
     assert told[-1] == "codes  15  gradient is not finite: step skipped (10 in a row, at most 10)"
 
@@ -239,7 +245,7 @@ def test_many_gradients_in_a_row_that_are_not_finite_end_training(
     broken_gradients(monkeypatch, range(5, 30))
     said = rf"step {5 + MOST_SKIPPED + 1}: the gradient is not finite; .* computed from (ann|bob)/"
     with pytest.raises(AudiovqError, match=said):
-        main_train(config, recordings, tmp_path / "run", threads=1)
+        main_train(config, recordings, RunOptions(tmp_path / "run", threads=1))
 
 
 def test_skipped_steps_are_counted_anew_after_a_finite_one() -> None:
@@ -395,14 +401,15 @@ def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         """
         import sys
         from pathlib import Path
-        from audiovq.training.launch import Run
+        from audiovq.training.launch import launch
+        from audiovq.training.options import RunOptions
 
         def train(_):
             print("training", flush=True)
             sys.stdin.read()
             raise SystemExit
 
-        Run(Path(sys.argv[1])).train(train)
+        launch(RunOptions(Path(sys.argv[1])), train)
         """,
         tmp_path / "run",
     )
@@ -417,16 +424,16 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path: Path, other: subproc
     run = tmp_path / "run"
     for resume in (False, True):
         with pytest.raises(AudiovqError) as caught:
-            Run(run, resume).train(busy)
+            launch(RunOptions(run, resume), busy)
         assert str(caught.value) == (
             f"{run}: another training runs in this folder (process {other.pid}); "
             "wait for it or choose another --out"
         )
     with pytest.raises(Busy):
-        Run(tmp_path / "other").train(busy)
+        launch(RunOptions(tmp_path / "other"), busy)
     other.communicate("")
     with pytest.raises(Busy):
-        Run(run).train(busy)
+        launch(RunOptions(run), busy)
     assert list(run.iterdir()) == [], "no lock is left behind"
 
 
@@ -438,7 +445,7 @@ def test_a_killed_training_locks_nobody_out(tmp_path: Path, other: subprocess.Po
     left.write_bytes(b"half a file")
     assert (tmp_path / "run/lock").exists()
     with pytest.raises(Busy):
-        Run(tmp_path / "run").train(busy)
+        launch(RunOptions(tmp_path / "run"), busy)
     assert list((tmp_path / "run").iterdir()) == [], "what it left is removed"
 
 
@@ -455,5 +462,5 @@ def test_only_the_first_of_several_processes_locks(tmp_path: Path, monkeypatch: 
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(Busy):
-            Run(tmp_path / "run").train(listed)
+            launch(RunOptions(tmp_path / "run"), listed)
     assert seen == [["lock"], []]

@@ -14,7 +14,7 @@ import soundfile
 from audiovq.cli.main import run
 from audiovq.data.corpus import Corpus, Utterance, open_corpus
 from audiovq.errors import AudiovqError
-from audiovq.evaluation import words
+from audiovq.evaluation import report, words
 from audiovq.evaluation.words import (
     WordErrors,
     WordMetric,
@@ -176,9 +176,9 @@ def fake_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is recognised but how long a recording is."""
     for package in ("pesq", "pystoi", "distillmos", "resemblyzer"):
         pytest.importorskip(package)
-    monkeypatch.setattr(words, "missing", lambda asr=None: None)
+    monkeypatch.setattr(report, "missing", lambda asr=None: None)
     tools = WordTools(lambda samples: f"call {len(samples)}", str.lower, count_changed)
-    monkeypatch.setattr(words, "load_word_tools", lambda asr=None: tools)
+    monkeypatch.setattr(report, "load_word_tools", lambda asr=None: tools)
 
 
 @pytest.mark.usefixtures("fake_tools")
@@ -209,7 +209,7 @@ def test_words_are_not_scored_without_transcripts(tmp_path: Path, capsys: pytest
     assert run(evaluate(tmp_path, "--asr", "model")) == 0
     captured = capsys.readouterr()
     assert "WER" not in captured.out
-    assert "has no transcripts; words are scored with --words" in captured.err
+    assert "has no transcripts; if it is English, score words with --words" in captured.err
     assert run(evaluate(tmp_path, "--words")) == 0
     assert "| 0.0 |" in capsys.readouterr().out
 
@@ -219,7 +219,7 @@ def test_without_the_extra_the_column_is_left_out_with_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vctk(tmp_path)
-    monkeypatch.setattr(words, "missing", lambda asr=None: "jiwer not found; install it with: pip …")
+    monkeypatch.setattr(report, "missing", lambda asr=None: "jiwer not found; install it with: pip …")
     assert run(evaluate(tmp_path)) == 0
     captured = capsys.readouterr()
     assert "WER" not in captured.out

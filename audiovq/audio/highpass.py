@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from audiovq.audio.stream import Block, through
 from audiovq.config.speech import SAMPLE_RATE
 
 
@@ -29,7 +30,8 @@ class HighPass:
 
     # So small that OpenBLAS multiplies on one thread: handing out such products costs a hundred times more
     # where the cores are busy.
-    _CHUNK, _CHUNKS = 64, 32
+    _CHUNK = 64
+    _CHUNKS = 32
 
     def __init__(self, cutoff_hz: float) -> None:
         self.cutoff_hz = cutoff_hz
@@ -39,7 +41,7 @@ class HighPass:
             self._matrices = _high_pass_matrices(cutoff_hz, self._CHUNK, self._CHUNKS)
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take the next samples `(T,)`; returns what is filtered by now, possibly none."""
+        """Take the next samples `(T,)`; return those filtered by now, possibly none."""
         if not self.cutoff_hz:
             return block
         span = self._CHUNK * self._CHUNKS
@@ -50,7 +52,7 @@ class HighPass:
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
     def flush(self) -> NDArray[np.float32]:
-        """What is left after the last block; as many samples come out as went in."""
+        """The rest after the last block; as many samples come out as went in."""
         count = len(self._carry)
         if count == 0:
             return np.zeros(0, dtype=np.float32)
@@ -63,9 +65,9 @@ class HighPass:
         x = signal.astype(np.float64).reshape(self._CHUNKS, self._CHUNK)
         if self._state is None:
             self._state = m.steady * x[0, 0]
-        # What each chunk leaves in the state by itself, then the state that each chunk begins with.
+        # First the state that each chunk leaves by itself, then the state that each chunk begins with.
         left = x @ m.to_state.T
-        states = m.broadcast_bytes @ self._state + m.from_chunks @ left.reshape(-1)
+        states = m.from_first @ self._state + m.from_chunks @ left.reshape(-1)
         states = states.reshape(self._CHUNKS + 1, 2)
         self._state = states[-1]
         return (x @ m.response.T + states[:-1] @ m.from_state.T).reshape(-1).astype(np.float32)
@@ -76,14 +78,14 @@ class _HighPassMatrices(NamedTuple):
 
     response: `(M, M)`, samples to samples. from_state: `(M, 2)`, state to samples. to_state: `(2, M)`.
     from_first: `(2 (C + 1), 2)` and from_chunks `(2 (C + 1), 2 C)`: the state before each chunk and after the
-        last one, from that before the first and from what each chunk leaves.
+        last one, from that before the first and from the contribution of each chunk.
     steady: `(2,)`, the state of a signal that always was 1.
     """
 
     response: NDArray[np.float64]
     from_state: NDArray[np.float64]
     to_state: NDArray[np.float64]
-    broadcast_bytes: NDArray[np.float64]
+    from_first: NDArray[np.float64]
     from_chunks: NDArray[np.float64]
     steady: NDArray[np.float64]
 
@@ -124,14 +126,12 @@ def _high_pass_matrices(cutoff_hz: float, size: int, chunks: int) -> _HighPassMa
     )
 
 
-def high_passed(blocks: Iterable[NDArray[np.float32]], cutoff_hz: float) -> Iterator[NDArray[np.float32]]:
+def high_passed(blocks: Iterable[Block], cutoff_hz: float) -> Iterator[Block]:
     """Blocks of a 16 kHz signal behind a `HighPass`: as many samples in all, cut elsewhere."""
-    filtered = HighPass(cutoff_hz)
-    for block in blocks:
-        yield filtered.push(block)
-    yield filtered.flush()
+    return through(HighPass(cutoff_hz), blocks)
 
 
-def high_pass(samples: NDArray[np.float32], cutoff_hz: float) -> NDArray[np.float32]:
+def high_pass(samples: Block, cutoff_hz: float) -> Block:
     """A whole 16 kHz signal `(T,)` behind a `HighPass`."""
-    return np.concatenate(list(high_passed([samples], cutoff_hz)))
+    stage = HighPass(cutoff_hz)
+    return np.concatenate([stage.push(samples), stage.flush()])

@@ -19,18 +19,20 @@ FRAME_SAMPLES = SAMPLE_RATE // 50
 """Loudness is measured on frames of 20 ms, samples."""
 
 SILENCE_DB = -100.0
-"""Frames below this are digital silence, whatever else is in the recording, dB."""
+"""Frames below this are digital silence, dB."""
 
-MAX_GAIN_DB, MIN_GAIN_DB = 40.0, -120.0
-"""Bounds of the gain: noise is not blown up without end; a float file on int16's scale still comes down."""
+MAX_GAIN_DB = 40.0
+"""Noise is not amplified without end."""
 
-MIN_GAIN, MAX_GAIN = 10 ** (MIN_GAIN_DB / 20), 10 ** (MAX_GAIN_DB / 20)
+MIN_GAIN_DB = -120.0
+"""Low enough for a float file on the scale of int16."""
+
+MAX_GAIN = 10 ** (MAX_GAIN_DB / 20)
+MIN_GAIN = 10 ** (MIN_GAIN_DB / 20)
 """The same as factors."""
 
 _BIN_DB = 0.5
-
 _LOUDEST_DB = 130.0
-
 _BINS = round((_LOUDEST_DB - SILENCE_DB) / _BIN_DB)
 
 
@@ -48,7 +50,7 @@ class LoudnessMeter:
         self._carry = np.zeros(0, dtype=np.float32)
         self._silent = True
 
-    def update(self, block: NDArray[np.float32]) -> None:
+    def push(self, block: NDArray[np.float32]) -> None:
         """Take the next `(T,)` samples. Cutting the signal elsewhere changes no bit of the gain."""
         signal = np.concatenate([self._carry, np.asarray(block, dtype=np.float32)])
         self._silent = self._silent and not signal.any()
@@ -57,25 +59,20 @@ class LoudnessMeter:
         self._carry = signal[whole:].copy()
         self._count(signal[:whole].reshape(-1, FRAME_SAMPLES), self._energy, self._samples)
 
-    def level_db(self) -> float:
-        """RMS of the active part, dB relative to full scale; -inf for digital silence."""
-        energy, samples = self._energy, self._samples
+    def gain(self) -> float:
+        """Linear gain that brings the RMS of the active part to the target, bounded; 0 for zeros throughout,
+        1 for any other signal below `SILENCE_DB`."""
+        energy = self._energy.copy()
+        samples = self._samples.copy()
         if len(self._carry):
-            energy, samples = energy.copy(), samples.copy()
             self._count(self._carry[None, :], energy, samples)
         filled = np.flatnonzero(samples)
         if len(filled) == 0:
-            return -math.inf
-        first = max(0, filled[-1] - round(ACTIVE_RANGE_DB / _BIN_DB) + 1)
-        return 10 * math.log10(energy[first:].sum() / samples[first:].sum())
-
-    def gain(self) -> float:
-        """Linear gain that brings the active part to the target, bounded; 0 for zeros throughout, 1 for what
-        lies below `SILENCE_DB` otherwise."""
-        level = self.level_db()
-        if level == -math.inf:
             return 0.0 if self._silent else 1.0
-        return 10 ** (min(MAX_GAIN_DB, max(MIN_GAIN_DB, TARGET_LOUDNESS_DB - level)) / 20)
+        first = max(0, filled[-1] - round(ACTIVE_RANGE_DB / _BIN_DB) + 1)
+        level_db: float = 10 * math.log10(energy[first:].sum() / samples[first:].sum())
+        gain_db = min(MAX_GAIN_DB, max(MIN_GAIN_DB, TARGET_LOUDNESS_DB - level_db))
+        return float(10 ** (gain_db / 20))
 
     @staticmethod
     def _count(frames: NDArray[np.float32], energy: NDArray[np.float64], samples: NDArray[np.int64]) -> None:
@@ -88,10 +85,3 @@ class LoudnessMeter:
         # add.at adds one frame after the other; sums made per block would round differently for other blocks.
         np.add.at(energy, bins, frame_energy[audible])
         np.add.at(samples, bins, frames.shape[1])
-
-
-def loudness_gain(samples: NDArray[np.float32]) -> float:
-    """The gain of `LoudnessMeter` for a whole 16 kHz signal `(T,)`."""
-    meter = LoudnessMeter()
-    meter.update(samples)
-    return meter.gain()

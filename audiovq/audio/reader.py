@@ -1,4 +1,4 @@
-"""Read any recording that libsndfile reads, block by block; `audio_writer` holds the way back."""
+"""Read any recording that libsndfile reads, block by block."""
 
 from __future__ import annotations
 
@@ -18,21 +18,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from audiovq.audio.resample import HIGHEST_RATE, LOWEST_RATE, StreamResampler, resampled_length, to_mono
-from audiovq.audio.writer import AudioWriter, write
+from audiovq.audio.resample import (
+    MAX_SAMPLE_RATE,
+    MIN_SAMPLE_RATE,
+    StreamResampler,
+    to_mono,
+)
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.errors import AudiovqError
-
-__all__ = [
-    "EXTENSIONS",
-    "AudioReader",
-    "AudioWriter",
-    "Recording",
-    "check_rate",
-    "read",
-    "read_span",
-    "write",
-]
+from audiovq.errors import AudiovqError, unreadable
 
 EXTENSIONS = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
@@ -46,16 +39,18 @@ _BLOCK_VALUES = 131_072
 LARGEST_SAMPLE = 1e6
 """Float files may exceed full scale, even hold values on the scale of int16, but not without end."""
 
-# libsndfile cuts a file that ends early to what is there and says so only in its log.
+# libsndfile reads a file that ends early as a shorter one, and reports that only in its log.
 _CUT_SHORT = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 # Programs that write to a pipe cannot come back to the size, and announce about the largest that fits.
 _UNKNOWN_SIZE = 0x7FFF_0000
-# What libsndfile calls the length in samples where the file says none.
+# The length in samples that libsndfile gives where the file states none.
 _UNKNOWN_LENGTH = 2**62
 
 _MP3_FRAME = 1_152
-# Bytes fed to the decoder of an MP3 at a time, and bytes it may leave unread: a full pipe and a tag.
-_PIPE_CHUNK, _UNREAD_BYTES = 4_096, 73_728
+# Bytes fed to the decoder of an MP3 at a time.
+_PIPE_CHUNK = 4_096
+# Bytes that it may leave unread: a full pipe and a tag.
+_UNREAD_BYTES = 73_728
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +70,6 @@ class Recording:
     source_samples: int
 
 
-class _ForwardFile(soundfile.SoundFile):
-    """A sound file read from front to back only.
-
-    soundfile seeks after every read of a seekable file, which fails at the end of a FLAC of unknown length.
-    """
-
-    def seekable(self) -> bool:
-        return False
-
-
 class AudioReader:
     """A recording as mono blocks at 16 kHz, in constant memory.
 
@@ -93,11 +78,11 @@ class AudioReader:
 
     Args:
         source: a path, `"-"` for standard input, or a binary stream. What is not a regular file is first
-            copied to an anonymous temporary file, since more than one pass may be asked for.
+            copied to an anonymous temporary file, since a second pass may follow.
 
     Raises:
         AudiovqError: missing, unreadable, empty, not audio, no samples, cut short, or (during a pass) damaged
-            or with samples that are not finite. A cut MP3 or Ogg file cannot be told from a whole one.
+            or with samples that are not finite. A cut MP3 or Ogg file looks like a whole one.
     """
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
@@ -108,9 +93,11 @@ class AudioReader:
         if not isinstance(source, str | os.PathLike):
             self.name = str(getattr(source, "name", "audio stream"))
         elif os.fspath(source) == "-":
-            self.name, source = "standard input", sys.stdin.buffer
+            self.name = "standard input"
+            source = sys.stdin.buffer
         else:
-            self.name, self._path = os.fspath(source), Path(source)
+            self.name = os.fspath(source)
+            self._path = Path(source)
         try:
             if not isinstance(source, str | os.PathLike):
                 self._fill_spool(source)
@@ -120,11 +107,10 @@ class AudioReader:
             with self._decoder() as (file, _):
                 self.source_rate = file.samplerate
                 """Sample rate of the file, Hz."""
-                self.channels = file.channels
                 self._check_header(file)
         except OSError as error:
             self.close()
-            raise self._unreadable(error) from error
+            raise unreadable(self.name, error) from error
         except BaseException:
             self.close()
             raise
@@ -147,11 +133,6 @@ class AudioReader:
             raise RuntimeError("the length of a recording is known after a pass over its blocks()")
         return self._source_samples
 
-    @property
-    def num_samples(self) -> int:
-        """Samples at 16 kHz that a pass gives; RuntimeError before the end of the first."""
-        return resampled_length(self.source_samples, self.source_rate, SAMPLE_RATE)
-
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Float32 mono blocks `(T,)` at 16 kHz, of varying length, from the start; one pass at a time."""
         self._passes += 1
@@ -170,18 +151,18 @@ class AudioReader:
                         raise RuntimeError("another pass over this recording began before this one ended")
                 self._check_end(file, raw, resampler.pushed)
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise unreadable(self.name, error) from error
         self._source_samples = resampler.pushed
         rest = resampler.flush()
         if len(rest):
             yield rest
 
-    def _fill(self, file: _ForwardFile, buffer: NDArray[np.float32]) -> int:
+    def _fill(self, file: soundfile.SoundFile, buffer: NDArray[np.float32]) -> int:
         """Decode into `(T, C)`; the number of samples decoded, 0 at the end."""
         if file.format == "MP3":
             return _fill_mp3(file, buffer)
         try:
-            return file.buffer_read_into(buffer, "float32")
+            return int(file.buffer_read_into(buffer, "float32"))
         except soundfile.LibsndfileError as error:
             reason = error.error_string.strip(" .")
             raise AudiovqError(
@@ -204,7 +185,7 @@ class AudioReader:
                 yield raw
 
     @contextlib.contextmanager
-    def _decoder(self) -> Iterator[tuple[_ForwardFile, IO[bytes]]]:
+    def _decoder(self) -> Iterator[tuple[soundfile.SoundFile, IO[bytes]]]:
         """The file opened at its start, by descriptor: libsndfile would go by the ending of a name too."""
         with self._raw() as raw:
             if os.fstat(raw.fileno()).st_size == 0:
@@ -224,29 +205,35 @@ class AudioReader:
             with self._open(raw.fileno()) as file:
                 yield file, raw
 
-    def _open(self, descriptor: int) -> _ForwardFile:
+    def _open(self, descriptor: int) -> soundfile.SoundFile:
         try:
-            return _ForwardFile(descriptor, closefd=False)
+            file = soundfile.SoundFile(descriptor, closefd=False)
         except soundfile.LibsndfileError as error:
             raise AudiovqError(
                 f"{self.name}: is not a recording in a format that can be read; convert it to WAV or FLAC"
             ) from error
+        # Read from front to back only: soundfile seeks after every read of a seekable file, which fails at
+        # the end of a FLAC of unknown length.
+        file.seekable = lambda: False
+        return file
 
-    def _check_header(self, file: _ForwardFile) -> None:
-        if file.frames == 0:
+    def _check_not_empty(self, count: int) -> None:
+        if count == 0:
             raise AudiovqError(f"{self.name}: holds no samples; give a recording of at least one sample")
+
+    def _check_header(self, file: soundfile.SoundFile) -> None:
+        self._check_not_empty(file.frames)
         check_rate(file.samplerate, self.name)
         for announced, present in _CUT_SHORT.findall(file.extra_info):
             # One byte more may be the padding that a chunk of odd size gets.
             if int(present) + 1 < int(announced) < _UNKNOWN_SIZE:
                 raise AudiovqError(
                     f"{self.name}: is cut short, {present} of {announced} bytes of samples are there; "
-                    "get a whole copy, or write what is there to a new file"
+                    "get a whole copy, or write the samples that are there to a new file"
                 )
 
-    def _check_end(self, file: _ForwardFile, raw: IO[bytes], count: int) -> None:
-        if count == 0:
-            raise AudiovqError(f"{self.name}: holds no samples; give a recording of at least one sample")
+    def _check_end(self, file: soundfile.SoundFile, raw: IO[bytes], count: int) -> None:
+        self._check_not_empty(count)
         if count >= file.frames:
             return
         if file.format == "FLAC" and file.frames < _UNKNOWN_LENGTH:
@@ -259,16 +246,9 @@ class AudioReader:
         if file.format == "MP3" and unread > _UNREAD_BYTES:
             raise AudiovqError(f"{self.name}: is damaged after {count} samples; get a whole copy")
 
-    def _unreadable(self, error: OSError) -> AudiovqError:
-        if isinstance(error, FileNotFoundError):
-            return AudiovqError(f"{self.name}: does not exist; check the path")
-        if isinstance(error, IsADirectoryError) or (self._path is not None and self._path.is_dir()):
-            return AudiovqError(f"{self.name}: is a folder; name a file in it")
-        return AudiovqError(f"{self.name}: cannot be read ({error.strerror or error}); check its permissions")
 
-
-def _fill_mp3(file: _ForwardFile, buffer: NDArray[np.float32]) -> int:
-    """As `_fill`, by frames: a read that meets half a frame fails, and what it had decoded is lost."""
+def _fill_mp3(file: soundfile.SoundFile, buffer: NDArray[np.float32]) -> int:
+    """As `_fill`, by frames: a read that meets half a frame fails and loses the samples it has decoded."""
     count = 0
     while count < len(buffer):
         try:
@@ -301,11 +281,11 @@ def _piped(raw: IO[bytes]) -> Iterator[int]:
 
 
 def check_rate(rate: int, name: str) -> None:
-    """Raises AudiovqError for a sample rate out of bounds; `name`: whose it is."""
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+    """Raise AudiovqError for a sample rate out of bounds. Args: name, of the recording, for the message."""
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
         raise AudiovqError(
             f"{name}: has a sample rate of {rate} Hz; "
-            f"resample it to between {LOWEST_RATE} and {HIGHEST_RATE} Hz"
+            f"resample it to between {MIN_SAMPLE_RATE} and {MAX_SAMPLE_RATE} Hz"
         )
 
 

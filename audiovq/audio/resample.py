@@ -1,7 +1,7 @@
 """Mono, and resampling of streams.
 
-Signals are float32, full scale is ±1. Whatever works on a stream gives the same samples, bit for bit, however
-the stream is cut into blocks.
+Signals are float32, full scale is ±1. A stream gives the same samples, bit for bit, however it is cut into
+blocks.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
-"""Sample rates of recordings, Hz."""
+MIN_SAMPLE_RATE = 1_000
+MAX_SAMPLE_RATE = 768_000
+"""Bounds of the sample rates of recordings, Hz."""
 
 
 def to_mono(samples: ArrayLike) -> NDArray[np.float32]:
@@ -45,15 +46,17 @@ class StreamResampler:
 
     Args:
         rate: of the blocks pushed, Hz.
-        target_rate: of what comes out, Hz.
-        num_samples: exact number of samples to give in all (cut, or followed by zeros); if None,
-            `resampled_length` of what was pushed.
+        target_rate: of the blocks returned, Hz.
+        num_samples: exact number of samples to give in all (cut, or followed by zeros); None: the
+            `resampled_length` of the samples pushed.
     """
 
     def __init__(self, rate: int, target_rate: int, num_samples: int | None = None) -> None:
         if rate < 1 or target_rate < 1:
             raise ValueError(f"sample rates must be positive, not {rate} and {target_rate} Hz")
-        self.rate, self.target_rate, self.num_samples = rate, target_rate, num_samples
+        self.rate = rate
+        self.target_rate = target_rate
+        self.num_samples = num_samples
         self.pushed = 0
         self.given = 0
         self._stream: Any = None
@@ -63,7 +66,7 @@ class StreamResampler:
             self._stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality="HQ")
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The samples at `target_rate` that the `(T,)` block at `rate` completes, possibly none."""
+        """Take the next samples `(T,)` at `rate`; return those complete at `target_rate`, possibly none."""
         block = np.ascontiguousarray(block, dtype=np.float32)
         if block.ndim != 1:
             raise ValueError(f"blocks must be (T,), not {block.shape}")
@@ -71,7 +74,7 @@ class StreamResampler:
         return self._give(block.copy() if self._stream is None else self._stream.resample_chunk(block))
 
     def flush(self) -> NDArray[np.float32]:
-        """The rest, so that the whole has exactly the length promised. Nothing may be pushed after it."""
+        """The rest, so that the whole has exactly its stated length. Nothing may be pushed after it."""
         total = resampled_length(self.pushed, self.rate, self.target_rate)
         total = total if self.num_samples is None else self.num_samples
         rest = np.zeros(0, dtype=np.float32)

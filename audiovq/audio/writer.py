@@ -1,4 +1,4 @@
-"""Write a mono signal to a sound file at its own rate, whole or not at all."""
+"""Write a mono signal to a sound file, whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import struct
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import soundfile
 from numpy.typing import ArrayLike, NDArray
 
-from audiovq.audio.resample import StreamResampler, resampled_length
-from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
 
@@ -34,18 +32,17 @@ _BLOCK_SAMPLES = 65_536
 
 
 class AudioWriter:
-    """Write a mono signal in blocks to a file at its own rate, exactly as long as asked, in constant memory.
+    """Write a mono signal to a file in blocks, exactly as long as asked, in constant memory.
 
     The file appears under its name on `close` (or at the end of a `with` block), whole, and not at all if
     anything fails before. Values beyond ±1 are limited to ±1, and counted. The samples of a 16-bit file come
-    out the same, bit for bit, when written back at their own rate.
+    out the same, bit for bit, when they are written back.
 
     Args:
         path: ending in .wav or .flac (16-bit PCM), .ogg (Vorbis) or .mp3; `"-"` for standard output, as WAV,
             block by block where `num_samples` is known.
         sample_rate: of the file, Hz.
-        num_samples: length of the file; if None, what the blocks become at `sample_rate`, rounded up.
-        input_rate: of the blocks, Hz.
+        num_samples: length of the file; further samples are dropped. None: all samples are written.
         force: replace the file if it exists.
 
     Raises:
@@ -59,7 +56,6 @@ class AudioWriter:
         *,
         sample_rate: int,
         num_samples: int | None = None,
-        input_rate: int = SAMPLE_RATE,
         force: bool = False,
     ) -> None:
         if num_samples is not None and num_samples < 1:
@@ -72,14 +68,15 @@ class AudioWriter:
         container, self._subtype = WRITABLE[suffix]
         self.clipped = 0
         """Samples limited so far."""
-        self._resampler = StreamResampler(input_rate, sample_rate, num_samples)
+        self._num_samples = num_samples
+        self._written = 0
         self._file: soundfile.SoundFile | _WavStream | None = None
         self._partial = None if to_stdout else PartialFile(path, force=force)
         if to_stdout and num_samples is not None:
             self._raw: IO[bytes] = sys.stdout.buffer
             self._file = _WavStream(self._raw, sample_rate, num_samples)
             return
-        # One cannot go back on standard output to complete the header.
+        # Standard output cannot be rewound to complete the header.
         self._raw = self._partial.file if self._partial else tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._file = soundfile.SoundFile(
@@ -99,28 +96,25 @@ class AudioWriter:
             self.discard()
 
     def write(self, block: ArrayLike) -> None:
-        """Append float samples `(T,)` at `input_rate`."""
+        """Append float samples `(T,)`."""
         samples = np.asarray(block, dtype=np.float32)
         if samples.ndim != 1:
             raise ValueError(f"blocks must be (T,), not {samples.shape}")
         if not np.isfinite(samples).all():
             raise AudiovqError(f"{self.name}: not written, its signal is not finite; check the model")
         for start in range(0, len(samples), _BLOCK_SAMPLES):
-            self._append(self._resampler.push(samples[start : start + _BLOCK_SAMPLES]))
+            self._append(samples[start : start + _BLOCK_SAMPLES])
 
     def close(self) -> None:
-        """Write the rest and give the file its name."""
+        """Complete the file and give it its name."""
         if self._file is None:
             return
         try:
-            stream = self._resampler
-            covered = resampled_length(stream.pushed, stream.rate, stream.target_rate)
-            wanted = max(1, covered if stream.num_samples is None else stream.num_samples)
-            if covered < wanted:
+            wanted = self._num_samples or 1
+            if self._written < wanted:
                 raise AudiovqError(
-                    f"{self.name}: not written, its signal covers {covered} of {wanted} samples; check it"
+                    f"{self.name}: not written, its signal has {self._written} of {wanted} samples; check it"
                 )
-            self._append(stream.flush())
             self._close_file()
             if self._partial is not None:
                 self._partial.commit()
@@ -132,7 +126,7 @@ class AudioWriter:
             self.discard()
 
     def discard(self) -> None:
-        """Drop what was written and leave nothing behind; after `close` it does nothing."""
+        """Remove the partial file; after `close` it does nothing."""
         try:
             if self._file is not None:
                 self._close_file()
@@ -146,7 +140,10 @@ class AudioWriter:
 
     def _append(self, samples: NDArray[np.float32]) -> None:
         assert self._file is not None, "the writer is closed"
-        values: NDArray[Any]
+        if self._num_samples is not None:
+            samples = samples[: self._num_samples - self._written]
+        self._written += len(samples)
+        values: NDArray[np.int16] | NDArray[np.float32]
         limited = np.clip(samples, -1, 1)
         self.clipped += int(np.count_nonzero(limited != samples))
         if self._subtype == "PCM_16":
@@ -161,7 +158,8 @@ class AudioWriter:
             raise self._failed(error) from error
 
     def _close_file(self) -> None:
-        file, self._file = self._file, None
+        file = self._file
+        self._file = None
         try:
             if file is not None:
                 file.close()
@@ -184,7 +182,7 @@ class _WavStream:
                               sample_rate, 2 * sample_rate, 2, 16))  # fmt: skip
         out.write(struct.pack("<4sI", b"data", min(size, most)))
 
-    def write(self, values: NDArray[Any]) -> None:
+    def write(self, values: NDArray[np.int16] | NDArray[np.float32]) -> None:
         self._out.write(values.astype("<i2").tobytes())
         self._out.flush()
 
@@ -193,6 +191,6 @@ class _WavStream:
 
 
 def write(path: str | os.PathLike[str], samples: ArrayLike, sample_rate: int, *, force: bool = False) -> None:
-    """Write a whole signal `(T,)` at `sample_rate` Hz as it is; raises what `AudioWriter` raises."""
-    with AudioWriter(path, sample_rate=sample_rate, input_rate=sample_rate, force=force) as writer:
+    """Write a whole signal `(T,)` at `sample_rate` Hz; raises what `AudioWriter` raises."""
+    with AudioWriter(path, sample_rate=sample_rate, force=force) as writer:
         writer.write(samples)

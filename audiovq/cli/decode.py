@@ -2,51 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.cli.options import (
-    check_writable,
-    device_option,
-    force_option,
-    levels_option,
-    model_option,
-    prior_option,
-    seed_option,
-    speaker_name,
-    speaker_option,
-    temperature_option,
-    voice_option,
-)
+from audiovq.cli import options
+
+if TYPE_CHECKING:
+    from audiovq.kernels.options import Precision
+    from audiovq.speech.output import DecodeKeywords
+    from audiovq.tokenizer import Tokenizer
 
 
 @click.command()
-@click.argument("source", metavar="CODES", type=click.Path(path_type=Path, allow_dash=True))
-@click.argument("out", metavar="[OUT]", required=False, type=click.Path(path_type=Path, allow_dash=True))
-@model_option
-@prior_option
-@speaker_option
-@voice_option
-@seed_option
-@temperature_option
-@click.option("--fast", is_flag=True, help="Use the spectral head instead of the WaveNet.")
-@levels_option
+@options.codes_argument
+@options.out_argument
+@options.model_option
+@options.prior_option
+@options.speaker_option
+@options.voice_option
+@options.seed_option
+@options.temperature_option
+@options.fast_option
+@options.levels_option
 @click.option(
     "--corrections",
     type=click.IntRange(0, 1000),
     metavar="N",
-    help="Passes of the spectral correction: each adds to the delay (see `audiovq info`). Without it, the "
-    "model's own.",
+    help="Number of passes of the spectral correction after the WaveNet; 0 turns it off, each pass adds "
+    "delay when streaming. Default: as the model is configured (see `audiovq info`).",
 )
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Of the WaveNet's weights. Without it, the one that sounds the same and is faster.",
+    help="Number format of the WaveNet's weights on the CPU. Default: bfloat16, which sounds the same and is "
+    "faster.",
 )
-@device_option
-@force_option
+@options.device_option
+@options.force_option
 def decode(
     source: Path,
     out: Path | None,
@@ -59,72 +54,77 @@ def decode(
     fast: bool,
     levels: int | None,
     corrections: int | None,
-    precision: str | None,
+    precision: Precision | None,
     device: str,
     force: bool,
 ) -> None:
     """Turn codes into speech.
 
-    CODES is a .npy or .avq file, `-` for standard input, or a folder: its tree is kept, and files that are
-    finished are skipped when the command is run again. OUT ends in .wav, .flac, .ogg or .mp3, or is
-    `-`, to hear it while it is drawn; it defaults to CODES_decoded.wav, for a folder to CODES_decoded.
-    The .json beside the codes gives rate, length and loudness of the original.
-    """
-    if speaker is not None and voice is not None:
-        raise click.UsageError("--speaker and --voice exclude each other.")
-    options: dict[str, Any] = {"voice": voice, "seed": seed, "fast": fast, "force": force}
-    options |= {"levels": levels, "corrections": corrections}
-    if temperature is not None:
-        options["temperature"] = temperature
-    loading: dict[str, Any] = {"device": device, "precision": precision, "prior": prior}
-    if source.is_dir():
-        _decode_folder(source, out, model, speaker, loading, options)
-        return
-    if out is None:
-        if source == Path("-"):
-            raise click.UsageError("OUT is needed when CODES is standard input.")
-        # Not the recording's own name: what came back is not to be taken for what went in.
-        out = source.with_name(f"{source.stem}_decoded.wav")
-    check_writable(out, force)
-    from audiovq.cli.folders import speech_bar
-    from audiovq.tokenizer import load
+    CODES is a .npy or .avq file, `-` for standard input, or a folder. Of a folder every code file below it is
+    decoded; run the command again to continue, finished files are skipped.
 
-    tokenizer = load(model, **loading)
+    OUT ends in .wav, .flac, .ogg or .mp3, and defaults to CODES_decoded.wav (for a folder: the folder
+    CODES_decoded, with the same tree). `-` writes WAV to standard output while it is decoded. The .json
+    beside a .npy gives sample rate, length, loudness and voice of the original.
+    """
+    options.check_one_voice(speaker, voice)
+    how: DecodeKeywords = {
+        "voice": voice,
+        "seed": seed,
+        "fast": fast,
+        "levels": levels,
+        "corrections": corrections,
+    }
+    if temperature is not None:
+        how["temperature"] = temperature
+
+    def load_model() -> Tokenizer:
+        from audiovq.tokenizer import load
+
+        tokenizer = load(model, device=device, precision=precision, prior=prior)
+        how["speaker"] = options.speaker_name(speaker, tokenizer)
+        return tokenizer
+
+    if source.is_dir():
+        _decode_folder(source, out, force, load_model, how)
+        return
+    # Another name than the recording's: the result must not be mistaken for the original.
+    out = options.out_beside(source, out, "_decoded.wav", "CODES")
+    options.check_writable(out, force)
+    from audiovq.io.progress import SpeechBar
+
+    tokenizer = load_model()
     codes = tokenizer.load_codes(source)
-    name = speaker_name(speaker, tokenizer)
-    with speech_bar(codes.seconds) as bar:
-        tokenizer.decode_file(codes, out, speaker=name, progress=bar.part(codes.seconds), **options)
+    with SpeechBar(codes.seconds) as bar:
+        tokenizer.decode_file(codes, out, force=force, progress=bar.part(codes.seconds), **how)
     if out != Path("-"):
         click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
 
 
 def _decode_folder(
-    folder: Path,
-    out: Path | None,
-    model: Path | None,
-    speaker: str | None,
-    loading: dict[str, Any],
-    options: dict[str, Any],
+    folder: Path, out: Path | None, force: bool, load_model: Callable[[], Tokenizer], keywords: DecodeKeywords
 ) -> None:
     from audiovq.batch import Job, decode_files
-    from audiovq.cli.folders import FolderRun, default_out, find_jobs, speech_bar
+    from audiovq.cli.folders import FolderRun, default_out, find_jobs
     from audiovq.config.speech import SAMPLE_RATE
-    from audiovq.tokenizer import load
+    from audiovq.io.progress import SpeechBar
+    from audiovq.speech.output import DecodeOptions
 
     out = out or default_out(folder, "_decoded")
     if out.resolve() == folder.resolve():
-        raise click.UsageError("OUT must be another folder: recordings in CODES would pass for decoded ones.")
+        raise click.UsageError("OUT must be another folder than CODES.")
     jobs = find_jobs(folder, out, {".npy", ".avq"}, ".wav")
-    tokenizer = load(model, **loading)
-    options["speaker"] = speaker_name(speaker, tokenizer)
+    tokenizer = load_model()
+    how = DecodeOptions(**keywords)
 
     def finished(job: Job) -> bool:
-        return not options["force"] and job.target.exists()
+        return not force and job.target.exists()
 
     run = FolderRun(jobs, finished, "decoded", out)
     # Two bytes a code: near enough for a bar, without opening every file first.
-    each = 2 * tokenizer.code_format.levels
-    seconds = sum(job.source.stat().st_size for job in run.todo) / each * tokenizer.hop / SAMPLE_RATE
-    with speech_bar(seconds) as run.bar:
-        decode_files(tokenizer, run.todo, done=run.done, heard=run.bar.update, **options)
-    run.end()
+    step_bytes = 2 * tokenizer.code_format.levels
+    seconds = sum(job.source.stat().st_size for job in run.todo) / step_bytes * tokenizer.hop / SAMPLE_RATE
+    with SpeechBar(seconds) as bar:
+        run.bar = bar
+        decode_files(tokenizer, run.todo, how, done=run.done, heard=bar.update, force=force)
+    run.summarize()

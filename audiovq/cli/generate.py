@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.cli.options import (
-    check_writable,
-    force_option,
-    levels_option,
-    model_option,
-    prior_option,
-    seed_option,
-    speaker_name,
-    speaker_option,
-    temperature_option,
-    voice_option,
-)
+from audiovq.cli import options
 
 if TYPE_CHECKING:
     from audiovq.speech.codes import CodeSequence
@@ -26,45 +15,49 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@model_option
-@prior_option
-@speaker_option
-@voice_option
+@options.model_option
+@options.prior_option
+@options.speaker_option
+@options.voice_option
 @click.option(
-    "--seconds", type=float, default=4.0, show_default=True, help="Length of each, without the prompt."
-)
-@click.option(
-    "--count", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences to generate."
-)
-@levels_option
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=1.0,
+    "--seconds",
+    type=float,
+    default=4.0,
     show_default=True,
-    help="Temperature of drawing codes.",
+    metavar="S",
+    help="Length of each new recording in seconds, without the prompt.",
 )
-@click.option(
-    "--top-k", type=click.IntRange(min=0), default=0, help="Draw among the K likeliest codes; 0: among all."
+@options.number_option(
+    "--count",
+    default=1,
+    text="Number of recordings to generate. Number i is the one that --seed SEED+i gives alone.",
 )
+@options.levels_option
+@options.prior_temperature_option
+@options.top_k_option
 @click.option(
     "--guidance",
     type=click.FloatRange(0, 100),
-    help="Classifier-free guidance scale for the voice; 0 disables it.",
+    metavar="SCALE",
+    help="Classifier-free guidance scale for the voice; 0 disables it. Default: 1.",
 )
-@seed_option
-@click.option(
-    "--prompt", type=click.Path(path_type=Path), metavar="FILE", help="Recording, or codes, to continue."
+@options.seed_option
+@options.path_option(
+    "--prompt",
+    metavar="FILE",
+    text="Recording or code file (.npy, .avq) to continue; the result begins with it.",
 )
-@click.option("--codes", "with_codes", is_flag=True, help="Also write the codes, beside the sound.")
-@click.option("--fast", is_flag=True, help="Use the spectral head instead of the WaveNet.")
+@click.option("--codes", "with_codes", is_flag=True, help="Also write the codes, as a .npy beside the sound.")
+@options.fast_option
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="File; a folder if --count is over 1.",
+    type=options.PATH_OR_DASH,
+    metavar="OUT",
+    help="Sound file to write (.wav, .flac, .ogg, .mp3; - for standard output), or with --count over 1 a "
+    "folder. Default: generated.wav, or the folder generated.",
 )
-@force_option
+@options.force_option
 def generate(
     model: Path | None,
     prior: Path | None,
@@ -85,58 +78,50 @@ def generate(
 ) -> None:
     """Generate new speech from the prior.
 
-    The prior draws codes and the WaveNet decodes them: in the voice of a trained speaker (--speaker), of a
-    recording (--voice), or of a speaker that the prior finds likely. With --prompt the result begins with
-    that recording. It is written to generated.wav, with --count over 1 to the folder generated. Sequence i of
-    many is the one that --seed plus i gives alone.
+    The prior, a model of code sequences, samples codes, and the WaveNet decodes them in the voice of a
+    trained speaker (--speaker) or of a recording (--voice). Without either, the trained speaker that fits the
+    codes best gives the voice.
     """
-    if speaker is not None and voice is not None:
-        raise click.UsageError("--speaker and --voice exclude each other.")
+    options.check_one_voice(speaker, voice)
     out = out or Path("generated" if count > 1 else "generated.wav")
     if count > 1 and (out == Path("-") or out.suffix):
         raise click.UsageError("--out must be a folder when --count is over 1.")
     targets = [out] if count == 1 else [out / f"{seed + i:04}.wav" for i in range(count)]
-    from audiovq.errors import AudiovqError
-    from audiovq.prior.sampler import GUIDANCE
+    from audiovq.prior.sampler import PRIOR_GUIDANCE
     from audiovq.tokenizer import load
 
-    for target in targets:
-        if target.parent.is_dir():
-            check_writable(target, force)
-        if with_codes and target != Path("-") and target.with_suffix(".npy").exists() and not force:
-            raise AudiovqError(f"{target.with_suffix('.npy')}: exists already; name another or give --force")
+    _check_targets(targets, with_codes, force)
     tokenizer = load(model, prior=prior)
-    name = speaker_name(speaker, tokenizer)
-    # What is asked of speaker and prior is checked before recordings are read.
+    name = options.speaker_name(speaker, tokenizer)
     made = tokenizer.prior.generate(
         seconds,
         count,
         levels=levels,
         speaker=name,
         voice=None if voice is None else tokenizer.voice_of(voice),
-        prompt=None if prompt is None else _prompt(tokenizer, prompt),
+        prompt=None if prompt is None else _read_prompt(tokenizer, prompt),
         seed=seed,
         temperature=temperature,
         top_k=top_k,
-        guidance=GUIDANCE if guidance is None else guidance,
+        guidance=PRIOR_GUIDANCE if guidance is None else guidance,
     )
-    _speak(tokenizer, made, targets, seed, fast, force, with_codes)
+    _decode_all(tokenizer, made, targets, seed, fast, force, with_codes)
     if out != Path("-"):
         total = sum(codes.seconds for codes in made)
         click.echo(f"{out}: {len(made)} generated, {total:.2f} s", err=True)
 
 
 @click.command()
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path, allow_dash=True))
-@click.argument("out", metavar="[OUT]", required=False, type=click.Path(path_type=Path, allow_dash=True))
-@model_option
-@speaker_option
-@voice_option
-@seed_option
-@temperature_option
-@click.option("--fast", is_flag=True, help="Use the spectral head instead of the WaveNet.")
-@levels_option
-@force_option
+@options.in_argument
+@options.out_argument
+@options.model_option
+@options.speaker_option
+@options.voice_option
+@options.seed_option
+@options.temperature_option
+@options.fast_option
+@options.levels_option
+@options.force_option
 def convert(
     source: Path,
     out: Path | None,
@@ -149,34 +134,33 @@ def convert(
     levels: int | None,
     force: bool,
 ) -> None:
-    """Say a recording's words in another voice.
+    """Convert a recording to another voice.
 
-    IN is a recording or `-`; OUT defaults to IN_converted.wav. The voice is that of a trained speaker
-    (--speaker) or of any recording (--voice). Fine levels of the codes hold more of the source's voice:
-    --levels 1 comes nearer to the target, and loses clearness.
+    IN is a recording, or `-` for standard input; OUT is a sound file, by default IN_converted.wav. Give
+    --speaker or --voice.
+
+    The fine levels of the codes keep some of the original voice: with --levels 1 the result is closer to the
+    new voice, but less clear.
     """
     if (speaker is None) == (voice is None):
-        raise click.UsageError("Give --speaker or --voice, one of them.")
-    if out is None:
-        if source == Path("-"):
-            raise click.UsageError("OUT is needed when IN is standard input.")
-        out = source.with_name(f"{source.stem}_converted.wav")
-    check_writable(out, force)
-    from audiovq.cli.folders import speech_bar
+        raise click.UsageError("Give either --speaker or --voice.")
+    out = options.out_beside(source, out, "_converted.wav")
+    options.check_writable(out, force)
+    from audiovq.io.progress import SpeechBar
     from audiovq.tokenizer import TEMPERATURE, load
 
     tokenizer = load(model)
-    name = speaker_name(speaker, tokenizer)
-    heard = None if voice is None else tokenizer.voice_of(voice)
+    name = options.speaker_name(speaker, tokenizer)
+    target_voice = None if voice is None else tokenizer.voice_of(voice)
     if name is not None:
-        tokenizer.voices.number(name)
+        tokenizer.voices.number(name)  # an unknown speaker is an error before the work
     codes = tokenizer.encode(source, levels=levels)
-    with speech_bar(codes.seconds) as bar:
+    with SpeechBar(codes.seconds) as bar:
         tokenizer.decode_file(
             codes,
             out,
             speaker=name,
-            voice=heard,
+            voice=target_voice,
             seed=seed,
             temperature=TEMPERATURE if temperature is None else temperature,
             fast=fast,
@@ -187,14 +171,23 @@ def convert(
         click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
 
 
-def _prompt(tokenizer: Tokenizer, path: Path) -> CodeSequence:
+def _check_targets(targets: list[Path], with_codes: bool, force: bool) -> None:
+    """Fail before the work if an output exists."""
+    for target in targets:
+        if target.parent.is_dir():
+            options.check_writable(target, force)
+            if with_codes and target != Path("-"):
+                options.check_writable(target.with_suffix(".npy"), force)
+
+
+def _read_prompt(tokenizer: Tokenizer, path: Path) -> CodeSequence:
     """Codes to continue, from a recording or from codes."""
     if path.suffix in (".npy", ".avq"):
         return tokenizer.load_codes(path)
     return tokenizer.encode(path)
 
 
-def _speak(
+def _decode_all(
     tokenizer: Tokenizer,
     made: list[CodeSequence],
     targets: list[Path],
@@ -203,9 +196,9 @@ def _speak(
     force: bool,
     with_codes: bool,
 ) -> None:
-    from audiovq.cli.folders import speech_bar
+    from audiovq.io.progress import SpeechBar
 
-    with speech_bar(sum(codes.seconds for codes in made)) as bar:
+    with SpeechBar(sum(codes.seconds for codes in made)) as bar:
         for i, (codes, target) in enumerate(zip(made, targets, strict=True)):
             if len(targets) > 1:
                 target.parent.mkdir(parents=True, exist_ok=True)

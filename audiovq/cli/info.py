@@ -1,15 +1,16 @@
-"""`audiovq info` and `audiovq speakers`: what a code file or a model says of itself."""
+"""`audiovq info` and `audiovq speakers`: facts of a code file or a model."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.cli.options import model_option
+from audiovq.cli.options import PATH, json_option, model_option
 
 if TYPE_CHECKING:
     from audiovq.speech.codes import CodeSequence
@@ -17,26 +18,53 @@ if TYPE_CHECKING:
 
 
 STORED_SECONDS = 300.0
-"""Longer recordings are not compressed just to say how many bits they take."""
+"""Longer recordings are not compressed just to find out how many bits they take."""
 
 
 @click.command()
-@click.argument("path", metavar="[FILE]", required=False, type=click.Path(path_type=Path))
+@click.argument("path", metavar="[FILE]", required=False, type=PATH)
 @model_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def info(path: Path | None, model: Path | None, as_json: bool) -> None:
-    """Say what a code file or a model is.
+    """Describe a code file or a model.
 
-    FILE ends in .npy or .avq (codes) or .safetensors (a model); without it, the model is described. How many
-    bits codes take when they are stored depends on the model that made them: give --model if it was not the
-    one that ships.
+    FILE is a code file (.npy or .avq) or a model (.safetensors). Without FILE, the model that ships is
+    described. For codes of another model give --model too: only then is the bit rate of the stored file
+    known.
     """
     from audiovq.tokenizer import load
 
     if path is not None and path.suffix in (".npy", ".avq"):
-        facts = _about_codes(path, load(model))
+        echo_facts(_code_facts(path, load(model)), as_json)
     else:
-        facts = load(path or model).info()
+        echo_facts(load(path or model).info(), as_json)
+
+
+@click.command()
+@model_option
+@json_option
+def speakers(model: Path | None, as_json: bool) -> None:
+    """List the trained speakers of a model.
+
+    Prints number, name, sex, and minutes of speech in training. --speaker of other verbs takes number or
+    name.
+    """
+    from audiovq.tokenizer import load
+
+    known = load(model).speakers
+    if as_json:
+        fields = ("number", "name", "sex", "minutes")
+        rows = [{field: getattr(speaker, field) for field in fields} for speaker in known]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    width = max((len(speaker.name) for speaker in known), default=4)
+    click.echo(f"{'number':>6}  {'name':<{width}}  sex  minutes")
+    for s in known:
+        click.echo(f"{s.number:>6}  {s.name:<{width}}  {s.sex or '-':<3}  {s.minutes:7.1f}")
+
+
+def echo_facts(facts: Mapping[str, object], as_json: bool) -> None:
+    """Print facts by name, one a line; None in JSON alone."""
     if as_json:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
@@ -45,30 +73,7 @@ def info(path: Path | None, model: Path | None, as_json: bool) -> None:
             click.echo(f"{name.replace('_', ' '):<24} {_text(value)}")
 
 
-@click.command()
-@model_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def speakers(model: Path | None, as_json: bool) -> None:
-    """List the speakers a model was trained on.
-
-    Number, name, sex, and minutes of speech that it learned from.
-    """
-    from audiovq.tokenizer import load
-
-    rows = [(s.number, s.name, s.sex, s.minutes) for s in load(model).speakers]
-    if as_json:
-        names = ("number", "name", "sex", "minutes")
-        click.echo(
-            json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2, ensure_ascii=False)
-        )
-        return
-    width = max((len(name) for _, name, _, _ in rows), default=4)
-    click.echo(f"{'number':>6}  {'name':<{width}}  sex  minutes")
-    for number, name, sex, minutes in rows:
-        click.echo(f"{number:>6}  {name:<{width}}  {sex or '-':<3}  {minutes:7.1f}")
-
-
-def _about_codes(path: Path, tokenizer: Tokenizer) -> dict[str, object]:
+def _code_facts(path: Path, tokenizer: Tokenizer) -> dict[str, object]:
     """Facts of a code file; `tokenizer` is of the model that may have made it."""
     model = tokenizer.info()
     codes = tokenizer.load_codes(path)
@@ -113,7 +118,7 @@ def _stored_rate(path: Path, tokenizer: Tokenizer, codes: CodeSequence) -> float
     try:
         return 8 * len(tokenizer.prior.compressed(codes)) / codes.seconds
     except AudiovqError:
-        # Codes without a prior that fits them are described all the same.
+        # The other facts hold without a prior that fits the codes.
         return None
 
 

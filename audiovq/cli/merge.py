@@ -6,29 +6,21 @@ from pathlib import Path
 
 import click
 
-from audiovq.cli.options import check_writable, force_option, overrides_option
+from audiovq.cli import options
 
 
 @click.command()
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--spectral-head",
-    type=click.Path(path_type=Path),
-    metavar="MODEL",
-    help="Take the spectral head from this model.",
-)
-@click.option(
-    "--wavenet", type=click.Path(path_type=Path), metavar="MODEL", help="Take the WaveNet from this model."
-)
-@click.option(
+@click.argument("base", type=options.PATH)
+@click.argument("out", type=options.PATH)
+@options.path_option("--spectral-head", metavar="MODEL", text="Take the spectral head from this model file.")
+@options.path_option("--wavenet", metavar="MODEL", text="Take the WaveNet from this model file.")
+@options.path_option(
     "--prior",
-    type=click.Path(path_type=Path),
     metavar="PRIOR",
-    help="BASE's prior: write it beside OUT, as that of the merged model.",
+    text="Prior of BASE: also write it beside OUT, as the prior of the merged model.",
 )
-@overrides_option
-@force_option
+@options.overrides_option("name, corrections, correction_momentum or output_gain_db", "output_gain_db=3")
+@options.force_option
 def merge(
     base: Path,
     out: Path,
@@ -38,15 +30,15 @@ def merge(
     overrides: list[str],
     force: bool,
 ) -> None:
-    """Put parts that were trained side by side into one model.
+    """Merge parts that were trained separately into one model.
 
-    The codes, and what is not named, are those of BASE. Spectral head and WaveNet train on frozen codes: each
-    can be trained by a run of its own with `audiovq train --stage NAME --init BASE`. With --set, values that
-    no weight depends on can be changed too: name, corrections, correction_momentum, output_gain_db.
+    BASE and OUT are model files (.safetensors). OUT gets everything from BASE, the codes included, except the
+    parts that --spectral-head and --wavenet take from other models. Both parts train on frozen codes, so each
+    can have a training run of its own: `audiovq train --stage NAME --init BASE`.
     """
     if spectral_head is None and wavenet is None and prior is None and not overrides:
         raise click.UsageError("Give --spectral-head, --wavenet, --prior or --set.")
-    check_writable(out, force)
+    options.check_writable(out, force)
     from audiovq.training.merge import merge_models
 
     found = {"spectral_head": spectral_head, "wavenet": wavenet}

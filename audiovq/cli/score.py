@@ -1,4 +1,4 @@
-"""`audiovq score`: how likely recordings are under the prior, and under whose voice."""
+"""`audiovq score`: how likely recordings are under the prior, and under each speaker's voice."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from pathlib import Path
 
 import click
 
-from audiovq.cli.options import model_option, prior_option
+from audiovq.cli import options
 
 
 @click.command()
-@click.argument("sources", metavar="IN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@model_option
-@prior_option
-@click.option(
-    "--speakers", type=click.IntRange(min=1), metavar="N", help="List the N trained speakers it fits best."
+@click.argument("sources", metavar="IN...", nargs=-1, required=True, type=options.PATH)
+@options.model_option
+@options.prior_option
+@options.number_option(
+    "--speakers", text="Also list the N trained speakers whose voices fit the recording best."
 )
-@click.option("--bound", is_flag=True, help="Bound on the bits a sample of the whole model, too (slower).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+@click.option(
+    "--bound",
+    is_flag=True,
+    help="Also compute the likelihood bound of the whole model, in bits per sample at 16 kHz (slower; takes "
+    "recordings only).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 def score(
     sources: tuple[Path, ...],
     model: Path | None,
@@ -27,15 +32,16 @@ def score(
     bound: bool,
     as_json: bool,
 ) -> None:
-    """Measure how likely recordings are.
+    """Measure how likely recordings are under the model's prior.
 
-    IN are recordings or codes. Prints how many bits a code step and a second of sound cost under the prior,
-    without a voice and with the recording's own, and how many a code costs at each level, the coarse one
-    first; without a prior it would be log2 of the codebook's size. --bound adds what the decoder needs for a
-    sample given the codes, and the sum of both: the bound of papers on VQ-VAEs, in bits a sample at 16 kHz. A
-    sample is one of 256 mu-law levels of what the WaveNet draws; where linear prediction
-    leaves it an excitation (the default model), its levels are not those of the sound, and only figures of
-    such models compare.
+    IN are recordings or code files (.npy, .avq). For each one line is printed: the bits that a code step, a
+    second of sound, and a code at each level (the coarse one first) take under the prior; once without a
+    voice, and once with the recording's own voice. Without a prior a code takes log2 of the codebook size.
+
+    --bound adds the bits that the decoder needs per sample given the codes, and the sum of both: the bound
+    that papers on VQ-VAEs report. A sample is one of 256 mu-law levels of what the WaveNet predicts. With
+    linear prediction (the default model) that is the excitation, not the waveform: such a bound compares
+    with those of similar models only.
     """
     from audiovq.evaluation.likelihood import score_file
     from audiovq.tokenizer import load
@@ -46,10 +52,11 @@ def score(
         if as_json:
             click.echo(json.dumps({"file": str(source), **facts}, ensure_ascii=False))
             continue
-        values = "  ".join(f"{k.replace('_', ' ')} {_text(v)}" for k, v in facts.items() if k != "speakers")
-        click.echo(f"{source}: {values}")
-        for name, bits in facts.get("speakers", {}).items():
-            click.echo(f"    {name:<12} {bits:.3f} bits a step")
+        values = [f"{k.replace('_', ' ')} {_text(v)}" for k, v in facts.items() if not isinstance(v, dict)]
+        click.echo(f"{source}: {'  '.join(values)}")
+        for value in facts.values():
+            for name, bits in value.items() if isinstance(value, dict) else ():
+                click.echo(f"    {name:<12} {bits:.3f} bits a step")
 
 
 def _text(value: float | list[float]) -> str:

@@ -13,32 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from audiovq.config.speech import CodebookConfig
-from audiovq.config.toml import load_toml
-from audiovq.config.toml import require as _require
+from audiovq.config.toml import load_toml, require
 from audiovq.config.training import TrainConfig
 
-STAGES = ("image", "pixelcnn")
-"""Of an image model: encoder, codebook and decoder together, then the prior on frozen codes."""
+IMAGE_STAGES = ("image", "pixelcnn")
+"""Stages of an image model: encoder, codebook and decoder together, then the prior on frozen codes."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Encoder and decoder: one width a halving of the sides, finest first (two: 4x per side; three: 8x).
+    """Encoder and decoder."""
 
-    `units` residual units at code rate in the encoder, `decoder_units` in the decoder, `fine_units` at
-    each finer resolution of both.
-    """
-
-    widths: tuple[int, ...] = (64, 128)
-    units: int = 2
-    decoder_units: int = 4
-    fine_units: int = 1
+    widths: tuple[int, ...] = (64, 128)  # one for each halving of the sides, finest first
+    units: int = 2  # residual units at code rate in the encoder
+    decoder_units: int = 4  # residual units at code rate in the decoder
+    fine_units: int = 1  # residual units at each finer resolution of both
 
     def __post_init__(self) -> None:
-        _require(1 <= len(self.widths) <= 6, "network.widths must name 1 to 6 widths")
-        _require(min(self.widths) >= 1, f"network.widths must be at least 1, not {list(self.widths)}")
+        require(1 <= len(self.widths) <= 6, "network.widths must name 1 to 6 widths")
+        require(min(self.widths) >= 1, f"network.widths must be at least 1, not {list(self.widths)}")
         for name in ("units", "decoder_units", "fine_units"):
-            _require(getattr(self, name) >= 0, f"network.{name} must not be negative")
+            require(getattr(self, name) >= 0, f"network.{name} must not be negative")
 
     @property
     def factor(self) -> int:
@@ -48,45 +43,40 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class PixelCNNConfig:
-    """Prior: `layers` gated layers of `channels`, each seeing `reach` codes further; dropout; hidden head."""
+    """Prior: see `image.pixelcnn.PixelCNN`."""
 
     channels: int = 96
     layers: int = 6
-    reach: int = 1
-    hidden: int = 192
+    reach: int = 1  # codes by which each layer sees further
+    hidden: int = 192  # channels of the head
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("channels", "layers", "reach", "hidden"):
-            _require(getattr(self, name) >= 1, f"prior.{name} must be at least 1, not {getattr(self, name)}")
-        _require(0 <= self.dropout < 1, f"prior.dropout must lie in [0, 1), not {self.dropout}")
+            require(getattr(self, name) >= 1, f"prior.{name} must be at least 1, not {getattr(self, name)}")
+        require(0 <= self.dropout < 1, f"prior.dropout must lie in [0, 1), not {self.dropout}")
 
 
 @dataclass(frozen=True)
 class ImageModelConfig:
-    """The whole image model.
-
-    `channels`: 1 (grey) or 3 (colour). `size`: side of a training picture in pixels, and of a generated one.
-    `condition`: channels of the class embedding; 0 knows no classes. `drop_prob`: share of training pictures
-    shown without their class. `decoder_condition`: the decoder sees the class as well, not the prior alone.
-    """
+    """The whole image model."""
 
     name: str = "image"
-    channels: int = 3
-    size: int = 32
-    condition: int = 64
-    drop_prob: float = 0.1
-    decoder_condition: bool = False
+    channels: int = 3  # 1: grey; 3: colour
+    size: int = 32  # side of a training picture in pixels, and of a generated one
+    condition: int = 64  # channels of the class embedding; 0: classes have no effect
+    drop_prob: float = 0.1  # share of training pictures shown without their class
+    decoder_condition: bool = False  # condition the decoder on the class too, not the prior alone
     network: NetworkConfig = field(default_factory=NetworkConfig)
     codebook: CodebookConfig = field(default_factory=lambda: CodebookConfig(dim=8))
     prior: PixelCNNConfig = field(default_factory=PixelCNNConfig)
 
     def __post_init__(self) -> None:
-        _require(self.channels in (1, 3), f"channels is 1 (grey) or 3 (colour), not {self.channels}")
-        _require(self.condition >= 0, f"condition must not be negative, not {self.condition}")
-        _require(0 <= self.drop_prob <= 1, f"drop_prob must lie in 0..1, not {self.drop_prob}")
-        _require(not self.decoder_condition or self.condition > 0, "decoder_condition needs condition > 0")
-        _require(
+        require(self.channels in (1, 3), f"channels is 1 (grey) or 3 (colour), not {self.channels}")
+        require(self.condition >= 0, f"condition must not be negative, not {self.condition}")
+        require(0 <= self.drop_prob <= 1, f"drop_prob must lie in 0..1, not {self.drop_prob}")
+        require(not self.decoder_condition or self.condition > 0, "decoder_condition needs condition > 0")
+        require(
             self.size >= 1 and self.size % self.network.factor == 0,
             f"size must be a multiple of {self.network.factor} pixels (one code), not {self.size}",
         )
@@ -104,18 +94,14 @@ class ImageModelConfig:
 
 @dataclass(frozen=True)
 class ImageTrainConfig(TrainConfig):
-    """Training, and what it does to pictures.
+    """Training, and augmentation of pictures."""
 
-    `flip`: half of them mirrored left to right. `shift`: each moved by up to so many pixels, its edges
-    repeated.
-    """
-
-    flip: bool = False
-    shift: int = 0
+    flip: bool = False  # mirror half of them left to right
+    shift: int = 0  # move each by up to so many pixels, its edges repeated
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.shift >= 0, f"train.shift must not be negative, not {self.shift}")
+        require(self.shift >= 0, f"train.shift must not be negative, not {self.shift}")
 
 
 @dataclass(frozen=True)
@@ -126,10 +112,9 @@ class ImageConfig:
     train: ImageTrainConfig = field(default_factory=ImageTrainConfig)
 
     def __post_init__(self) -> None:
-        self.train.require_stages(STAGES)
+        self.train.require_stages(IMAGE_STAGES)
 
 
 def load_image_config(path: str | Path, overrides: list[str] | None = None) -> ImageConfig:
-    """Read a TOML configuration of an image model: see `configfile.load_toml`."""
-    config: ImageConfig = load_toml(path, overrides, ImageConfig)
-    return config
+    """Read a TOML configuration of an image model: see `config.toml.load_toml`."""
+    return load_toml(path, overrides, ImageConfig)

@@ -10,26 +10,18 @@ from audiovq.config.training import TrainConfig
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """A prior's network, and what training does to its inputs.
+    """A prior's network, and what training does to its inputs."""
 
-    residual, skip: channels R and S of the WaveNet.
-    hidden: channels H of the network over the levels of a step; 0: logits straight from the WaveNet, which
-        takes a model of one level.
-    dilations: of the WaveNet, in code steps.
-    normalize: divide each layer's input by its root mean square.
-    dropout: share of activations.
-    voice_drop_prob: share of training crops without a voice.
-    voice_noise: standard deviation of the noise on the voices of the others.
-    """
-
-    residual: int = 160
-    skip: int = 320
+    residual: int = 160  # channels R of the WaveNet
+    skip: int = 320  # channels S of the WaveNet
     hidden: int = 160
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32) * 2
-    normalize: bool = True
-    dropout: float = 0.05
-    voice_drop_prob: float = 0.25
-    voice_noise: float = 0.05
+    """Channels H of the network over the levels of a step; 0: logits straight from the WaveNet, which takes a
+    model of one level."""
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32) * 2  # of the WaveNet, in code steps
+    normalize: bool = True  # divide each layer's input by its root mean square
+    dropout: float = 0.05  # share of activations
+    voice_drop_prob: float = 0.25  # share of training crops without a voice
+    voice_noise: float = 0.05  # standard deviation of the noise on the voices of the other crops
 
     def __post_init__(self) -> None:
         for name in ("residual", "skip"):

@@ -9,43 +9,42 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from audiovq.config.toml import load_toml
-from audiovq.config.toml import require as _require
+from audiovq.config.toml import load_toml, require
 from audiovq.config.training import StageConfig, TrainConfig
 
 __all__ = ["Config", "ModelConfig", "StageConfig", "TrainConfig", "load_config"]
 
 SAMPLE_RATE = 16_000
 STAGES = ("end-to-end", "codes", "spectral", "wavenet")
-"""Of a speech model."""
+"""Stages of a speech model."""
 
 
 def _require_dilations(where: str, dilations: tuple[int, ...]) -> None:
-    _require(min(dilations, default=1) >= 1, f"{where}.dilations must be at least 1, not {list(dilations)}")
+    require(min(dilations, default=1) >= 1, f"{where}.dilations must be at least 1, not {list(dilations)}")
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Front ("filterbank" or "strided"), hop in samples or strides, channels, dilations in frames."""
+    """Front end and residual stack: see `speech.encoder.Encoder`."""
 
-    frontend: str = "filterbank"
-    hop: int = 128
-    strides: tuple[int, ...] = ()
-    kernel: int = 4
+    frontend: str = "filterbank"  # or "strided"
+    hop: int = 128  # samples
+    strides: tuple[int, ...] = ()  # of the strided front end; their product is the hop
+    kernel: int = 4  # taps of its convolutions
     channels: int = 192
-    dilations: tuple[int, ...] = (1, 2, 4, 8)
+    dilations: tuple[int, ...] = (1, 2, 4, 8)  # in frames
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.frontend in ("filterbank", "strided"),
             f"encoder.frontend is 'filterbank' or 'strided', not {self.frontend!r}",
         )
-        _require(8 <= self.hop <= 8192, f"encoder.hop must lie in 8..8192 samples, not {self.hop}")
-        _require(self.channels >= 1, f"encoder.channels must be at least 1, not {self.channels}")
-        _require(self.kernel >= 2, f"encoder.kernel must be at least 2, not {self.kernel}")
+        require(8 <= self.hop <= 8192, f"encoder.hop must lie in 8..8192 samples, not {self.hop}")
+        require(self.channels >= 1, f"encoder.channels must be at least 1, not {self.channels}")
+        require(self.kernel >= 2, f"encoder.kernel must be at least 2, not {self.kernel}")
         _require_dilations("encoder", self.dilations)
         if self.frontend == "strided":
-            _require(
+            require(
                 min(self.strides, default=0) >= 1 and math.prod(self.strides) == self.hop,
                 f"encoder.strides {list(self.strides)} must multiply to encoder.hop {self.hop}",
             )
@@ -53,47 +52,37 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """Quantisation: see `nn.codebook.Codebook`.
+    """Quantisation: see `nn.codebook.Codebook`."""
 
-    size: K, vectors of a level.
-    levels: L, residual levels; the table has L x K rows.
-    frames_per_step: s, encoder frames that one code step covers.
-    dim: channels of a frame's projection; a vector of the table has s x dim.
-    update: "ema" or "gradient"; ema_decay: gamma of the moving average.
-    normalize: project frames onto the unit sphere.
-    beta: weight of the commitment term.
-    dead_code_threshold: share of the mean count of a level under which a code is restarted.
-    """
-
-    size: int = 512
-    levels: int = 1
-    frames_per_step: int = 1
-    dim: int = 12
-    update: str = "ema"
-    ema_decay: float = 0.99
-    normalize: bool = True
-    beta: float = 0.25
-    dead_code_threshold: float = 0.25
+    size: int = 512  # K, vectors of a level
+    levels: int = 1  # L, residual levels; the table has L x K rows
+    frames_per_step: int = 1  # s, encoder frames that one code step covers
+    dim: int = 12  # channels of a frame's projection; a vector of the table has s x dim
+    update: str = "ema"  # or "gradient"
+    ema_decay: float = 0.99  # gamma of the moving average
+    normalize: bool = True  # project frames onto the unit sphere
+    beta: float = 0.25  # weight of the commitment term
+    dead_code_threshold: float = 0.25  # share of a level's mean count below which a code is restarted
 
     def __post_init__(self) -> None:
-        _require(2 <= self.size <= 65536, f"codebook.size must lie in 2..65536, not {self.size}")
-        _require(self.levels >= 1, f"codebook.levels must be at least 1, not {self.levels}")
-        _require(
+        require(2 <= self.size <= 65536, f"codebook.size must lie in 2..65536, not {self.size}")
+        require(self.levels >= 1, f"codebook.levels must be at least 1, not {self.levels}")
+        require(
             self.levels * self.size <= 65536,
             f"codebook.levels x codebook.size must be at most 65536, not {self.levels * self.size}",
         )
-        _require(
+        require(
             self.frames_per_step in (1, 2, 4),
             f"codebook.frames_per_step must be 1, 2 or 4, not {self.frames_per_step}",
         )
-        _require(self.dim >= 1, "codebook.dim must be at least 1")
-        _require(
+        require(self.dim >= 1, "codebook.dim must be at least 1")
+        require(
             self.update in ("ema", "gradient"),
             f"codebook.update is 'ema' or 'gradient', not {self.update!r}",
         )
-        _require(0 < self.ema_decay < 1, "codebook.ema_decay must lie between 0 and 1")
-        _require(0 <= self.beta < math.inf, f"codebook.beta must not be negative, not {self.beta}")
-        _require(
+        require(0 < self.ema_decay < 1, "codebook.ema_decay must lie between 0 and 1")
+        require(0 <= self.beta < math.inf, f"codebook.beta must not be negative, not {self.beta}")
+        require(
             0 <= self.dead_code_threshold < 1,
             f"codebook.dead_code_threshold must lie in [0, 1), not {self.dead_code_threshold}",
         )
@@ -115,10 +104,10 @@ class VoiceConfig:
     drop_prob: float = 0.1
 
     def __post_init__(self) -> None:
-        _require(self.dims >= 1, f"voice.dims must be at least 1, not {self.dims}")
-        _require(1 <= self.bits <= 16, f"voice.bits must lie in 1..16, not {self.bits}")
-        _require(self.channels >= 1, f"voice.channels must be at least 1, not {self.channels}")
-        _require(0 <= self.drop_prob <= 1, f"voice.drop_prob must lie in 0..1, not {self.drop_prob}")
+        require(self.dims >= 1, f"voice.dims must be at least 1, not {self.dims}")
+        require(1 <= self.bits <= 16, f"voice.bits must lie in 1..16, not {self.bits}")
+        require(self.channels >= 1, f"voice.channels must be at least 1, not {self.channels}")
+        require(0 <= self.drop_prob <= 1, f"voice.drop_prob must lie in 0..1, not {self.drop_prob}")
 
 
 @dataclass(frozen=True)
@@ -131,13 +120,13 @@ class ConditionerConfig:
     harmonic_bins: int = 160
 
     def __post_init__(self) -> None:
-        _require(self.channels >= 1, f"conditioner.channels must be at least 1, not {self.channels}")
+        require(self.channels >= 1, f"conditioner.channels must be at least 1, not {self.channels}")
         _require_dilations("conditioner", self.dilations)
-        _require(
+        require(
             self.window >= 16 and self.window % 2 == 0,
             f"conditioner.window must be an even number of samples from 16 up, not {self.window}",
         )
-        _require(
+        require(
             1 <= self.harmonic_bins <= self.window,
             f"conditioner.harmonic_bins must lie in 1..{self.window} (the window), not {self.harmonic_bins}",
         )
@@ -156,45 +145,37 @@ class SpectralConfig:
 
 @dataclass(frozen=True)
 class WaveNetConfig:
-    """WaveNet decoder: `samples_per_step`, channels, dilations in steps, linear prediction order."""
+    """WaveNet decoder: see `speech.decoder.WaveNetDecoder`."""
 
     samples_per_step: int = 4
-    residual: int = 64
-    skip: int = 128
-    hidden: int = 64
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 1, 2, 4, 8, 16, 32)
-    lpc_order: int = 16
+    residual: int = 64  # channels R between layers
+    skip: int = 128  # channels S of the output of the layers
+    hidden: int = 64  # channels of the head
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 1, 2, 4, 8, 16, 32)  # in steps
+    lpc_order: int = 16  # of linear prediction; 0: none
     pre_emphasis: float = 0.85
     cond_channels: int = 128
 
     def __post_init__(self) -> None:
         for name in ("samples_per_step", "residual", "skip", "hidden", "cond_channels"):
-            _require(
-                getattr(self, name) >= 1, f"wavenet.{name} must be at least 1, not {getattr(self, name)}"
-            )
-        _require(len(self.dilations) >= 1, "wavenet.dilations must name at least one layer")
+            require(getattr(self, name) >= 1, f"wavenet.{name} must be at least 1, not {getattr(self, name)}")
+        require(len(self.dilations) >= 1, "wavenet.dilations must name at least one layer")
         _require_dilations("wavenet", self.dilations)
-        _require(0 <= self.lpc_order <= 64, f"wavenet.lpc_order must lie in 0..64, not {self.lpc_order}")
-        _require(0 <= self.pre_emphasis < 1, "wavenet.pre_emphasis must lie in [0, 1)")
+        require(0 <= self.lpc_order <= 64, f"wavenet.lpc_order must lie in 0..64, not {self.lpc_order}")
+        require(0 <= self.pre_emphasis < 1, "wavenet.pre_emphasis must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The whole tokenizer.
-
-    sample_rate: that the model works at, Hz; so far 16,000 alone.
-    high_pass_hz: cut-off of the high-pass before loudness meter and encoder (`highpass.HighPass`); 0: none.
-    corrections: passes of the spectral correction; correction_momentum: of those.
-    output_gain_db: level added when decoding, dB; losses on log spectra predict medians, which lie below the
-        mean.
-    """
+    """The whole tokenizer."""
 
     name: str = "default"
-    sample_rate: int = SAMPLE_RATE
-    high_pass_hz: float = 0.0
-    corrections: int = 8
+    sample_rate: int = SAMPLE_RATE  # that the model works at, Hz; so far 16,000 alone
+    high_pass_hz: float = 0.0  # cut-off of the high-pass before loudness meter and encoder; 0: none
+    corrections: int = 8  # passes of the spectral correction
     correction_momentum: float = 0.0
     output_gain_db: float = 1.4
+    """Level added when decoding, dB; losses on log spectra predict medians, which lie below the mean."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
@@ -204,30 +185,28 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         hop = self.encoder.hop
-        _require(
+        require(
             self.sample_rate == SAMPLE_RATE,
             f"sample_rate must be {SAMPLE_RATE} Hz, not {self.sample_rate}",
         )
-        _require(
-            0 <= self.high_pass_hz <= 200, f"high_pass_hz must lie in 0..200 Hz, not {self.high_pass_hz}"
-        )
-        _require(0 <= self.corrections <= 1000, f"corrections must lie in 0..1000, not {self.corrections}")
-        _require(
+        require(0 <= self.high_pass_hz <= 200, f"high_pass_hz must lie in 0..200 Hz, not {self.high_pass_hz}")
+        require(0 <= self.corrections <= 1000, f"corrections must lie in 0..1000, not {self.corrections}")
+        require(
             0 <= self.correction_momentum < 1,
             f"correction_momentum must lie in [0, 1), not {self.correction_momentum}",
         )
-        _require(
+        require(
             hop % self.wavenet.samples_per_step == 0,
             f"encoder.hop ({hop}) must be a multiple of wavenet.samples_per_step "
             f"({self.wavenet.samples_per_step})",
         )
         if self.spectral_head.enabled:
-            _require(
+            require(
                 self.conditioner.window % (2 * hop) == 0,
                 f"conditioner.window must be a multiple of twice the hop ({2 * hop})",
             )
         if self.corrections:
-            _require(
+            require(
                 self.conditioner.window % hop == 0,
                 f"conditioner.window must be a multiple of the hop ({hop}), or corrections be 0",
             )
@@ -259,7 +238,7 @@ class Config:
         self.train.require_stages(STAGES)
         even = self.model.conditioner.window % self.model.encoder.hop == 0
         for stage in self.train.stages:
-            _require(
+            require(
                 even or not stage.target_passes,
                 f"stage {stage.stage}: target_passes needs a conditioner.window that is a multiple of the "
                 f"hop ({self.model.encoder.hop})",
@@ -267,6 +246,5 @@ class Config:
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read a TOML configuration of a speech model: see `configfile.load_toml`."""
-    config: Config = load_toml(path, overrides, Config)
-    return config
+    """Read a TOML configuration of a speech model: see `config.toml.load_toml`."""
+    return load_toml(path, overrides, Config)

@@ -7,33 +7,41 @@ import tomllib
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from audiovq.errors import AudiovqError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+PRESETS = Path(__file__).parent / "presets"
+Tree = dict[str, Any]
+"""A parsed TOML table."""
+Dataclass = TypeVar("Dataclass", bound="DataclassInstance")
+
 
 def require(condition: bool, message: str) -> None:
-    """Raise AudiovqError unless a value of a configuration is as it must be."""
+    """Raise AudiovqError unless a condition on a configuration holds."""
     if not condition:
         raise AudiovqError(f"configuration: {message}")
 
 
-def load_toml(path: str | Path, overrides: list[str] | None, kind: Any) -> Any:
+def load_toml(path: str | Path, overrides: list[str] | None, kind: type[Dataclass]) -> Dataclass:
     """Read a TOML configuration; a bare name (`default`, `paper-vctk`) means one that ships.
 
     Args:
         overrides: `key.path=value` pairs, values in TOML syntax (`model.codebook.size=256`).
-        kind: the dataclass that the file is to fill.
+        kind: the dataclass to build.
 
     Raises: AudiovqError for a missing or invalid file, an unknown key or a value out of range.
     """
     path = Path(path)
     if not path.suffix and not path.is_file():
-        path = Path(__file__).parent / "presets" / f"{path.name}.toml"
+        path = PRESETS / f"{path.name}.toml"
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        shipped = ", ".join(sorted(p.stem for p in (Path(__file__).parent / "presets").glob("*.toml")))
+        shipped = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
         raise AudiovqError(f"{path}: no such configuration; shipped ones are {shipped}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise AudiovqError(f"{path}: not a readable TOML configuration ({error}); correct it") from None
@@ -45,7 +53,7 @@ def load_toml(path: str | Path, overrides: list[str] | None, kind: Any) -> Any:
         raise AudiovqError(f"{path}: {error}") from None
 
 
-def apply_override(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: Tree, override: str) -> None:
     """Apply one `key.path=value` to a parsed TOML tree; `train.stages.0.steps=10` indexes the list."""
     key, equals, text = override.partition("=")
     if not equals:
@@ -64,7 +72,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         raise AudiovqError(f"override {override!r}: no such key in the configuration") from None
 
 
-def from_dict(kind: Any, tree: Any, where: str = "") -> Any:
+def from_dict(kind: type[Dataclass], tree: object, where: str = "") -> Dataclass:
     """Build a (nested) dataclass from plain dicts and lists; unknown keys and wrong types are errors."""
     if not isinstance(tree, dict):
         raise AudiovqError(f"configuration: {where[:-1] or 'top level'} must be a table")
@@ -74,24 +82,27 @@ def from_dict(kind: Any, tree: Any, where: str = "") -> Any:
     return kind(**{name: _convert(hints[name], value, f"{where}{name}.") for name, value in tree.items()})
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+def _convert(hint: object, value: object, where: str) -> object:
+    name = where[:-1]
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)
     origin = typing.get_origin(hint)
     if origin is tuple:
-        require(isinstance(value, list | tuple), f"{where[:-1]} must be a list")
+        if not isinstance(value, list | tuple):
+            raise AudiovqError(f"configuration: {name} must be a list")
         return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
     if origin is dict:
-        require(isinstance(value, dict), f"{where[:-1]} must be a table")
+        if not isinstance(value, dict):
+            raise AudiovqError(f"configuration: {name} must be a table")
         return {k: _convert(float, v, f"{where}{k}.") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and not isinstance(hint, types.UnionType):
         ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-        require(ok, f"{where[:-1]} must be {hint.__name__}, not {value!r}")
+        require(ok, f"{name} must be {hint.__name__}, not {value!r}")
     return value
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: DataclassInstance) -> Tree:
     """A dataclass as plain dicts, for JSON and TOML headers."""
     return dataclasses.asdict(config)

@@ -1,17 +1,18 @@
-"""A corpus: a folder of recordings, who speaks in each, and which split it belongs to.
+"""A corpus: a folder of recordings with their speakers and splits.
 
-Three layouts are understood, in this order: a `manifest.tsv` (columns path from the folder on, speaker and,
-if there are splits, split); a folder of folders, one a speaker; a flat folder of recordings without speakers.
-A manifest that has the columns samples, rate and gain too is believed: no recording is opened then, and a
-million of them are indexed in seconds.
+It has one of three layouts, tried in this order: a `manifest.tsv` with the columns path (from the folder on),
+speaker and, if there are splits, split; a folder of folders, one a speaker; a flat folder of recordings
+without speakers. A manifest that also has the columns samples, rate and gain is trusted: no recording is
+opened, and a million of them are indexed in seconds.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,22 +23,23 @@ from numpy.typing import NDArray
 from audiovq.audio.highpass import high_passed
 from audiovq.audio.loudness import MAX_GAIN, MIN_GAIN, LoudnessMeter
 from audiovq.audio.reader import EXTENSIONS, AudioReader
-from audiovq.audio.resample import HIGHEST_RATE, LOWEST_RATE
+from audiovq.audio.resample import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from audiovq.data.index import NOBODY, Index, IndexBuilder, Utterance, Utterances
 from audiovq.errors import AudiovqError
 
 __all__ = ["MANIFEST", "Corpus", "Measures", "Utterance", "measure", "open_corpus", "speaker_details"]
 
+_logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.tsv"
-"""Name of the table in a corpus's folder: tab-separated, UTF-8, the names of the columns first."""
+"""Name of the table in a corpus's folder: tab-separated, UTF-8, column names in the first line."""
 
-
-MOST_SAMPLES = 1 << 40
-"""In a recording that a manifest lists: two weeks at the highest rate. More is a mistake in the manifest."""
+_MOST_SAMPLES = 1 << 40
+"""Of a recording in a manifest, two weeks at the highest rate. More is a mistake in the manifest."""
 
 
 class Measures(NamedTuple):
-    """What an index holds of a recording: length in samples, rate in Hz, gain that normalises loudness."""
+    """Of a recording: length in samples, rate in Hz, gain that normalises loudness."""
 
     samples: int
     rate: int
@@ -45,7 +47,7 @@ class Measures(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A recording as it is listed; `measures` as text if the manifest has them."""
+    """A recording in a folder or manifest; `measures` as text if the manifest has them."""
 
     path: str
     speaker: str
@@ -55,9 +57,9 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Recordings of a folder. `skipped` names files that could not be read, with the reason.
+    """Recordings of a folder; `skipped` holds a line for each unreadable file.
 
-    Any sequence of utterances may be given; they are kept in columns (`data.index`).
+    Any sequence of utterances is accepted, and kept in columns (`data.index`).
     """
 
     root: Path
@@ -75,7 +77,7 @@ class Corpus:
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """Speaker names, sorted: the numbering must not depend on directory order."""
+        """Speaker names, sorted so that the numbering does not depend on directory order."""
         numbers = np.unique(self.table.column("speaker"))
         return tuple(self.table.base.speakers[i] for i in numbers if i != NOBODY)
 
@@ -98,7 +100,7 @@ class Corpus:
         return {self.table.base.speakers[i]: float(sums[i + 1]) for i in np.unique(numbers) if i != NOBODY}
 
     def of_speaker(self, name: str) -> Corpus:
-        """The utterances of one speaker; of nobody, if there is none of that name."""
+        """The utterances of one speaker, none if there is no speaker of that name."""
         names = self.table.base.speakers
         found = self.table.column("speaker") == names.index(name) if name in names else np.zeros(0, np.int64)
         return self._take(found)
@@ -111,8 +113,8 @@ class Corpus:
     def divide(self, train: Sequence[str], held_out: str) -> tuple[Corpus, Corpus]:
         """Training and held-out utterances.
 
-        By the corpus's own splits; where it has none, every 25th utterance is held out, or the last one of
-        fewer (of fewer than four: none).
+        By the corpus's own splits. Without splits every 25th utterance is held out, of 4 to 24 utterances the
+        last one, of fewer none.
         """
         if (self.table.column("split") != NOBODY).any():
             return self.split(train), self.split((held_out,))
@@ -128,20 +130,17 @@ class Corpus:
 def open_corpus(
     folder: str | Path,
     cache: Path | None = None,
-    report: Callable[[str], None] | None = None,
     splits: Sequence[str] = (),
     high_pass_hz: float = 0.0,
 ) -> Corpus:
-    """Index a folder; every file is read once for its length and loudness, then remembered in `cache`.
+    """Index a folder: read every file once for length and loudness. Unreadable files are logged and skipped.
 
     Args:
         folder: layout as above.
-        cache: file for the index; used again while the manifest is the same, if that says how long and how
-            loud the recordings are, and otherwise while the list of files, their sizes and times are.
-        report: called with a line for each file that is skipped.
+        cache: file that keeps the index. It is valid while the manifest is the same, if that has length and
+            gain of the recordings, and otherwise while the list of files, their sizes and times are the same.
         splits: names of those to index; none: everything.
-        high_pass_hz: cut-off of the high-pass before the loudness meter; a manifest's gains are taken as they
-            are.
+        high_pass_hz: cut-off of the high-pass before the loudness meter; does not change a manifest's gains.
 
     Raises: AudiovqError if the folder is missing, or holds no readable recording of those splits.
     """
@@ -151,12 +150,12 @@ def open_corpus(
     stamp = _stamp(root, splits, high_pass_hz)
     index = Index.load(cache, stamp) if cache is not None else None
     if index is None:
-        index = _build(root, splits, stamp, report, high_pass_hz)
+        index = _build(root, splits, stamp, high_pass_hz)
         if cache is not None:
             index.save(cache)
-    elif report is not None:
+    else:
         for line in index.skipped:
-            report(line)
+            _logger.warning("%s", line)
     return Corpus(root, Utterances(index), index.skipped)
 
 
@@ -179,34 +178,32 @@ def measure(path: Path, high_pass_hz: float = 0.0) -> Measures:
     with AudioReader(path) as reader:
         # Loudness is measured at 16 kHz, as for encoding: frames of 20 ms, and nothing over 8 kHz.
         for block in high_passed(reader.blocks(), high_pass_hz):
-            meter.update(block)
+            meter.push(block)
         samples = reader.source_samples
     # Digital silence needs no gain, and a gain of nothing is none.
     return Measures(samples, reader.source_rate, meter.gain() or 1.0)
 
 
-def _build(
-    root: Path,
-    splits: Sequence[str],
-    stamp: str,
-    report: Callable[[str], None] | None,
-    high_pass_hz: float,
-) -> Index:
-    """Index what is listed, in as much memory as the index takes."""
-    builder, skipped, listed, known = IndexBuilder(), [], 0, set()
+def _build(root: Path, splits: Sequence[str], stamp: str, high_pass_hz: float) -> Index:
+    """Index a folder, in as much memory as the index takes."""
+    builder = IndexBuilder()
+    skipped = []
+    listed = 0
+    known = set()
     for row in _list(root):
         known.add(row.split)
         if splits and row.split not in splits:
             continue
         listed += 1
         try:
-            measures = _believe(row.measures) if row.measures else measure(root / row.path, high_pass_hz)
+            measures = (
+                _parsed_measures(row.measures) if row.measures else measure(root / row.path, high_pass_hz)
+            )
             builder.add(row.path, row.speaker, row.split, *measures)
         except AudiovqError as error:
             reason = str(error).removeprefix(f"{root / row.path}: ")
             skipped.append(f"{row.path}: skipped ({reason})")
-            if report:
-                report(skipped[-1])
+            _logger.warning("%s", skipped[-1])
     if not known:
         raise AudiovqError(f"{root}: no recordings found; expected files ending in {', '.join(EXTENSIONS)}")
     if not listed:
@@ -220,7 +217,7 @@ def _build(
 
 
 def _list(root: Path) -> Iterator[_Row]:
-    """What a folder holds, one after another: listing a million files takes no memory."""
+    """Recordings of a folder one after another, so that a million files take no memory."""
     if (root / MANIFEST).exists():
         return _from_manifest(root / MANIFEST)
     return _from_folder(root, "", "")
@@ -231,19 +228,19 @@ def _from_manifest(manifest: Path) -> Iterator[_Row]:
         with open(manifest, encoding="utf-8", newline="") as file:
             rows = csv.reader(file, delimiter="\t")
             names = next(rows, [])
-            place = {name: i for i, name in enumerate(names)}
-            measures = [place[name] for name in Measures._fields if name in place]
+            column_of = {name: i for i, name in enumerate(names)}
+            measures = [column_of[name] for name in Measures._fields if name in column_of]
             if len(measures) < len(Measures._fields):
                 measures = []
             for row in rows:
-                if not {"path", "speaker"} <= place.keys():
+                if not {"path", "speaker"} <= column_of.keys():
                     raise AudiovqError(f"{manifest}: needs the columns path and speaker (and split)")
                 row += [""] * (len(names) - len(row))
-                if row[place["path"]]:
+                if row[column_of["path"]]:
                     yield _Row(
-                        row[place["path"]],
-                        row[place["speaker"]],
-                        row[place["split"]] if "split" in place else "",
+                        row[column_of["path"]],
+                        row[column_of["speaker"]],
+                        row[column_of["split"]] if "split" in column_of else "",
                         tuple(row[i] for i in measures),
                     )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -251,7 +248,7 @@ def _from_manifest(manifest: Path) -> Iterator[_Row]:
 
 
 def _from_folder(folder: Path, inside: str, speaker: str) -> Iterator[_Row]:
-    """Recordings below a folder by name; the speaker is the folder that a recording lies in."""
+    """Recordings below a folder, sorted by name; a recording's folder is its speaker."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
@@ -264,15 +261,15 @@ def _from_folder(folder: Path, inside: str, speaker: str) -> Iterator[_Row]:
             yield _Row(inside + entry.name, speaker, "")
 
 
-def _believe(texts: Sequence[str]) -> Measures:
-    """A manifest's measures. Raises AudiovqError for those that no recording has."""
+def _parsed_measures(texts: Sequence[str]) -> Measures:
+    """A manifest's measures. Raises AudiovqError if no recording can have them."""
     try:
         measures = Measures(int(texts[0]), int(texts[1]), float(texts[2]))
     except ValueError:
         measures = Measures(0, 0, 0.0)
     if not (
-        0 < measures.samples <= MOST_SAMPLES
-        and LOWEST_RATE <= measures.rate <= HIGHEST_RATE
+        0 < measures.samples <= _MOST_SAMPLES
+        and MIN_SAMPLE_RATE <= measures.rate <= MAX_SAMPLE_RATE
         and MIN_GAIN <= measures.gain <= MAX_GAIN
     ):
         raise AudiovqError(
@@ -283,11 +280,11 @@ def _believe(texts: Sequence[str]) -> Measures:
 
 
 def _stamp(root: Path, splits: Sequence[str], high_pass_hz: float) -> str:
-    """What an index depends on: of a manifest with measures its content, else every file's size and time."""
+    """Hash of what an index depends on: a manifest with measures, or every file's size and time."""
     digest = hashlib.sha256(f"loudness 2 {sorted(splits)} {high_pass_hz}\n".encode())
     for row in _list(root):
         if row.measures:
-            # All of it rather than its time, which copying changes: 100 MB take a tenth of a second.
+            # Its content rather than its time, which copying changes: 100 MB take a tenth of a second.
             with open(root / MANIFEST, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
             break

@@ -1,13 +1,14 @@
 """Random crops of a corpus, read straight from the files by seeking.
 
-Which crop an item of a batch is depends on (seed, stage, step, item) alone, so training resumes as if never
-stopped, nothing of the reader has to be stored, and a batch may be shared out (`data.sharding`).
+Every random draw is seeded by (seed, step, item), so that a resumed training is identical to an uninterrupted
+one, a reader has no state to store, and processes can share a batch (`data.sharding`).
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -25,49 +26,72 @@ from audiovq.data.sharding import ALL, MicroBatch, Shard
 from audiovq.errors import AudiovqError
 
 PAST_SECONDS = 0.2
-"""Real signal that is read before a crop where there is a high-pass, which it settles on."""
+"""Signal that is read before a crop for the high-pass to settle on."""
 OFFSET = 0.03
-"""Largest offset that a disturbed crop gets, in full scale."""
-HUM_DB, NOISE_DB = (-60.0, -35.0), (-70.0, -50.0)
+"""Largest offset of a disturbed crop, in full scale."""
+HUM_DB = (-60.0, -35.0)
+NOISE_DB = (-70.0, -50.0)
 """RMS of the hum and of the white noise of a disturbed crop, dB relative to full scale (speech: -23)."""
 _MOST_UNREADABLE = 100
-"""Draws in a row of recordings that cannot be read, after which something else is wrong: a disk is gone."""
+"""Unreadable draws in a row after which something else is wrong, such as a missing disk."""
+
+_logger = logging.getLogger(__name__)
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of crops; none by default."""
+
+    speed: float = 0.0
+    """Largest relative change of speed (pitch and formants move too: more voices)."""
+    level_db: float = 0.0
+    """Standard deviation of the level."""
+    disturb_prob: float = 0.0
+    """Share of crops whose encoder input has offset, hum and noise."""
+    warp_prob: float = 0.0
+    """Share of crops whose encoder input has another pitch than crop and voice: one is played faster."""
+    warp_octaves: float = 0.0
+    """Largest change of that pitch."""
+
+
+NO_AUGMENTATION = Augmentation()
+
+
+class SpeechBatch(NamedTuple):
     """Crops for one step.
 
     signal: `(B, N)` float32 at 16 kHz, loudness normalised.
-    heard: `(B, H)`, what the encoder hears of it: the same, for some crops with offset, hum and noise, or at
-        another pitch and pace. H is N, or more where crops are warped.
-    stride: `(B,)`, samples of `heard` to a sample of `signal`: 1 but for warped crops.
+    encoder_input: `(B, H)`, the same; for some crops with offset, hum and noise, or at another pitch and
+        pace. H is N, or more where crops are warped.
+    stride: `(B,)`, samples of `encoder_input` to a sample of `signal`: 1 but for warped crops.
     voice: `(B, M)` another crop of the same speaker.
-    rows: `(B,)` int64, speaker number + 1 (0: unknown).
+    speaker_ids: `(B,)` int64, speaker number + 1 (0: unknown).
     part: which items of the step's batch these are.
     """
 
     signal: Tensor
-    heard: Tensor
+    encoder_input: Tensor
     stride: Tensor
     voice: Tensor
-    rows: Tensor
+    speaker_ids: Tensor
     part: MicroBatch
 
 
 class _Pair(NamedTuple):
-    """A crop `(N,)`, what is heard of it and how many samples of that to one of the crop, another crop `(M,)`
-    of the same speaker, that speaker's row, and the recordings of both crops."""
+    """A crop `(N,)` and another `(M,)` of the same speaker."""
 
     signal: np.ndarray
-    heard: np.ndarray
-    stride: float
+    encoder_input: np.ndarray
+    stride: float  # samples of encoder_input to one of signal
     voice: np.ndarray
-    row: int
-    paths: tuple[str, str]
+    speaker_id: int
+    paths: tuple[str, str]  # recordings of both
 
 
-class CropReader(ReadAhead[Batch]):
+class CropReader(ReadAhead[SpeechBatch]):
     """Draws batches, one step ahead in a thread.
+
+    Unreadable recordings are logged and replaced by another draw, and `close` logs their number.
 
     Args:
         corpus: what to draw from, in proportion to length.
@@ -75,15 +99,8 @@ class CropReader(ReadAhead[Batch]):
         voice_samples: M.
         batch: B of a whole batch.
         seed: with a step number it fixes a batch.
-        speed: largest relative change of speed (pitch and formants move too: more voices).
-        level_db: standard deviation of a random level in dB.
-        share: what of a batch is read here.
+        shard: part of a batch that this process reads.
         high_pass_hz: of the model.
-        disturb_prob: share of crops that are heard with offset, hum and noise.
-        warp_prob: share of crops that are heard at another pitch than that of crop and voice, by up to
-            `warp_octaves`: one of the two is played faster.
-        report: called with a line for each recording that cannot be read, another crop takes its place, and
-            `close` tells how many there were; without it, reading such a one raises AudiovqError.
     """
 
     def __init__(
@@ -94,27 +111,18 @@ class CropReader(ReadAhead[Batch]):
         voice_samples: int,
         batch: int,
         seed: int,
-        speed: float = 0.0,
-        level_db: float = 0.0,
-        share: Shard = ALL,
-        report: Callable[[str], None] | None = None,
+        shard: Shard = ALL,
         high_pass_hz: float = 0.0,
-        disturb_prob: float = 0.0,
-        warp_prob: float = 0.0,
-        warp_octaves: float = 0.0,
+        augmentation: Augmentation = NO_AUGMENTATION,
     ) -> None:
-        super().__init__(batch, share)
+        super().__init__(batch, shard)
         self.corpus = corpus
         self.samples = samples
         self.voice_samples = voice_samples
         self.seed = seed
-        self.speed = speed
-        self.level_db = level_db
         self.high_pass_hz = high_pass_hz
-        self.disturb_prob = disturb_prob
-        self.warp_prob = warp_prob
-        self.warp_octaves = warp_octaves
-        self._rows = {name: i + 1 for i, name in enumerate(speakers)}
+        self.augmentation = augmentation
+        self._speaker_ids = {name: i + 1 for i, name in enumerate(speakers)}
         lengths = corpus.table.seconds
         self._shares = np.cumsum(lengths / lengths.sum())
         # Numbers of the recordings, speaker by speaker; those of speaker s begin at the s-th start.
@@ -122,37 +130,42 @@ class CropReader(ReadAhead[Batch]):
         self._by_speaker = np.argsort(self._speakers, kind="stable").astype(np.int32)
         numbers = np.arange(len(corpus.table.base.speakers) + 1)
         self._starts = np.searchsorted(self._speakers, numbers, sorter=self._by_speaker)
-        self._report = report
-        self.unreadable: list[str] = []
-        """A line for each recording that could not be read so far."""
+        self._unreadable: set[str] = set()
 
     def close(self) -> None:
-        """Stop the reading thread, and tell how many recordings could not be read."""
+        """Stop the reading thread, and log how many recordings could not be read."""
         super().close()
-        if self.unreadable and self._report is not None:
-            files = "1 recording" if len(self.unreadable) == 1 else f"{len(self.unreadable)} recordings"
-            self._report(f"{self.corpus.root}: {files} could not be read")
-            self.unreadable.clear()
+        if self._unreadable:
+            files = "1 recording" if len(self._unreadable) == 1 else f"{len(self._unreadable)} recordings"
+            _logger.warning("%s: %s could not be read", self.corpus.root, files)
+            self._unreadable.clear()
 
-    def read_part(self, step: int, part: MicroBatch) -> Batch:
+    def read_part(self, step: int, part: MicroBatch) -> SpeechBatch:
         """Some crops of a step's batch."""
-        signals, heard, strides, voices, rows = [], [], [], [], []
-        longest = math.ceil(self.samples * 2**self.warp_octaves) if self.warp_prob else self.samples
+        pairs = []
+        encoder_inputs = []
+        warps = self.augmentation.warp_prob > 0
+        longest = math.ceil(self.samples * 2**self.augmentation.warp_octaves) if warps else self.samples
         for item in part.numbers:
             rng = np.random.default_rng([self.seed, step, item])
             pair = self._pair(rng)
-            signals.append(pair.signal)
-            disturbed = self._disturbed(pair.heard, rng)
-            heard.append(np.pad(disturbed, (0, longest - len(disturbed))))
-            strides.append(pair.stride)
-            voices.append(pair.voice)
-            rows.append(pair.row)
-        stack = [torch.from_numpy(np.stack(x).astype(np.float32)) for x in (signals, heard, strides, voices)]
-        return Batch(stack[0], stack[1], stack[2], stack[3], torch.tensor(rows), part)
+            pairs.append(pair)
+            disturbed = self._disturbed(pair.encoder_input, rng)
+            encoder_inputs.append(np.pad(disturbed, (0, longest - len(disturbed))))
+        return SpeechBatch(
+            signal=_stacked([pair.signal for pair in pairs]),
+            encoder_input=_stacked(encoder_inputs),
+            stride=torch.tensor([pair.stride for pair in pairs], dtype=torch.float32),
+            voice=_stacked([pair.voice for pair in pairs]),
+            speaker_ids=torch.tensor([pair.speaker_id for pair in pairs]),
+            part=part,
+        )
 
     def names(self, step: int, part: MicroBatch) -> list[str]:
-        """Recordings of some crops of a step's batch, and of the voices beside them; read once more, as which
-        crops a batch holds depends on which recordings can be read."""
+        """Recordings of some crops of a step's batch and of their voices, each once.
+
+        Reads them again, because unreadable recordings change the draws.
+        """
         found: dict[str, None] = {}
         for item in part.numbers:
             pair = self._pair(np.random.default_rng([self.seed, step, item]))
@@ -160,8 +173,8 @@ class CropReader(ReadAhead[Batch]):
         return list(found)
 
     def _disturbed(self, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A crop as a poor recorder would give it; most as they are."""
-        if rng.random() >= self.disturb_prob:
+        """A crop as from a poor recorder; most crops are unchanged."""
+        if rng.random() >= self.augmentation.disturb_prob:
             return signal
         past = round(PAST_SECONDS * SAMPLE_RATE)
         time = np.arange(past + len(signal)) / SAMPLE_RATE
@@ -172,51 +185,48 @@ class CropReader(ReadAhead[Batch]):
         hum *= 10 ** (rng.uniform(*HUM_DB) / 20) / (np.sqrt(np.mean(hum**2)) + 1e-9)
         noise = rng.standard_normal(len(time)) * 10 ** (rng.uniform(*NOISE_DB) / 20)
         offset = rng.uniform(-OFFSET, OFFSET)
-        # The high-pass is linear: what it makes of the sum is the sum of what it makes of the parts.
+        # The high-pass is linear, so that the parts may be filtered apart.
         added = high_pass((offset + hum + noise).astype(np.float32), self.high_pass_hz)
         return signal + added[past:]
 
     def _pair(self, rng: np.random.Generator) -> _Pair:
         """A crop and another of the same speaker."""
+        change = self.augmentation
         for _ in range(_MOST_UNREADABLE):
             number = int(np.searchsorted(self._shares, rng.random(), side="right"))
             number = min(number, len(self._shares) - 1)
             u = self.corpus.utterances[number]
             speed = 1.0
-            if self.speed and rng.random() < 0.7:
-                speed += self.speed * (2 * rng.random() - 1)
-            level = 10 ** (self.level_db * rng.standard_normal() / 20)
+            if change.speed and rng.random() < 0.7:
+                speed += change.speed * (2 * rng.random() - 1)
+            level = 10 ** (change.level_db * rng.standard_normal() / 20)
             warp = 1.0
-            if self.warp_prob and rng.random() < self.warp_prob:
-                warp = 2 ** (self.warp_octaves * (2 * rng.random() - 1))
-            # Above 1, crop and voice are played faster; below 1, what is heard is. Nothing is played slower,
-            # which would leave the top of the band empty: but for the voice, nothing may tell of the warp.
+            if change.warp_prob and rng.random() < change.warp_prob:
+                warp = 2 ** (change.warp_octaves * (2 * rng.random() - 1))
+            # Above 1, crop and voice are played faster; below 1, the encoder input is. Nothing is played
+            # slower: that would empty the top of the band, and only the voice may give the warp away.
             faster = max(warp, 1.0)
             try:
                 source = self._crop(u, math.ceil(self.samples * faster), speed, rng) * level
-                # The voice crop gets the same speed: it must say what the target sounds like.
+                # The voice crop gets the same speed, as it describes the sound of the target.
                 other = self._other(number, rng)
                 voice = self._crop(other, math.ceil(self.voice_samples * faster), speed, rng)
                 signal = _faster(source, faster)[: self.samples]
-                heard = source if warp >= 1 else _faster(source, 1 / warp)
+                encoder_input = source if warp >= 1 else _faster(source, 1 / warp)
                 voice = _faster(voice, faster)[: self.voice_samples]
-                return _Pair(signal, heard, warp, voice, self._row(u), (u.path, other.path))
+                speaker_id = self._speaker_ids.get(u.speaker, 0)
+                return _Pair(signal, encoder_input, warp, voice, speaker_id, (u.path, other.path))
             except AudiovqError as error:
-                # That a file cannot be read depends on nothing but the file: the next draw is as repeatable.
-                if self._report is None:
-                    raise
-                if str(error) not in self.unreadable:
-                    self.unreadable.append(str(error))
-                    self._report(str(error))
+                # Whether a file is readable depends on the file alone: the next draw is as repeatable.
+                if str(error) not in self._unreadable:
+                    self._unreadable.add(str(error))
+                    _logger.warning("%s", error)
         raise AudiovqError(
             f"{self.corpus.root}: {_MOST_UNREADABLE} draws, and nothing could be read; check it"
         )
 
-    def _row(self, u: Utterance) -> int:
-        return self._rows.get(u.speaker, 0)
-
     def _other(self, number: int, rng: np.random.Generator) -> Utterance:
-        """A recording of the same speaker; where nobody knows who speaks, the same recording."""
+        """A recording of the same speaker; the same recording if the speaker is unknown."""
         speaker = self._speakers[number]
         same = np.array([number])
         if speaker != NOBODY:
@@ -224,11 +234,11 @@ class CropReader(ReadAhead[Batch]):
         return self.corpus.utterances[int(same[int(rng.integers(len(same)))])]
 
     def _crop(self, u: Utterance, samples: int, speed: float, rng: np.random.Generator) -> np.ndarray:
-        """`samples` at 16 kHz from a random place of a recording, played at `speed`."""
+        """`samples` at 16 kHz from a random position of a recording, played at `speed`."""
         ratio = u.rate / SAMPLE_RATE
         wanted = int(np.ceil(samples * speed * ratio)) + 2
         spare = u.samples - wanted
-        # Reach a little beyond the end: recordings end in silence, and so must some crops.
+        # Reach a little beyond the end, so that some crops end in silence as recordings do.
         start = int(rng.integers(0, max(1, spare + wanted // 8)))
         start = max(0, min(start, max(spare, 0) + wanted // 8, u.samples - 1))
         past = min(start, round(PAST_SECONDS * u.rate)) if self.high_pass_hz else 0
@@ -244,11 +254,15 @@ class CropReader(ReadAhead[Batch]):
         need = int(np.ceil(samples * speed)) + 2
         x = np.pad(x[:need], (0, max(0, need - len(x))))
         if speed != 1.0:
-            place = np.arange(samples) * speed
-            low = place.astype(np.int64)
-            part = (place - low).astype(np.float32)
-            x = x[low] * (1 - part) + x[low + 1] * part
+            position = np.arange(samples) * speed
+            low = position.astype(np.int64)
+            weight = (position - low).astype(np.float32)
+            x = x[low] * (1 - weight) + x[low + 1] * weight
         return x[:samples]
+
+
+def _stacked(signals: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(signals).astype(np.float32))
 
 
 def _faster(x: np.ndarray, factor: float) -> np.ndarray:

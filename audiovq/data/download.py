@@ -1,19 +1,15 @@
-"""Download a large file over HTTP so that nothing is fetched twice, and unpack it likewise.
+"""Resumable download of a large file, and resumable unpacking.
 
-What has arrived is kept as `NAME.part` beside `NAME`, with the server's mark of that version of the file in
-`NAME.part.tag`. The file takes its name once it is complete and its checksum is right.
+An unfinished download is `NAME.part` beside `NAME`, with the server's tag of that version in `NAME.part.tag`.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.client
 import os
-import re
 import shutil
 import stat
-import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -25,45 +21,29 @@ from pathlib import Path, PurePosixPath
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile, remove_leftovers
 
-Progress = Callable[[int, int | None], None]
-"""Called with what is done and what there is in all, bytes; None: the server does not say."""
+_Progress = Callable[[int, int | None], None]
+"""Called with bytes done and in all (None: unknown)."""
 
 _BLOCK = 1 << 18
 _ALGORITHMS = {32: "md5", 64: "sha256"}
-_TEMPORARY = (408, 425, 429)
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
-class _Cut(Exception):
-    """The connection ended early: worth another try."""
+class _CutError(Exception):
+    """The connection ended early."""
 
 
-def download(
-    url: str,
-    target: str | os.PathLike[str],
-    checksum: str = "",
-    *,
-    progress: Progress | None = None,
-    attempts: int = 5,
-    pause: float = 1.0,
-    timeout: float = 60.0,
-) -> Path:
-    """Fetch a file, going on from where an earlier call stopped; one that is there is only checked.
+def download(url: str, target: Path, checksum: str = "", *, progress: _Progress | None = None) -> Path:
+    """Fetch a file, resuming an earlier download; a file that exists is only checked.
+
+    A lost connection is resumed as long as each new one brings something.
 
     Args:
-        url: http or https.
-        target: where it shall be.
-        checksum: MD5 or SHA-256 in hexadecimal, told apart by their length; none: unchecked.
-        progress: called as bytes arrive.
-        attempts: how often in a row a connection may bring nothing.
-        pause: seconds before the second attempt, doubled for each further one.
-        timeout: seconds without a byte after which a connection counts as lost.
+        checksum: MD5 or SHA-256 in hexadecimal; none: unchecked.
 
     Raises:
-        AudiovqError: the server refuses or cannot be reached, the disk is full, or the checksum differs; then
-            what was fetched is removed, as going on from it would never end well.
+        AudiovqError: the server refuses or cannot be reached, the disk is full, or the checksum differs; the
+            download is removed then.
     """
-    target = Path(target)
     if not url.startswith(("http://", "https://")):
         raise AudiovqError(f"{url}: not an address that starts with http:// or https://; correct it")
     if checksum and len(checksum) not in _ALGORITHMS:
@@ -71,68 +51,50 @@ def download(
     if target.exists():
         _check(target, checksum, "remove it and run again")
         return target
+    part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            before = _size(part)
+            try:
+                _fetch(url, part, progress)
+                break
+            except _CutError as error:
+                if _size(part) <= before:
+                    raise AudiovqError(
+                        f"{url}: {error}, {_size(part)} bytes have arrived; run again to go on from there"
+                    ) from None
     except OSError as error:
-        raise _cannot_write(target, error) from error
-    part = target.with_name(target.name + ".part")
-    failures = 0
-    while True:
-        before = _size(part)
-        try:
-            _fetch(url, part, progress, timeout)
-            break
-        except _Cut as error:
-            failures = 0 if _size(part) > before else failures + 1
-            if failures >= attempts:
-                raise AudiovqError(
-                    f"{url}: {error}, {_size(part)} bytes have arrived; run again to go on from there"
-                ) from None
-            time.sleep(pause * 2 ** max(0, failures - 1))
+        raise AudiovqError(f"{part}: cannot be written ({error.strerror}); make room and run again") from None
+    _tag(part).unlink(missing_ok=True)
     try:
         _check(part, checksum, "it was removed: run again")
     except AudiovqError:
         part.unlink()
         raise
-    finally:
-        _tag(part).unlink(missing_ok=True)
     os.replace(part, target)
     return target
 
 
-def unzip(
-    archive: str | os.PathLike[str], folder: str | os.PathLike[str], *, progress: Progress | None = None
-) -> int:
-    """Unpack what is missing in `folder`; returns how many files that were.
-
-    A file that is there in its full size is left as it is. Each is written whole or not at all.
+def unzip(archive: Path, folder: Path, *, progress: _Progress | None = None) -> int:
+    """Unpack the files that `folder` lacks, each whole or not at all; returns their number.
 
     Raises:
-        AudiovqError: not a ZIP archive, a damaged one, one that names places outside of `folder` or links, or
-            a full disk.
+        AudiovqError: no ZIP archive, a damaged one, links or paths outside of `folder`, or a full disk.
     """
-    root = Path(folder)
     try:
         with zipfile.ZipFile(archive) as source:
             members = [m for m in source.infolist() if not m.is_dir()]
             for member in members:
                 _refuse_unsafe(archive, member)
-            root.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(root)
-            missing = [
-                m
-                for m in members
-                if not (root / m.filename).is_file() or _size(root / m.filename) != m.file_size
-            ]
-            total, done = sum(m.file_size for m in missing), 0
-            free = shutil.disk_usage(root).free
-            if total > free:
-                raise AudiovqError(
-                    f"{folder}: unpacking needs {total / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
-                    "make room or name another folder"
-                )
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+            missing = [m for m in members if not _is_there(folder / m.filename, m.file_size)]
+            total = sum(m.file_size for m in missing)
+            _check_space(folder, total, "unpacking needs")
+            done = 0
             for member in missing:
-                path = root / member.filename
+                path = folder / member.filename
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with source.open(member) as stream, PartialFile(path, force=True) as file:
                     while block := stream.read(_BLOCK):
@@ -149,8 +111,11 @@ def unzip(
     return len(missing)
 
 
-def _fetch(url: str, part: Path, progress: Progress | None, timeout: float) -> None:
-    """Append to `part` until it is complete. Raises _Cut if the connection ends before."""
+def _fetch(url: str, part: Path, progress: _Progress | None) -> None:
+    """Append to `part` until it is complete.
+
+    Raises: _CutError if the connection ends before; OSError if the disk refuses.
+    """
     have = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "audiovq"})
     if have:
@@ -159,77 +124,56 @@ def _fetch(url: str, part: Path, progress: Progress | None, timeout: float) -> N
             # Without it, the rest of a newer version would be joined to the start of an older one.
             request.add_header("If-Range", _tag(part).read_text(encoding="latin-1"))
     try:
-        response = urllib.request.urlopen(request, timeout=timeout)
+        response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            if error.headers.get("Content-Range") == f"bytes */{have}":
-                return
-            part.unlink()
-            raise _Cut("what has arrived is longer than the file") from None
-        if error.code >= 500 or error.code in _TEMPORARY:
-            raise _Cut(f"the server answers {error.code} {error.reason}") from None
+        if have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if error.headers.get("Content-Range") != f"bytes */{have}":
+                part.unlink()
+                _fetch(url, part, progress)
+            return
         raise AudiovqError(
             f"{url}: the server answers {error.code} {error.reason}; check the address"
         ) from None
     except (OSError, http.client.HTTPException) as error:
-        raise _Cut(f"cannot be reached ({getattr(error, 'reason', None) or error})") from None
+        raise _CutError(f"cannot be reached ({getattr(error, 'reason', None) or error})") from None
     with response:
-        begin = 0
-        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            begin = int(match[1]) if match else -1
-            if begin != have:
-                part.unlink(missing_ok=True)
-                raise _Cut("the server sends another part than was asked for")
-        length = response.headers.get("Content-Length")
-        total = begin + int(length) if length and length.isdigit() else None
-        _receive(response, part, begin, total, progress)
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        if not resumed or response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            _receive(response, part, have if resumed else 0, progress)
+            return
+    # The server sent another part than was asked for.
+    part.unlink()
+    _fetch(url, part, progress)
 
 
-def _receive(
-    response: http.client.HTTPResponse, part: Path, begin: int, total: int | None, progress: Progress | None
-) -> None:
-    """Write what arrives, from `begin` on."""
-    try:
-        file = open(part, "ab" if begin else "wb")  # noqa: SIM115 (closed by `with`)
+def _receive(response: http.client.HTTPResponse, part: Path, begin: int, progress: _Progress | None) -> None:
+    length = response.headers.get("Content-Length", "")
+    total = begin + int(length) if length.isdigit() else None
+    done = begin
+    with open(part, "ab" if begin else "wb") as file:
         if not begin:
-            _remember_tag(response, part)
-    except OSError as error:
-        raise _cannot_write(part, error) from error
-    with file:
-        if total is not None and total - begin > (free := shutil.disk_usage(part.parent).free):
-            raise AudiovqError(
-                f"{part}: {(total - begin) / 1e9:.1f} GB are missing and {free / 1e9:.1f} GB are free; "
-                "make room or name another folder, and run again"
-            )
-        done = begin
+            tag = response.headers.get("ETag", "")
+            # A weak tag says that two versions mean the same, not that they are the same bytes.
+            tag = response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
+            _tag(part).unlink(missing_ok=True)
+            if tag:
+                _tag(part).write_text(tag, encoding="latin-1")
+        _check_space(part.parent, (total or done) - done, f"{part.name} lacks")
         while True:
             try:
                 block = response.read(_BLOCK)
             except (OSError, http.client.HTTPException) as error:
-                raise _Cut(f"the connection was lost ({error})") from None
+                raise _CutError(f"the connection was lost ({error})") from None
             if not block:
                 break
-            try:
-                file.write(block)
-                file.flush()
-            except OSError as error:
-                raise _cannot_write(part, error) from error
+            file.write(block)
+            file.flush()
             done += len(block)
             if progress is not None:
                 progress(done, total)
     if total is not None and done < total:
-        raise _Cut(f"the connection was lost after {done} of {total} bytes")
-
-
-def _remember_tag(response: http.client.HTTPResponse, part: Path) -> None:
-    tag = response.headers.get("ETag", "")
-    # A weak tag says that two versions mean the same, not that they are the same bytes.
-    tag = response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
-    _tag(part).unlink(missing_ok=True)
-    if tag:
-        _tag(part).write_text(tag, encoding="latin-1")
+        raise _CutError(f"the connection was lost after {done} of {total} bytes")
 
 
 def _check(path: Path, checksum: str, remedy: str) -> None:
@@ -245,13 +189,24 @@ def _check(path: Path, checksum: str, remedy: str) -> None:
         )
 
 
-def _refuse_unsafe(archive: str | os.PathLike[str], member: zipfile.ZipInfo) -> None:
+def _check_space(folder: Path, needed: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise AudiovqError(
+            f"{folder}: {what} {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            "make room or name another folder, and run again"
+        )
+
+
+def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
     name = PurePosixPath(member.filename.replace("\\", "/"))
     kind = stat.S_IFMT(member.external_attr >> 16)
     if name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or kind not in (0, stat.S_IFREG):
-        raise AudiovqError(
-            f"{archive}: holds {member.filename!r}, which has no place in a folder; use another source"
-        )
+        raise AudiovqError(f"{archive}: {member.filename!r} lies outside of it; use another source")
+
+
+def _is_there(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def _tag(part: Path) -> Path:
@@ -260,11 +215,4 @@ def _tag(part: Path) -> Path:
 
 def _size(path: Path) -> int:
     """Bytes of a file; 0 if there is none."""
-    with suppress(OSError):
-        return path.stat().st_size
-    return 0
-
-
-def _cannot_write(path: Path, error: OSError) -> AudiovqError:
-    remedy = "make room and run again" if error.errno == errno.ENOSPC else "check folder and disk"
-    return AudiovqError(f"{path}: cannot be written ({error.strerror}); {remedy}")
+    return path.stat().st_size if path.exists() else 0

@@ -1,8 +1,8 @@
 """The index of a corpus in columns: about 35 bytes a recording and its path, mapped into memory, not loaded.
 
-Stored as a safetensors file, whose header says of what it is the index (`stamp`) and which files were
-skipped. Speakers and splits are numbers in the columns; speakers are numbered by sorted name, so that the
-numbering does not depend on the order of the files.
+Stored as a safetensors file whose header holds the stamp of the corpus and the skipped files. Speakers and
+splits are numbers in the columns; speakers are numbered by sorted name, so that the numbering does not depend
+on the order of the files.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from audiovq.io.atomic import PartialFile
 
 NOBODY = -1
 """Speaker number of a recording whose speaker is unknown, and split number of one without a split."""
 
-_VERSION = "1"
+_KEY = "audiovq-index-2"
+"""Of the JSON object in the file's metadata."""
+_NAMES = ("speakers", "splits", "skipped")
 _COLUMNS = {
     "samples": ("I64", "<i8"),
     "gain": ("F64", "<f8"),
@@ -33,7 +36,7 @@ _COLUMNS = {
     "split": ("I16", "<i2"),
     "paths": ("U8", "u1"),
 }
-"""Type in the file and in memory, those of eight bytes first: so every column starts where its type may."""
+"""Type in the file and in memory."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,12 @@ class Index:
     """Columns over N recordings, and the names that their numbers stand for.
 
     Attributes:
-        samples: int64 `(N,)`, at the recording's own rate.
-        rate: int32 `(N,)`, Hz.
-        gain: float64 `(N,)`.
-        speaker, split: int32 and int16 `(N,)`, numbers in `speakers` and `splits`; `NOBODY`: unknown, none.
-        paths: uint8, all paths in UTF-8, one after another; ends: int64 `(N,)`, where each of them ends.
+        samples: `(N,)`, at the recording's own rate.
+        rate, gain: `(N,)`, in Hz and as a factor.
+        speaker, split: `(N,)`, numbers in `speakers` and `splits`; `NOBODY`: unknown, none.
+        paths: all paths in UTF-8, one after another; ends: `(N,)`, where each of them ends.
         speakers, splits: names; of speakers sorted.
-        stamp: of what this is the index; skipped: a line for each file that could not be read.
+        stamp: hash of what the index depends on; skipped: a line for each unreadable file.
     """
 
     samples: NDArray[np.int64]
@@ -84,7 +86,8 @@ class Index:
 
     def __getitem__(self, row: int) -> Utterance:
         begin = int(self.ends[row - 1]) if row else 0
-        speaker, split = int(self.speaker[row]), int(self.split[row])
+        speaker = int(self.speaker[row])
+        split = int(self.split[row])
         return Utterance(
             # What the file system holds need not be UTF-8.
             self.paths[begin : int(self.ends[row])].tobytes().decode("utf-8", "surrogateescape"),
@@ -98,50 +101,33 @@ class Index:
     def save(self, path: Path) -> None:
         """Write as safetensors, whole or not at all. Raises AudiovqError if the disk refuses."""
         columns = {n: np.ascontiguousarray(getattr(self, n), dtype) for n, (_, dtype) in _COLUMNS.items()}
-        names = {"speakers": self.speakers, "splits": self.splits, "skipped": self.skipped}
-        tree: dict[str, Any] = {
-            "__metadata__": {"version": _VERSION, "stamp": self.stamp}
-            | {name: json.dumps(value) for name, value in names.items()}
-        }
-        offset = 0
-        for name, column in columns.items():
-            tree[name] = {
-                "dtype": _COLUMNS[name][0],
-                "shape": [len(column)],
-                "data_offsets": [offset, offset + column.nbytes],
-            }
-            offset += column.nbytes
-        header = json.dumps(tree).encode()
-        header += b" " * (-len(header) % 8)
+        about = {name: getattr(self, name) for name in ("stamp", *_NAMES)}
         with PartialFile(path, force=True) as file:
-            file.write(struct.pack("<Q", len(header)) + header)
-            for column in columns.values():
-                file.write(column.tobytes())
+            file.write(save(columns, {_KEY: json.dumps(about)}))
 
     @classmethod
     def load(cls, path: Path, stamp: str) -> Index | None:
-        """The index stored in a file; None if it is of something else than `stamp`, damaged or not there."""
+        """The index stored in a file; None if it has another stamp, is damaged or missing."""
         try:
             with open(path, "rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
                 if length > path.stat().st_size:
                     return None
                 tree = json.loads(file.read(length))
-            about = tree["__metadata__"]
-            if about["version"] != _VERSION or about["stamp"] != stamp:
+            about = json.loads(tree["__metadata__"][_KEY])
+            if about["stamp"] != stamp:
                 return None
             columns: dict[str, Any] = {}
             for name, (stored, dtype) in _COLUMNS.items():
-                (count,), (begin, end) = tree[name]["shape"], tree[name]["data_offsets"]
+                (count,) = tree[name]["shape"]
+                begin, end = tree[name]["data_offsets"]
                 if tree[name]["dtype"] != stored or end - begin != count * np.dtype(dtype).itemsize:
                     return None
-                start = 8 + length + begin
-                columns[name] = np.asarray(
-                    np.memmap(path, dtype, "r", start, (count,)) if count else [], dtype
-                )
-            names: dict[str, Any] = {
-                name: tuple(json.loads(about[name])) for name in ("speakers", "splits", "skipped")
-            }
+                # An empty range cannot be mapped.
+                columns[name] = np.zeros(0, dtype)
+                if count:
+                    columns[name] = np.asarray(np.memmap(path, dtype, "r", 8 + length + begin, (count,)))
+            names: dict[str, Any] = {name: tuple(about[name]) for name in _NAMES}
         except (OSError, ValueError, KeyError, TypeError, struct.error):
             return None
         return cls(**columns, **names, stamp=stamp)
@@ -172,14 +158,14 @@ class IndexBuilder:
             self._columns[name].append(value)
 
     def build(self, stamp: str = "", skipped: Sequence[str] = ()) -> Index:
-        """The index of what was added. The builder is spent: nothing may be added after it."""
+        """The index of the added rows, which shares their memory: add nothing afterwards."""
         columns: dict[str, Any] = {
             name: np.frombuffer(column, _COLUMNS[name][1]) if column else np.empty(0, _COLUMNS[name][1])
             for name, column in self._columns.items()
         }
         names = list(self._speakers)[1:]
         order = sorted(range(len(names)), key=names.__getitem__)
-        # The last place is that of NOBODY, which is -1.
+        # The last entry is that of NOBODY, which is -1.
         number = np.full(len(names) + 1, NOBODY, np.int32)
         number[order] = np.arange(len(names))
         columns["speaker"] = number[columns["speaker"]]
@@ -197,11 +183,11 @@ _ROW = ("samples", "rate", "gain", "speaker", "split", "ends")
 
 
 class Utterances(Sequence[Utterance]):
-    """Rows of an index as `Utterance`s, each made when it is asked for.
+    """Rows of an index as `Utterance`s, each made on access.
 
     Args:
         base: all rows.
-        rows: int32 or int64 `(M,)`, which of them, in which order; None: all.
+        rows: int32 or int64 `(M,)`, numbers of these rows, in order; None: all.
     """
 
     def __init__(self, base: Index, rows: NDArray[Any] | None = None) -> None:
@@ -210,7 +196,7 @@ class Utterances(Sequence[Utterance]):
 
     @classmethod
     def of(cls, utterances: Iterable[Utterance]) -> Utterances:
-        """Utterances as they are given."""
+        """Any utterances, in columns."""
         if isinstance(utterances, Utterances):
             return utterances
         builder = IndexBuilder()
@@ -239,17 +225,14 @@ class Utterances(Sequence[Utterance]):
         return len(self.base) if self._rows is None else len(self._rows)
 
     @overload
-    def __getitem__(self, place: int) -> Utterance: ...
+    def __getitem__(self, position: int) -> Utterance: ...
     @overload
-    def __getitem__(self, place: slice) -> Utterances: ...
-    def __getitem__(self, place: int | slice) -> Utterance | Utterances:
-        places = range(len(self))[place]
-        if isinstance(places, range):
-            return self.take(np.arange(places.start, places.stop, places.step))
-        return self.base[places if self._rows is None else int(self._rows[places])]
-
-    def __iter__(self) -> Iterator[Utterance]:
-        return (self[i] for i in range(len(self)))
+    def __getitem__(self, position: slice) -> Utterances: ...
+    def __getitem__(self, position: int | slice) -> Utterance | Utterances:
+        found = range(len(self))[position]
+        if isinstance(found, range):
+            return self.take(np.arange(found.start, found.stop, found.step))
+        return self.base[found if self._rows is None else int(self._rows[found])]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
@@ -257,6 +240,3 @@ class Utterances(Sequence[Utterance]):
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} utterances>"

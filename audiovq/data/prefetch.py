@@ -8,41 +8,42 @@ from typing import Generic, TypeVar
 
 from audiovq.data.sharding import MicroBatch, Shard, full_batch
 
-Batch = TypeVar("Batch")
+_BatchT = TypeVar("_BatchT")
 
 
-class ReadAhead(ABC, Generic[Batch]):
+class ReadAhead(ABC, Generic[_BatchT]):
     """Batches by step number: while one is used, the next one is read.
 
     Args:
         batch: items of a step's batch.
-        share: what of it is read here.
+        shard: part of it that this process reads.
 
-    Raises: AudiovqError if the batch cannot be shared out so.
+    Raises: AudiovqError if the batch cannot be divided so.
     """
 
-    def __init__(self, batch: int, share: Shard) -> None:
-        self.batch, self.parts = batch, share.parts(batch)
+    def __init__(self, batch: int, shard: Shard) -> None:
+        self.batch = batch
+        self.parts = shard.parts(batch)
         self._pool = ThreadPoolExecutor(max_workers=1)
-        self._next: tuple[int, Future[list[Batch]]] | None = None
+        self._next: tuple[int, Future[list[_BatchT]]] | None = None
 
     @abstractmethod
-    def read_part(self, step: int, part: MicroBatch) -> Batch:
+    def read_part(self, step: int, part: MicroBatch) -> _BatchT:
         """Some items of a step's batch."""
 
     @abstractmethod
     def names(self, step: int, part: MicroBatch) -> list[str]:
-        """What some items of a step's batch were read from, each once."""
+        """Files, or names of other items, that a part of a step's batch was read from, each once."""
 
-    def read(self, step: int) -> Batch:
+    def read(self, step: int) -> _BatchT:
         """The whole batch of a step."""
         return self.read_part(step, full_batch(self.batch))
 
-    def micro_batches(self, step: int) -> list[Batch]:
-        """This process's share of a step's batch, read now."""
+    def micro_batches(self, step: int) -> list[_BatchT]:
+        """This process's shard of a step's batch, read now."""
         return [self.read_part(step, part) for part in self.parts]
 
-    def get(self, step: int) -> list[Batch]:
+    def get(self, step: int) -> list[_BatchT]:
         """`micro_batches`, and start reading those of the next step."""
         if self._next is not None and self._next[0] == step:
             found = self._next[1].result()

@@ -1,8 +1,8 @@
-"""Make a corpus to train on out of recordings as they come: 16 kHz, without silent ends, with splits.
+"""Prepare recordings of any kind for training: 16 kHz, without silent ends, with splits.
 
-`OUT/audio/NAME.flac` and `OUT/manifest.tsv` (path, speaker, sentence, text, split, samples, rate, gain),
-which `data.corpus` opens without reading audio. `OUT/prepared.jsonl` remembers what became of each
-recording, so that a second run does what is missing.
+Writes `OUT/audio/NAME.flac` and `OUT/manifest.tsv` (path, speaker, sentence, text, split, samples, rate,
+gain), which `data.corpus` opens without reading audio. `OUT/prepared.jsonl` records each finished recording,
+so that a second run does only what is missing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import csv
 import io
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -21,23 +22,23 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from audiovq.audio.loudness import ACTIVE_RANGE_DB
 from audiovq.audio.writer import write
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import MANIFEST, measure
 from audiovq.data.segmentation import CUT_ABOVE_SECONDS, CUT_SECONDS, MARGIN_SECONDS, SHORTEST_SECONDS, pieces
-from audiovq.data.splits import TRAIN, Piece, Source, divide, text_keys
+from audiovq.data.splits import TRAIN, Piece, RawRecording, divide, text_keys
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile, remove_leftovers
 
-COLUMNS = ("path", "speaker", "sentence", "text", "split", "samples", "rate", "gain")
+_COLUMNS = ("path", "speaker", "sentence", "text", "split", "samples", "rate", "gain")
 
 JOURNAL = "prepared.jsonl"
 
 _CHUNK = 16
-"""Recordings that a process is given at a time."""
+"""Recordings a process takes at a time."""
 
 _SETTINGS = {
     "version": 1,
@@ -45,13 +46,13 @@ _SETTINGS = {
     "range_db": ACTIVE_RANGE_DB,
     "seconds": [MARGIN_SECONDS, CUT_ABOVE_SECONDS, *CUT_SECONDS, SHORTEST_SECONDS],
 }
-"""What prepared recordings depend on: those that were prepared with other values are prepared anew."""
+"""What prepared recordings depend on: with other values all of them are prepared anew."""
 
-Progress = Callable[[int, int], None]
+_logger = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
-    """A file that was written: path from the corpus's folder on, samples, rate in Hz, gain."""
+    """A written file: path from the corpus's folder on, samples, rate in Hz, gain."""
 
     path: str
     samples: int
@@ -61,16 +62,20 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of the recordings: how many are there now, made now, and a line for each skipped one."""
+    """Counts of a run."""
 
     recordings: int
+    """Recordings of the corpus now."""
     made: int
+    """Those prepared by this run."""
     skipped: tuple[str, ...]
+    """A line for each skipped one."""
     seconds: dict[str, float]
+    """Length by split."""
 
 
 class _Result(NamedTuple):
-    """Of recording `number`: what was written, why it is skipped, or why nothing can be written."""
+    """Of recording `number`: files written, why it is skipped, or why nothing can be written."""
 
     number: int
     prepared: list[Prepared]
@@ -79,70 +84,77 @@ class _Result(NamedTuple):
 
 
 def prepare(
-    sources: Sequence[Source],
+    recordings: Sequence[RawRecording],
     out: str | Path,
     *,
     workers: int | None = None,
     beside: Sequence[Path] = (),
-    report: Callable[[str], None] | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """Prepare recordings, or those of them that are not prepared yet, and write the manifest.
+    """Prepare recordings that are not prepared yet, and write the manifest. Unreadable ones are skipped.
 
     Args:
-        sources: what to prepare; names must differ.
-        out: folder of the corpus to be.
+        recordings: their names must differ.
+        out: folder of the new corpus.
         workers: processes; None: one a core.
         beside: files to copy to `out`, such as speaker-info.txt.
-        report: called with a line for each recording that is skipped, and at the end.
         progress: called with recordings done and in all.
 
     Raises:
         AudiovqError: no recording is left, the disk is full, or a process died.
     """
-    out, say = Path(out), report or (lambda line: None)
-    if len({source.name for source in sources}) < len(sources):
+    out = Path(out)
+    if len({recording.name for recording in recordings}) < len(recordings):
         raise ValueError("two recordings have one name")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AudiovqError(f"{out}: cannot be made ({error.strerror}); name another folder") from None
     remove_leftovers(out)
-    known = _read_journal(out)
-    results: dict[int, list[Prepared]] = {}
-    todo = []
-    for number, source in enumerate(sources):
-        before = known.get((source.name, _mark(source.path)))
-        if before is not None and all((out / piece.path).is_file() for piece in before):
-            results[number] = before
-        else:
-            todo.append((number, source))
+    results = _finished(recordings, out)
+    todo = [(number, item) for number, item in enumerate(recordings) if number not in results]
     skipped = []
-    with _Journal(out, [(sources[n], made) for n, made in results.items()]) as journal:
+    with _Journal(out, [(recordings[n], made) for n, made in results.items()]) as journal:
         for count, result in enumerate(_run(todo, out, workers or _cores()), 1):
             if result.fatal:
                 raise AudiovqError(result.fatal)
             if result.skipped:
                 skipped.append(result.skipped)
-                say(f"{result.skipped}: skipped")
+                _logger.warning("%s: skipped", result.skipped)
             else:
                 results[result.number] = result.prepared
-                journal.add(sources[result.number], result.prepared)
+                journal.add(recordings[result.number], result.prepared)
             if progress is not None:
                 progress(count, len(todo))
     if not results:
-        raise AudiovqError(f"{out}: none of {len(sources)} recordings can be used; first: {skipped[0]}")
+        raise AudiovqError(f"{out}: none of {len(recordings)} recordings can be used; first: {skipped[0]}")
     for path in beside:
         with PartialFile(out / path.name, force=True) as file:
             file.write(path.read_bytes())
-    made = len(todo) - len(skipped)
-    summary = Summary(len(results), made, tuple(skipped), _write_manifest(sources, results, out, say))
-    minutes = ", ".join(f"{name} {value / 60:.1f} min" for name, value in summary.seconds.items())
-    say(f"{out}: {made} prepared, {len(results) - made} were there, {len(skipped)} skipped; {minutes}")
+    seconds = _write_manifest(recordings, results, out)
+    summary = Summary(len(results), len(todo) - len(skipped), tuple(skipped), seconds)
+    _logger.info("%s: %s", out, _described(summary))
     return summary
 
 
-def _run(todo: list[tuple[int, Source]], out: Path, workers: int) -> Iterator[_Result]:
+def _finished(recordings: Sequence[RawRecording], out: Path) -> dict[int, list[Prepared]]:
+    """Files of the recordings that earlier runs prepared, by number."""
+    known = _read_journal(out)
+    found = {}
+    for number, recording in enumerate(recordings):
+        before = known.get((recording.name, _mark(recording.path)))
+        if before is not None and all((out / piece.path).is_file() for piece in before):
+            found[number] = before
+    return found
+
+
+def _described(summary: Summary) -> str:
+    there = summary.recordings - summary.made
+    minutes = ", ".join(f"{name} {value / 60:.1f} min" for name, value in summary.seconds.items())
+    return f"{summary.made} prepared, {there} were there, {len(summary.skipped)} skipped; {minutes}"
+
+
+def _run(todo: list[tuple[int, RawRecording]], out: Path, workers: int) -> Iterator[_Result]:
     """Results as they come; in this process if there is little to do."""
     chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
     if workers == 1 or len(chunks) == 1:
@@ -165,7 +177,7 @@ def _run(todo: list[tuple[int, Source]], out: Path, workers: int) -> Iterator[_R
             for future in done:
                 yield from future.result()
     except BrokenProcessPool:
-        # One that was starting when another died is left waiting, and shutting down would wait for it.
+        # A process that was starting when another died waits forever, and shutting down would wait for it.
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
         raise AudiovqError(
@@ -176,23 +188,25 @@ def _run(todo: list[tuple[int, Source]], out: Path, workers: int) -> Iterator[_R
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(pool: ProcessPoolExecutor, chunk: list[tuple[int, Source]], out: Path) -> Future[list[_Result]]:
+def _submit(
+    pool: ProcessPoolExecutor, chunk: list[tuple[int, RawRecording]], out: Path
+) -> Future[list[_Result]]:
     try:
         return pool.submit(_prepare_chunk, chunk, out)
     except OSError:
-        # While a pool that lost a process shuts down, its pipe is closed before it says so.
+        # While a pool that lost a process shuts down, its pipe closes before it reports that.
         raise BrokenProcessPool from None
 
 
 _IGNORE_INTERRUPTS = (signal.SIGINT, signal.SIG_IGN)
-"""An interrupt is the parent's affair: it stops handing out work."""
+"""The parent alone reacts to an interrupt: it submits no more work."""
 
 
-def _prepare_chunk(jobs: list[tuple[int, Source]], out: Path) -> list[_Result]:
+def _prepare_chunk(jobs: list[tuple[int, RawRecording]], out: Path) -> list[_Result]:
     return [_prepare_one(job, out) for job in jobs]
 
 
-def _prepare_one(job: tuple[int, Source], out: Path) -> _Result:
+def _prepare_one(job: tuple[int, RawRecording], out: Path) -> _Result:
     number, source = job
     made: list[Prepared] = []
     try:
@@ -216,49 +230,55 @@ def _prepare_one(job: tuple[int, Source], out: Path) -> _Result:
 
 
 def _write_manifest(
-    sources: Sequence[Source], results: dict[int, list[Prepared]], out: Path, say: Callable[[str], None]
+    recordings: Sequence[RawRecording], results: dict[int, list[Prepared]], out: Path
 ) -> dict[str, float]:
     """Write the manifest; returns seconds by split."""
-    keys = text_keys(sources)
-    rows, said = [], []
-    for number in sorted(results, key=lambda n: (sources[n].speaker, sources[n].name)):
-        source = sources[number]
+    keys = text_keys(recordings)
+    rows = []
+    pieces_of_text = []
+    for number in sorted(results, key=lambda n: (recordings[n].speaker, recordings[n].name)):
+        recording = recordings[number]
         for part, piece in enumerate(results[number]):
             # Pieces of a recording without a transcript are different texts.
-            key = keys[number] if source.text or source.sentence or not part else f"{keys[number]}-{part}"
-            rows.append((source, key, piece))
-            said.append(Piece(source.speaker, key, piece.samples / piece.rate))
-    splits = divide(said)
-    single = sorted(name for name, count in Counter(p.speaker for p in said).items() if name and count == 1)
-    if single:
-        some = ", ".join(single[:3]) + (", …" if len(single) > 3 else "")
-        who = "1 speaker has" if len(single) == 1 else f"{len(single)} speakers have"
-        say(f"{out}: {who} one recording, so it is either trained on or held out: {some}")
-    if TRAIN not in splits or len(set(splits)) == 1:
-        say(f"{out}: too few different texts to hold some out; training will not be scored")
+            same_text = recording.text or recording.sentence or not part
+            key = keys[number] if same_text else f"{keys[number]}-{part}"
+            rows.append((recording, key, piece))
+            pieces_of_text.append(Piece(recording.speaker, key, piece.samples / piece.rate))
+    splits = divide(pieces_of_text)
+    _warn_of_splits(out, pieces_of_text, splits)
     seconds: dict[str, float] = {}
+    lines: list[tuple[object, ...]] = [_COLUMNS]
+    for (recording, key, piece), split in zip(rows, splits, strict=True):
+        seconds[split] = seconds.get(split, 0.0) + piece.samples / piece.rate
+        measures = (piece.samples, piece.rate, repr(piece.gain))
+        lines.append((piece.path, recording.speaker, recording.sentence, key, split, *measures))
     with PartialFile(out / MANIFEST, force=True) as file:
-        file.write(_table([COLUMNS]))
-        lines = []
-        for (source, key, piece), split, length in zip(rows, splits, said, strict=True):
-            seconds[split] = seconds.get(split, 0.0) + length.seconds
-            measures = (piece.samples, piece.rate, repr(piece.gain))
-            lines.append((piece.path, source.speaker, source.sentence, key, split, *measures))
         for start in range(0, len(lines), 10_000):
             file.write(_table(lines[start : start + 10_000]))
     return dict(sorted(seconds.items()))
 
 
-def _table(rows: Sequence[Sequence[Any]]) -> bytes:
+def _warn_of_splits(out: Path, pieces_of_text: Sequence[Piece], splits: Sequence[str]) -> None:
+    counts = Counter(piece.speaker for piece in pieces_of_text)
+    single = sorted(name for name, count in counts.items() if name and count == 1)
+    if single:
+        some = ", ".join(single[:3]) + (", …" if len(single) > 3 else "")
+        who = "1 speaker has" if len(single) == 1 else f"{len(single)} speakers have"
+        _logger.warning("%s: %s one recording, either trained on or held out: %s", out, who, some)
+    if TRAIN not in splits or len(set(splits)) == 1:
+        _logger.warning("%s: too few different texts to hold some out; training is not scored", out)
+
+
+def _table(rows: Sequence[Sequence[object]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 class _Journal:
-    """Appends a line for each recording as it is finished; begun anew with what is still valid."""
+    """Appends a line for each finished recording; starts with the lines that are still valid."""
 
-    def __init__(self, out: Path, kept: Sequence[tuple[Source, list[Prepared]]]) -> None:
+    def __init__(self, out: Path, kept: Sequence[tuple[RawRecording, list[Prepared]]]) -> None:
         self.path = out / JOURNAL
         with PartialFile(self.path, force=True) as file:
             lines = [json.dumps({"settings": _SETTINGS}), *(_line(*entry) for entry in kept)]
@@ -268,7 +288,7 @@ class _Journal:
         except OSError as error:
             raise self._failed(error) from None
 
-    def add(self, source: Source, prepared: list[Prepared]) -> None:
+    def add(self, source: RawRecording, prepared: list[Prepared]) -> None:
         """Raises AudiovqError if the disk refuses."""
         try:
             self._file.write(_line(source, prepared) + "\n")
@@ -287,12 +307,12 @@ class _Journal:
             self._file.close()
 
 
-def _line(source: Source, prepared: list[Prepared]) -> str:
+def _line(source: RawRecording, prepared: list[Prepared]) -> str:
     return json.dumps({"name": source.name, "source": _mark(source.path), "pieces": prepared})
 
 
 def _read_journal(out: Path) -> dict[tuple[str, tuple[int, int]], list[Prepared]]:
-    """What earlier runs finished, by name and the source's size and time; nothing if they did otherwise."""
+    """Files by name, size and time of the recording; none if earlier runs had other settings."""
     found = {}
     with suppress(OSError), open(out / JOURNAL, encoding="utf-8") as file:
         for number, line in enumerate(file):
@@ -310,7 +330,7 @@ def _read_journal(out: Path) -> dict[tuple[str, tuple[int, int]], list[Prepared]
 
 
 def _mark(path: Path) -> tuple[int, int]:
-    """Size and time of a file: what changes when it is replaced."""
+    """Size and modification time of a file, which change when it is replaced."""
     try:
         info = path.stat()
     except OSError:

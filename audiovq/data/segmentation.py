@@ -1,4 +1,4 @@
-"""Silence: cut off at both ends of a recording, and where a long one is cut into pieces."""
+"""Trims silence from both ends of a recording, and cuts long ones into pieces at pauses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from audiovq.audio.reader import AudioReader
 from audiovq.config.speech import SAMPLE_RATE
 
 MARGIN_SECONDS = 0.2
-"""Kept before the first and after the last sound: weak consonants lie below what counts as sound."""
+"""Kept before the first and after the last sound, as weak consonants do not count as sound."""
 
 CUT_ABOVE_SECONDS = 15.0
-"""Recordings that are longer are cut where they are quietest, `CUT_SECONDS` from the cut before."""
+"""Longer recordings are cut where they are quietest, `CUT_SECONDS` after the last cut."""
 
 CUT_SECONDS = (4.0, 11.0)
 
 SHORTEST_SECONDS = 0.1
-"""Less sound than this is none: a door, a click. A chirp is longer."""
+"""Shorter sounds do not count: a door, a click. A chirp is longer."""
 
 _FRAME = SAMPLE_RATE // 100
-_SMOOTH_FRAMES, _PAUSE_FRAMES = 5, 20
+_SMOOTH_FRAMES = 5
+_PAUSE_FRAMES = 20
 
 
 def pieces(path: Path) -> Iterator[tuple[int | None, NDArray[np.float32]]]:
@@ -41,10 +42,11 @@ def pieces(path: Path) -> Iterator[tuple[int | None, NDArray[np.float32]]]:
             if len(trimmed := trim(held, loudest_db(held))):
                 yield None, trimmed
             return
-        # What is silence is known at the end only, and the whole of it may not fit into memory.
+        # The level of silence follows from the whole recording, which may not fit into memory.
         loudest = max(loudest_db(block) for block in reader.blocks())
-        held, part = np.zeros(0, np.float32), 0
+        held = np.zeros(0, np.float32)
         end = np.zeros(0, np.float32)
+        part = 0
         for block in itertools.chain(reader.blocks(), [end]):
             held = np.concatenate([held, block])
             while len(held) > (round(CUT_SECONDS[1] * SAMPLE_RATE) if block is end else most):
@@ -58,7 +60,7 @@ def pieces(path: Path) -> Iterator[tuple[int | None, NDArray[np.float32]]]:
 
 
 def levels_db(samples: NDArray[np.float32]) -> NDArray[np.float64]:
-    """`(F,)` level of each 10 ms of 16 kHz samples `(T,)`, the median of five: what clicks is no sound."""
+    """`(F,)` level of each 10 ms of 16 kHz samples `(T,)`, the median of five to ignore clicks."""
     count = len(samples) // _FRAME
     if count == 0:
         return np.zeros(0)
@@ -76,8 +78,8 @@ def loudest_db(samples: NDArray[np.float32]) -> float:
 def trim(samples: NDArray[np.float32], loudest: float) -> NDArray[np.float32]:
     """16 kHz samples without their silent ends, none if there is no sound.
 
-    Silent is what lies `ACTIVE_RANGE_DB` below the loudest part: an absolute level would take quiet speakers
-    for silence, and VCTK's noise lies but 38 to 42 dB below.
+    Silence lies `ACTIVE_RANGE_DB` below the loudest part: an absolute level would take quiet speakers for
+    silence, and VCTK's noise lies only 38 to 42 dB below.
     """
     level = levels_db(samples)
     sound = np.flatnonzero(level > max(loudest - ACTIVE_RANGE_DB, SILENCE_DB))

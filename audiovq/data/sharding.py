@@ -1,8 +1,8 @@
-"""How the batch of a step is shared out: over processes, and into pieces that fit into memory.
+"""How the batch of a step is divided: over processes, and into micro-batches that fit into memory.
 
-The items of a batch are numbered through, and what an item is depends on its number, the step and the seed
-alone. So one process with the whole batch, two with half of it each, and one that takes it in four pieces
-all train on the same.
+The items of a batch are numbered, and an item depends on its number, the step and the seed alone. So one
+process with the whole batch, two with half of it each, and one that accumulates gradients over four
+micro-batches all train on the same items.
 """
 
 from __future__ import annotations
@@ -33,37 +33,40 @@ class MicroBatch(NamedTuple):
 
 
 def full_batch(items: int) -> MicroBatch:
-    """A batch that is not shared out."""
+    """A batch that is not divided."""
     return MicroBatch(0, items, items)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What a process takes of every batch.
+    """What one process takes of every batch.
 
-    process: its number of `processes`.
-    pieces: how many it makes of its share, one after another, before the weights move.
+    grad_accum: micro-batches that it cuts its shard into, one after another, before the weights move.
     """
 
-    process: int = 0
-    processes: int = 1
+    rank: int = 0
+    world_size: int = 1
     grad_accum: int = 1
 
+    @property
+    def count(self) -> int:
+        """Micro-batches of a batch, over all processes."""
+        return self.world_size * self.grad_accum
+
     def parts(self, batch: int) -> list[MicroBatch]:
-        """Its pieces of a batch of so many items.
+        """Its micro-batches of a batch of so many items.
 
         Raises: AudiovqError if they cannot be of one size.
         """
-        count = self.processes * self.grad_accum
-        if batch % count:
+        if batch % self.count:
             raise AudiovqError(
-                f"a batch of {batch} cannot be shared out evenly over {self.processes} processes in "
-                f"{self.grad_accum} pieces; set the stage's batch to a multiple of {count}"
+                f"a batch of {batch} cannot be divided evenly over {self.world_size} processes in "
+                f"{self.grad_accum} pieces; set the stage's batch to a multiple of {self.count}"
             )
-        size = batch // count
-        first = self.process * self.grad_accum
+        size = batch // self.count
+        first = self.rank * self.grad_accum
         return [MicroBatch((first + i) * size, size, batch) for i in range(self.grad_accum)]
 
 
 ALL = Shard()
-"""One process, one piece."""
+"""One process, one micro-batch."""

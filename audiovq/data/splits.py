@@ -1,4 +1,4 @@
-"""Recordings before they are prepared: where they are, who speaks, what is said; and their splits."""
+"""Recordings before preparation (file, speaker, text), and their division into splits."""
 
 from __future__ import annotations
 
@@ -12,28 +12,35 @@ from typing import NamedTuple
 from audiovq.audio.reader import EXTENSIONS
 from audiovq.errors import AudiovqError
 
-TRAIN, EVAL_UTTERANCES, EVAL_SPEAKERS, UNUSED = "train", "eval-utts", "eval-speakers", "unused"
-"""Splits: for training; held-out texts by trained speakers; held-out speakers; what would leak between."""
+TRAIN = "train"
+EVAL_UTTERANCES = "eval-utts"
+"""Split of held-out texts by trained speakers."""
+EVAL_SPEAKERS = "eval-speakers"
+"""Split of held-out speakers."""
+UNUSED = "unused"
+"""Split of what would leak between the others."""
 
 EVAL_SHARE = 0.03
 """Share of the texts, by time, that is held out."""
 
-EVAL_SECONDS, EVAL_MOST = 60.0, 0.1
-"""At least this many seconds are, but no more than this share."""
+EVAL_SECONDS = 60.0
+"""Held out at least, but no more than the share `EVAL_MOST`."""
+EVAL_MOST = 0.1
 
-EVAL_SPEAKER_SHARE, FEWEST_SPEAKERS = 0.05, 5
-"""Share of the speakers that is held out, at least one; of fewer than so many nobody."""
+EVAL_SPEAKER_SHARE = 0.05
+"""Share of the speakers that is held out, at least one; none of fewer than `FEWEST_SPEAKERS`."""
+FEWEST_SPEAKERS = 5
 
 
-class Source(NamedTuple):
+class RawRecording(NamedTuple):
     """A recording to prepare.
 
     Attributes:
         path: the file.
-        name: of what it becomes, with its folder, without ending.
+        name: of the prepared file, with its folder, without suffix.
         speaker: "" if unknown.
         sentence: number in a corpus where speakers read the same list; "" if there is none.
-        text: what is said, if that is known.
+        text: transcript, if known.
     """
 
     path: Path
@@ -44,15 +51,15 @@ class Source(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A prepared recording, or a piece of one: speaker, what it says (`text_keys`), length in seconds."""
+    """A prepared recording, or a piece of one: speaker, key of the text (`text_keys`), length in seconds."""
 
     speaker: str
     text: str
     seconds: float
 
 
-def find_in_folder(folder: str | Path) -> list[Source]:
-    """Recordings anywhere below a folder, sorted; the folder one lies in is its speaker, at the top nobody.
+def find_in_folder(folder: str | Path) -> list[RawRecording]:
+    """Recordings anywhere below a folder, sorted; a recording's subfolder is its speaker.
 
     Raises:
         AudiovqError: no such folder, no recording in it, or it cannot be read.
@@ -60,27 +67,26 @@ def find_in_folder(folder: str | Path) -> list[Source]:
     root = Path(folder)
     if not root.is_dir():
         raise AudiovqError(f"{folder}: no such folder; give the folder that holds the recordings")
-    sources: dict[str, Source] = {}
+    sources: dict[str, RawRecording] = {}
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
         if hidden or path.suffix.lower() not in EXTENSIONS or not path.is_file():
             continue
         name = inside.with_suffix("").as_posix()
-        # Two files may differ in their ending alone.
+        # Two files may differ in their suffix alone.
         name = name if name not in sources else inside.as_posix().replace(".", "_")
-        sources[name] = Source(path, name, path.parent.name if len(inside.parts) > 1 else "")
+        sources[name] = RawRecording(path, name, path.parent.name if len(inside.parts) > 1 else "")
     if not sources:
         raise AudiovqError(f"{folder}: no recordings found; expected files ending in {', '.join(EXTENSIONS)}")
     return list(sources.values())
 
 
-def text_keys(sources: Sequence[Source]) -> list[str]:
-    """For each recording a key that is the same where the same text is read.
+def text_keys(sources: Sequence[RawRecording]) -> list[str]:
+    """A key for each recording, the same for the same text.
 
-    By transcript where there is one, whatever the number: newspaper sentences of VCTK recur under other
-    numbers. Without one, by number: as the transcript that speakers share under it, or as that number. With
-    neither, every recording is a text of its own.
+    By transcript if there is one, as newspaper sentences of VCTK recur under other numbers. Otherwise by
+    number: the transcript that speakers share under it, or the number itself. With neither, by recording.
     """
     by_number: dict[str, Counter[str]] = defaultdict(Counter)
     for source in sources:
@@ -103,12 +109,12 @@ def text_keys(sources: Sequence[Source]) -> list[str]:
 def divide(pieces: Sequence[Piece]) -> list[str]:
     """The split of each piece: no text of an eval split is in training, no speaker of eval-speakers either.
 
-    Which texts and speakers are held out follows from a hash of them: it is the same on every machine, and
-    hardly moves when recordings are added. What a held-out speaker reads of a text in training is unused. A
-    speaker all of whose texts are held out is in no training split, and so among the held-out ones.
+    A hash chooses the held-out texts and speakers: the same on every machine, and almost the same when
+    recordings are added. A held-out speaker's recordings of training texts are unused. A speaker whose texts
+    are all held out counts as held out.
     """
     files = Counter(p.speaker for p in pieces if p.speaker)
-    # Somebody with one recording is worth more in training than for evaluation.
+    # A speaker with one recording is worth more in training than for evaluation.
     several = sorted((s for s in files if files[s] > 1), key=_hash)
     count = max(1, round(EVAL_SPEAKER_SHARE * len(files))) if len(several) >= FEWEST_SPEAKERS else 0
     held_speakers = set(several[:count])
@@ -125,7 +131,7 @@ def divide(pieces: Sequence[Piece]) -> list[str]:
         for text in sorted(seconds, key=_hash):
             if gathered >= wanted or len(held_texts) + 1 == len(seconds):
                 break
-            # A text that everybody reads may weigh too much for a small corpus.
+            # A text that everybody reads may be too long for a small corpus.
             if gathered + seconds[text] <= 2 * wanted:
                 held_texts.add(text)
                 gathered += seconds[text]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from audiovq.data.splits import Source
+from audiovq.data.splits import RawRecording
 from audiovq.errors import AudiovqError
 
 FOLDERS = ("wav48_silence_trimmed", "wav48")
@@ -26,10 +26,10 @@ _NAME = re.compile(r"([A-Za-z0-9]+)_(\d+)(?:_(mic\d))?\.(?:flac|wav)", re.IGNORE
 
 
 def address() -> tuple[str, str]:
-    """Where version 0.92 is and its checksum, as torchaudio knows them.
+    """URL and checksum of version 0.92, from torchaudio.
 
     Raises:
-        AudiovqError: torchaudio cannot be imported, or does not say.
+        AudiovqError: torchaudio cannot be imported, or lacks them.
     """
     try:
         from torchaudio.datasets import vctk
@@ -37,12 +37,12 @@ def address() -> tuple[str, str]:
         return str(vctk.URL), str(vctk._CHECKSUMS[vctk.URL])
     except (ImportError, OSError, RuntimeError, AttributeError, KeyError) as error:
         raise AudiovqError(
-            f"torchaudio: does not tell where VCTK is ({error}); download it by hand and give its folder"
+            f"torchaudio: has no address of VCTK ({error}); download it by hand and give its folder"
         ) from None
 
 
 def find_root(folder: str | Path) -> Path:
-    """The corpus's own folder: `folder`, or the one in it that holds it.
+    """The corpus's own folder: `folder` or one of its subfolders.
 
     Raises:
         AudiovqError: neither holds the recordings of any version.
@@ -50,16 +50,16 @@ def find_root(folder: str | Path) -> Path:
     root = Path(folder)
     if not root.is_dir():
         raise AudiovqError(f"{folder}: no such folder; give the folder that holds VCTK")
-    for place in (root, *sorted(p for p in root.iterdir() if p.is_dir())):
-        if any((place / name).is_dir() for name in FOLDERS):
-            return place
+    for parent in (root, *sorted(p for p in root.iterdir() if p.is_dir())):
+        if any((parent / name).is_dir() for name in FOLDERS):
+            return parent
     raise AudiovqError(
         f"{folder}: holds neither {FOLDERS[0]} (VCTK 0.92) nor {FOLDERS[1]} (0.80); unpack the corpus there"
     )
 
 
-def find_recordings(folder: str | Path, microphone: str = MICROPHONE) -> list[Source]:
-    """Every utterance once, sorted; of two microphones the one asked for, or the one there is.
+def find_recordings(folder: str | Path, microphone: str = MICROPHONE) -> list[RawRecording]:
+    """Every utterance once, sorted, by the given microphone or else by the other one.
 
     Args:
         folder: as `find_root`.
@@ -70,26 +70,28 @@ def find_recordings(folder: str | Path, microphone: str = MICROPHONE) -> list[So
     """
     root = find_root(folder)
     sound = next(root / name for name in FOLDERS if (root / name).is_dir())
-    chosen: dict[str, tuple[bool, Source]] = {}
+    chosen: dict[str, tuple[bool, RawRecording]] = {}
     for path in sorted(sound.glob("*/*")):
         match = _NAME.fullmatch(path.name)
         if match is None:
             continue  # 0.92 has logs beside the recordings, 0.80 a .raw file
-        speaker, sentence, mic = path.parent.name, match[2], match[3]
+        speaker = path.parent.name
+        sentence = match[2]
+        mic = match[3]
         name = f"{speaker}/{match[1]}_{sentence}"
         wanted = mic is None or mic.lower() == microphone
         if name not in chosen or (wanted and not chosen[name][0]):
             text = _transcript(root / "txt" / speaker / f"{match[1]}_{sentence}.txt")
-            chosen[name] = (wanted, Source(path, name, speaker, sentence, text))
+            chosen[name] = (wanted, RawRecording(path, name, speaker, sentence, text))
     if not chosen:
         raise AudiovqError(f"{sound}: holds no recording of a speaker; unpack the corpus again")
     return [source for _, source in chosen.values()]
 
 
 def find_transcript(recording: Path) -> str:
-    """What is said in a recording of the corpus's layout: `txt/SPK/SPK_NNN.txt` beside its folder of sound.
+    """Transcript of a recording in the corpus's layout: `txt/SPK/SPK_NNN.txt` beside its folder of sound.
 
-    Returns: the text; "" if the recording lies in another layout or has no transcript.
+    Returns: the text; "" in another layout or without a transcript.
     """
     match = _NAME.fullmatch(recording.name)
     sound = recording.absolute().parent.parent

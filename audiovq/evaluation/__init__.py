@@ -1,1 +1,1 @@
-"""What a recording lost on its way through a model: in figures and in pictures."""
+"""Objective quality metrics, of the models and of other codecs."""

@@ -1,6 +1,6 @@
-"""Codecs that the tokenizer is compared with, all as one kind of function.
+"""Codecs that the tokenizer is compared with, as functions of one type.
 
-A `Codec` takes mono float32 `(T,)` at 16 kHz and returns what came back, at 16 kHz, and the bits it took: the
+A `Codec` takes mono float32 `(T,)` at 16 kHz and returns the decoded signal at 16 kHz and its bits: the
 payload alone, without containers.
 """
 
@@ -25,34 +25,30 @@ from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 
 UNKNOWN = float("nan")
-"""Bits of a codec that does not tell."""
+"""Bits of a codec that does not report them."""
+
+Signal = NDArray[np.float32]
+"""Mono samples `(T,)` at 16 kHz."""
 
 
 class Coded(NamedTuple):
-    """What a system makes of a recording.
+    """A recording after a codec."""
 
-    Attributes:
-        samples: mono float32 `(T,)` at 16 kHz, as they came back.
-        stored_bits: that were stored or sent; NaN if unknown.
-        nominal_bits: that the system's name promises: log2 K for each code and the voice, or the rate that a
-            codec was asked for; NaN if unknown.
-    """
-
-    samples: NDArray[np.float32]
-    stored_bits: float
-    nominal_bits: float
+    samples: Signal
+    stored_bits: float  # stored or sent; NaN if unknown
+    nominal_bits: float  # log2 K for each code and the voice, or the requested bit rate; NaN if unknown
 
 
-Codec = Callable[[NDArray[np.float32]], Coded]
+Codec = Callable[[Signal], Coded]
 
 
-def original(samples: NDArray[np.float32]) -> Coded:
+def original(samples: Signal) -> Coded:
     """Nothing done: 16 bits a sample."""
     bits = 16.0 * len(samples)
     return Coded(samples, bits, bits)
 
 
-def mu_law(samples: NDArray[np.float32]) -> Coded:
+def mu_law(samples: Signal) -> Coded:
     """8-bit mu-law: 8 bits a sample."""
     bits = 8.0 * len(samples)
     return Coded(mu_law_decode(mu_law_encode(samples)), bits, bits)
@@ -64,15 +60,18 @@ CODEC2_FRAME_BITS = {"700C": 28, "1200": 48, "2400": 48, "3200": 64}
 
 def codec2(mode: str) -> Codec:
     """Codec2 at 8 kHz in one of the modes of `CODEC2_FRAME_BITS`, by `c2enc` and `c2dec`."""
-    rate, frame, tail = 8_000, 320, 800
+    rate = 8_000
+    frame = 320
+    tail = 800
     frame_bits = CODEC2_FRAME_BITS[mode]
-    # c2enc fills up each frame to whole bytes, which a channel would not: 28 bits of 700C are 4 bytes.
+    # c2enc pads each frame to whole bytes, which a channel need not send: 28 bits of 700C take 4 bytes.
     payload_share = frame_bits / (8 * math.ceil(frame_bits / 8))
     nominal_rate = int(mode.rstrip("C"))
 
-    def run(samples: NDArray[np.float32]) -> Coded:
+    def run(samples: Signal) -> Coded:
         narrow = resample(samples, SAMPLE_RATE, rate)
-        # Whole frames only are coded, and the last words come out late: silence behind them makes both good.
+        # Only whole frames are coded, and the output is delayed: appended silence completes the last frame
+        # and flushes the end of the recording.
         total = -(-(len(narrow) + tail) // frame) * frame
         padded = np.pad(narrow, (0, total - len(narrow)))
         with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +90,7 @@ def codec2(mode: str) -> Codec:
 def opus(kbit: int) -> Codec:
     """Opus for speech, `kbit` kbit/s, by `opusenc` and `opusdec`."""
 
-    def run(samples: NDArray[np.float32]) -> Coded:
+    def run(samples: Signal) -> Coded:
         with tempfile.TemporaryDirectory() as folder:
             wav, packets, back = (str(Path(folder, name)) for name in ("in.wav", "x.opus", "back.wav"))
             soundfile.write(wav, samples, SAMPLE_RATE, subtype="PCM_16")
@@ -99,7 +98,7 @@ def opus(kbit: int) -> Codec:
             _call("opusdec", "--quiet", "--rate", str(SAMPLE_RATE), packets, back)
             decoded, _ = soundfile.read(back, dtype="float32")
             sizes = list(ogg_packet_sizes(Path(packets).read_bytes()))
-        # The first two packets say what it is and who wrote it.
+        # The first two packets are headers.
         return Coded(decoded, 8.0 * sum(sizes[2:]), 1000.0 * kbit * len(samples) / SAMPLE_RATE)
 
     return run
@@ -110,11 +109,12 @@ def ogg_packet_sizes(content: bytes) -> Iterator[int]:
 
     Raises: AudiovqError if it is no Ogg file.
     """
-    position = packet = 0
+    position = 0
+    packet = 0
     while position < len(content):
         header = content[position : position + 27]
         if len(header) < 27 or header[:4] != b"OggS":
-            raise AudiovqError("opusenc: wrote no Ogg file; install another opus-tools")
+            raise AudiovqError("opusenc: wrote no Ogg file; install another version of opus-tools")
         lacing = content[position + 27 : position + 27 + header[26]]
         for size in lacing:
             packet += size
@@ -128,24 +128,25 @@ def command_codec(name: str, command: str) -> Codec:
     """A codec that is a program of the user's.
 
     Args:
-        name: what messages call it.
-        command: words as a shell splits them, run without one. `{i}` becomes the path of the recording (WAV,
-            16 bits, 16 kHz), `{o}` that of the WAV to write, `{d}` an empty folder to use. If the last word
-            that it prints is a number, that is its payload in bits; otherwise that is unknown.
+        name: for messages.
+        command: words as a shell splits them, run without a shell. `{i}` becomes the path of the recording
+            (WAV, 16 bits, 16 kHz), `{o}` that of the WAV to write, `{d}` that of an empty folder. If the last
+            word that it prints is a number, that is its payload in bits; otherwise the payload is unknown.
 
     Raises: ValueError for a command that cannot be split, or lacks `{i}` or `{o}`. The codec raises
-        AudiovqError if the program is not there, fails, or writes no recording.
+        AudiovqError if the program is missing, fails, or writes no recording.
     """
     words = shlex.split(command)
     for place, what in (("{i}", "the recording"), ("{o}", "the WAV to write")):
         if not any(place in word for word in words):
             raise ValueError(f"{place} is missing in the command of {name}: {what}")
 
-    def run(samples: NDArray[np.float32]) -> Coded:
+    def run(samples: Signal) -> Coded:
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder, "scratch")
             scratch.mkdir()
-            wav, back = Path(folder, "in.wav"), Path(folder, "out.wav")
+            wav = Path(folder, "in.wav")
+            back = Path(folder, "out.wav")
             soundfile.write(wav, samples, SAMPLE_RATE, subtype="PCM_16")
             places = {"{i}": wav, "{o}": back, "{d}": scratch}
             printed = _call(*(_filled(word, places) for word in words), name=name)
@@ -167,7 +168,7 @@ def _filled(word: str, places: dict[str, Path]) -> str:
 
 
 def _last_number(printed: str) -> float:
-    """The last word as a number of bits; NaN if it is none."""
+    """The last word as a number of bits; NaN if it is not a number."""
     try:
         value = float(printed.split()[-1])
     except (IndexError, ValueError):
@@ -176,7 +177,7 @@ def _last_number(printed: str) -> float:
 
 
 def _call(*command: str, name: str | None = None) -> str:
-    """Run a program and return what it prints. Raises AudiovqError if that is not there, or fails."""
+    """Run a program and return its output. Raises AudiovqError if it is missing or fails."""
     try:
         done = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     except subprocess.CalledProcessError as error:

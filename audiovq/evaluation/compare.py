@@ -1,4 +1,4 @@
-"""Systems over recordings: one row of figures each, as a table and as JSON."""
+"""Measures systems over recordings: one row of figures each, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
 from audiovq.audio.reader import read
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import Corpus, Utterance
 from audiovq.errors import AudiovqError
+from audiovq.evaluation.codecs import Signal
 from audiovq.evaluation.metrics import Scorer, Scores, remove_delay, system_delay
+from audiovq.evaluation.options import MAX_PER_SPEAKER
 from audiovq.evaluation.systems import System
 from audiovq.evaluation.words import WordErrors, WordMetric
 from audiovq.io.atomic import PartialFile
@@ -29,62 +29,49 @@ if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
 
 LONGEST_SECONDS = 12.0
-"""Recordings of this length and longer are left out: PESQ is made for short ones."""
-
-MOST_OF_A_SPEAKER = 10
-"""Recordings of one speaker unless asked for more, so that no voice outweighs the others."""
+"""Recordings of this length and longer are left out: PESQ is meant for short ones."""
 
 WARM_UP_SECONDS = 0.5
-"""Run once before the clock starts: compiling is no part of a system's speed."""
+"""Length of a first run before the clock starts: compilation does not count as a system's speed."""
 
-Progress = Callable[[str, int, int], None]
+_Progress = Callable[[str, int, int], None]
 
 
-def as_written(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples `(T,)` as they come back from a 16-bit file: that is what is scored, of every system.
+def as_written(samples: Signal) -> Signal:
+    """Samples `(T,)` as read back from a 16-bit file; all systems are scored on these.
 
-    It matters: where a codec for 8 kHz leaves nothing above 4 kHz, DistillMOS hears whether that is digital
-    silence or the noise of rounding, and gives the noise 0.2 more. By libsndfile, as most who measure do.
+    This matters: above the 4 kHz of a narrow-band codec, DistillMOS distinguishes digital silence from
+    rounding noise, and scores the noise 0.2 higher. libsndfile rounds as in most published measurements.
     """
     file = io.BytesIO()
     soundfile.write(file, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     file.seek(0)
-    return soundfile.read(file, dtype="float32")[0]
+    rounded: Signal = soundfile.read(file, dtype="float32")[0]
+    return rounded
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a system scored: means over recordings, leaving out those a measure says nothing of.
-
-    Attributes:
-        system: what was measured.
-        stored_bits_per_second: of all recordings together; NaN if the system does not tell.
-        nominal_bits_per_second: what it would be without entropy coding, or was asked for; NaN if unknown.
-        means: by measure.
-        scores: of every recording.
-        delay_samples: found and removed.
-        seconds_per_second: on the clock for a second of speech, there and back, through a file if it has one.
-        words: errors of a speech recogniser; None if they were not counted.
-    """
+    """Scores of a system."""
 
     system: System
-    stored_bits_per_second: float
-    nominal_bits_per_second: float
-    means: Scores
-    scores: tuple[Scores, ...]
-    delay_samples: int
-    seconds_per_second: float
-    words: WordErrors | None = None
+    stored_bits_per_second: float  # of all recordings together; NaN if unknown
+    nominal_bits_per_second: float  # without entropy coding, or the requested rate; NaN if unknown
+    means: Scores  # over recordings by measure, without those that have no value
+    scores: tuple[Scores, ...]  # of every recording
+    delay_samples: int  # of the system; it was removed
+    seconds_per_second: float  # computing time of a second of speech there and back, with the file in between
+    words: WordErrors | None = None  # None if they were not counted
 
 
 def choose_utterances(
-    corpus: Corpus, limit: int | None = None, per_speaker: int = MOST_OF_A_SPEAKER
+    corpus: Corpus, limit: int | None = None, per_speaker: int = MAX_PER_SPEAKER
 ) -> list[Utterance]:
     """The recordings to measure: under `LONGEST_SECONDS`, the first ones of each speaker.
 
     Args:
-        limit: how many in all; speakers take turns. A recording whose speaker is unknown counts as a speaker.
-        per_speaker: how many of each at most.
+        limit: number in all; speakers take turns. A recording of an unknown speaker counts as a speaker.
+        per_speaker: limit for each speaker.
 
     Raises: AudiovqError if none is left.
     """
@@ -103,22 +90,22 @@ def choose_utterances(
 
 def compare(
     systems: Sequence[System],
-    signals: Sequence[NDArray[np.float32]],
+    signals: Sequence[Signal],
     scorer: Scorer,
     tokenizer: Tokenizer | None = None,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
     words: WordMetric | None = None,
 ) -> Iterator[Row]:
     """Measure systems one after another.
 
     Args:
         systems: none of them `missing`.
-        signals: what goes in, mono float32 `(T,)` at 16 kHz each.
-        scorer: of what comes out.
+        signals: inputs, mono float32 `(T,)` at 16 kHz each.
+        scorer: of the outputs.
         tokenizer: for the systems that need one.
-        progress: called with the system's label, recordings done and in all; each counts once for running
-            and once for scoring.
-        words: of the same signals; None counts no word errors.
+        progress: called with the system's label, recordings done and in all; each recording counts once for
+            running and once for scoring.
+        words: of the same signals; None: word errors are not counted.
 
     Raises: AudiovqError if a program fails.
     """
@@ -126,22 +113,22 @@ def compare(
         yield _measure(system, signals, scorer, tokenizer, progress or (lambda *_: None), words)
 
 
-def read_signals(corpus: Corpus, utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
+def read_signals(corpus: Corpus, utterances: Sequence[Utterance]) -> list[Signal]:
     """Recordings, whole, mono float32 `(T,)` at 16 kHz. Raises AudiovqError if one cannot be read."""
     return [read(corpus.root / u.path).samples for u in utterances]
 
 
 def _measure(
     system: System,
-    signals: Sequence[NDArray[np.float32]],
+    signals: Sequence[Signal],
     scorer: Scorer,
     tokenizer: Tokenizer | None,
-    progress: Progress,
+    progress: _Progress,
     words: WordMetric | None,
 ) -> Row:
     codec = system.make(tokenizer)
     codec(signals[0][: round(WARM_UP_SECONDS * SAMPLE_RATE)])
-    returned: list[NDArray[np.float32]] = []
+    returned: list[Signal] = []
     stored = 0.0
     nominal = 0.0
     took = 0.0
@@ -159,7 +146,7 @@ def _measure(
     for number, (signal, back) in enumerate(zip(signals, returned, strict=True)):
         scores.append(scorer.score(signal, remove_delay(back, delay, len(signal))))
         if words is not None:
-            # With its delay: shifting could cut a word, and a recogniser does not mind.
+            # With its delay: removing it could cut a word, and a recogniser tolerates it.
             heard.append(words.hear(number, back))
         progress(system.label, len(signals) + len(scores), 2 * len(signals))
     seconds = sum(map(len, signals)) / SAMPLE_RATE
@@ -183,7 +170,7 @@ def _means(scores: Sequence[Scores]) -> Scores:
     return Scores(**means)
 
 
-COLUMNS = (
+_COLUMNS = (
     "system",
     "stored bit/s",
     "nominal bit/s",
@@ -193,17 +180,17 @@ COLUMNS = (
     "similarity",
     "s a second",
 )
-WORDS_COLUMN = "WER, %"
+_WORDS_COLUMN = "WER, %"
 
 
 def table_head(words: bool = False) -> str:
-    """The two lines that begin the table in Markdown; with a column of word errors if asked for."""
-    columns = [*COLUMNS[:-1], WORDS_COLUMN, COLUMNS[-1]] if words else COLUMNS
+    """The first two lines of the Markdown table; `words` adds the column of word errors."""
+    columns = [*_COLUMNS[:-1], _WORDS_COLUMN, _COLUMNS[-1]] if words else _COLUMNS
     return f"| {' | '.join(columns)} |\n| --- |{' ---: |' * (len(columns) - 1)}"
 
 
 def table_row(row: Row) -> str:
-    """A row of the table in Markdown, as wide as the head is with word errors if it has them."""
+    """A row of the Markdown table, with the column of word errors if they were counted."""
     means = row.means
     words = () if row.words is None else (_cell(100 * row.words.rate, ".1f"),)
     cells = (
@@ -233,7 +220,7 @@ def write_json(
     fingerprint: str | None,
     force: bool,
 ) -> None:
-    """Write everything that was measured, every recording's scores included.
+    """Write all figures, the scores of every recording included.
 
     Args:
         fingerprint: of the model; None if none was measured.

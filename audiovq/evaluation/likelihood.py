@@ -1,10 +1,9 @@
-"""How likely a recording is under the whole model: prior over its codes, decoder over its samples."""
+"""Likelihood of a recording under the whole model: prior over its codes, decoder over its samples."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,24 +19,26 @@ from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer
 
 BLOCK_SECONDS = 4.0
-"""Samples scored at a time; each block begins with real context that is not counted."""
+"""Length of the blocks that are scored; each begins with context that is not counted."""
+
+Figures = dict[str, float | list[float] | dict[str, float]]
 
 
-def score_file(tokenizer: Tokenizer, source: Path, speakers: int = 0, bound: bool = False) -> dict[str, Any]:
+def score_file(tokenizer: Tokenizer, source: Path, speakers: int = 0, bound: bool = False) -> Figures:
     """Bits that a recording costs.
 
     Args:
         source: a recording, or codes (`.npy`, `.avq`).
-        speakers: how many of the trained speakers whose voice fits best to name.
+        speakers: number of trained speakers to list, those whose voices fit best.
         bound: score the samples too; takes a recording.
 
-    Returns: `seconds`; `levels` of the codes; without a voice `bits_per_step`, `bits_per_second` and
-        `bits_per_level` (a list, bits of a code at each level), and if the codes have a voice the same with
-        it, under names that end in `_own_voice`; with `speakers`, bits a step by name, the best first; with
-        `bound`, `decoder_bits_a_sample`, `prior_bits_a_sample` and their sum `bound_bits_a_sample` (voice
-        included in the prior's part).
+    Returns: `seconds`; `levels` of the codes; `bits_per_step`, `bits_per_second` and `bits_per_level` (a
+        list, bits of a code at each level) without a voice; the same with the codes' own voice, if they have
+        one, under names that end in `_own_voice`; with `speakers`, bits per step by name, the best first;
+        with `bound`, `decoder_bits_a_sample`, `prior_bits_a_sample` (including the voice) and their sum
+        `bound_bits_a_sample`.
 
-    Raises: AudiovqError for what cannot be read, or a bound on codes without their recording.
+    Raises: AudiovqError for an unreadable file, or a bound on codes without their recording.
     """
     if source.suffix in (".npy", ".avq"):
         if bound:
@@ -48,7 +49,7 @@ def score_file(tokenizer: Tokenizer, source: Path, speakers: int = 0, bound: boo
     own = tokenizer.voices.own(codes)
     points = [None] if own is None else [None, own]
     bits = tokenizer.prior.bits(codes.rows, points).mean(axis=1)
-    facts: dict[str, Any] = {"seconds": codes.seconds, "levels": codes.levels}
+    facts: Figures = {"seconds": codes.seconds, "levels": codes.levels}
     for by_level, ending in zip(bits, ("", "_own_voice"), strict=False):
         facts[f"bits_per_step{ending}"] = float(by_level.sum())
         facts[f"bits_per_second{ending}"] = float(by_level.sum()) * tokenizer.header.config.steps_per_second
@@ -60,13 +61,14 @@ def score_file(tokenizer: Tokenizer, source: Path, speakers: int = 0, bound: boo
         voice = tokenizer.model.voice_encoder
         extra = voice.bits if own is not None and voice is not None else 0
         prior = (float(bits[-1].sum()) * len(codes) + extra) / (len(codes) * tokenizer.hop)
-        facts["decoder_bits_a_sample"], facts["prior_bits_a_sample"] = decoder, prior
+        facts["decoder_bits_a_sample"] = decoder
+        facts["prior_bits_a_sample"] = prior
         facts["bound_bits_a_sample"] = decoder + prior
     return facts
 
 
 def _by_speaker(tokenizer: Tokenizer, codes: NDArray[np.uint16], count: int) -> dict[str, float]:
-    """Bits a step of codes `(T, N)` under the voices of the speakers who fit best, by name."""
+    """Bits per step of codes `(T, N)` under the voices of the best-fitting speakers, by name."""
     found: dict[str, float] = {}
     known = tokenizer.speakers
     for first in range(0, len(known), 64):
@@ -78,7 +80,7 @@ def _by_speaker(tokenizer: Tokenizer, codes: NDArray[np.uint16], count: int) -> 
 
 
 def _decoder_bits(tokenizer: Tokenizer, source: Path, codes: CodeSequence) -> float:
-    """Mean bits of a sample's mu-law code (of the excitation, where there is linear prediction) given codes.
+    """Mean bits of a sample's mu-law code (of the excitation, with linear prediction) given the codes.
 
     The samples are those of the pre-emphasised recording at the normalised level, at 16 kHz.
     """
@@ -93,12 +95,14 @@ def _decoder_bits(tokenizer: Tokenizer, source: Path, codes: CodeSequence) -> fl
     decode_job = tokenizer.decode_job(codes)
     context = math.ceil(decoder.receptive_field / hop)
     size = max(1, round(BLOCK_SECONDS * SAMPLE_RATE / hop))
-    total, counted = 0.0, 0
+    total = 0.0
+    counted = 0
     with torch.inference_mode():
         condition = model.condition(decode_job.codes[None], decode_job.voices.to)
         frames = decoder.frames(condition.features, condition.log_magnitude)
         for start in range(0, count, size):
-            first, last = max(0, start - context), min(count, start + size)
+            first = max(0, start - context)
+            last = min(count, start + size)
             part = type(frames)(*(v[:, first:last].contiguous() for v in frames))
             x = torch.from_numpy(signal[first * hop : last * hop].copy())[None]
             teacher = decoder.teacher_force(x, part, torch.zeros(x.shape, dtype=torch.long))

@@ -1,7 +1,7 @@
-"""How near speech that came back is to the speech that went in, by measures that others use too.
+"""Objective quality metrics of reconstructed speech, by published measures.
 
-All signals are mono float32 `(T,)` at 16 kHz. What a codec delays is found for the whole system, not for each
-recording, and removed before anything is measured: it is no loss of quality.
+All signals are mono float32 `(T,)` at 16 kHz. The delay of a codec is found for the whole system, not for
+each recording, and removed before measuring: it does not count as a loss of quality.
 """
 
 from __future__ import annotations
@@ -20,37 +20,30 @@ from numpy.typing import NDArray
 
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
+from audiovq.evaluation.codecs import Signal
 
 DELAY_STEP = SAMPLE_RATE // 1000
-"""Delays are whole milliseconds, in samples: codecs that keep no waveform have none that is finer."""
+"""Resolution of delays, in samples: 1 ms. Codecs that do not keep the waveform have no finer delay."""
 
 LONGEST_DELAY = SAMPLE_RATE // 5
-"""Delays are looked for up to 200 ms either way, samples."""
+"""Delays are searched up to 200 ms either way, in samples."""
 
 _ENVELOPE_HZ = (100.0, 3_800.0)
 _ENVELOPE_BANDS = 16
 _MEL_FLOOR = 1e-4
 
-Signal = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one recording; NaN where a measure cannot say anything, such as PESQ where it hears no speech.
+    """Scores of one recording; NaN where a measure has no value, such as PESQ where it finds no speech."""
 
-    Attributes:
-        pesq_wb: ITU-T P.862.2, 1.0 to 4.64.
-        estoi: extended short-time objective intelligibility, up to 1 (Jensen and Taal, 2016).
-        distillmos: opinion predicted from the degraded speech alone, 1 to 5 (Stahl and Gamper, 2025).
-        similarity: cosine between voice embeddings (Resemblyzer), up to 1.
-        log_mel: mean absolute difference of log mel magnitudes, nats; 0 is best.
-    """
-
-    pesq_wb: float
-    estoi: float
-    distillmos: float
-    similarity: float
-    log_mel: float
+    pesq_wb: float  # ITU-T P.862.2, 1.0 to 4.64
+    estoi: float  # extended short-time objective intelligibility, up to 1 (Jensen and Taal, 2016)
+    distillmos: (
+        float  # mean opinion score predicted from the degraded speech, 1 to 5 (Stahl and Gamper, 2025)
+    )
+    similarity: float  # cosine between voice embeddings (Resemblyzer), up to 1
+    log_mel: float  # mean absolute difference of log mel magnitudes, nats; 0 is best
 
 
 def pesq_wb(reference: Signal, degraded: Signal) -> float:
@@ -74,7 +67,7 @@ def estoi(reference: Signal, degraded: Signal) -> float:
     """
     package = _imported("pystoi")
     with warnings.catch_warnings():
-        # What it says then is a made-up 1e-5.
+        # With that warning it returns a made-up 1e-5.
         warnings.simplefilter("error", RuntimeWarning)
         try:
             return float(package.stoi(reference, degraded, SAMPLE_RATE, extended=True))
@@ -90,8 +83,8 @@ def log_mel_distance(reference: Signal, degraded: Signal) -> float:
 def find_delay(reference: Signal, degraded: Signal) -> int:
     """Samples by which `degraded` comes later (negative: earlier), a multiple of `DELAY_STEP`.
 
-    Where the cross-correlation of log band envelopes, summed over bands, is highest: that is there even where
-    no waveform is kept.
+    The maximum of the cross-correlation of log band envelopes, summed over bands: it exists even where the
+    waveform is not kept.
     """
     frames = min(len(reference), len(degraded)) // DELAY_STEP + 1
     size = 1 << (2 * frames - 1).bit_length()
@@ -114,7 +107,7 @@ def remove_delay(degraded: Signal, delay: int, length: int) -> Signal:
 
 
 class Scorer:
-    """All measures, with the networks that two of them need loaded once.
+    """All measures; the networks that two of them need are loaded once.
 
     Raises: AudiovqError if a package of the extra `eval` is missing.
     """
@@ -124,11 +117,11 @@ class Scorer:
         _imported("pystoi")
         self._voices = _imported("resemblyzer")
         self._voice_encoder = self._voices.VoiceEncoder("cpu", verbose=False)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights lie
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints the path of its weights
             self._opinion = _imported("distillmos").ConvTransformerSQAModel().eval()
 
     def score(self, reference: Signal, degraded: Signal) -> Scores:
-        """Measures of signals of one length that are aligned. Raises ValueError for two lengths."""
+        """Scores of two aligned signals. Raises ValueError if their lengths differ."""
         if reference.shape != degraded.shape or reference.ndim != 1:
             raise ValueError(f"signals of shapes {reference.shape} and {degraded.shape}")
         return Scores(
@@ -148,7 +141,8 @@ class Scorer:
 
     def similarity(self, reference: Signal, degraded: Signal) -> float:
         """Cosine between the voices of two signals; NaN without speech in the reference, 0 if it was lost."""
-        voice, other = self._embedding(reference), self._embedding(degraded)
+        voice = self._embedding(reference)
+        other = self._embedding(degraded)
         if voice is None:
             return float("nan")
         return 0.0 if other is None else float(voice @ other)
@@ -162,7 +156,7 @@ class Scorer:
 
 def _imported(name: str) -> Any:
     with warnings.catch_warnings():
-        # They import what newer versions of their own dependencies call deprecated.
+        # The packages use deprecated parts of their dependencies.
         warnings.simplefilter("ignore")
         try:
             return importlib.import_module(name)
@@ -176,7 +170,7 @@ def _imported(name: str) -> Any:
 def _envelopes(signal: Signal) -> NDArray[np.float32]:
     """Log powers `(_ENVELOPE_BANDS, F)` every `DELAY_STEP` samples, without their means.
 
-    Bands that every codec keeps, those of 8 kHz included.
+    The bands lie below 4 kHz, so that codecs for 8 kHz keep them too.
     """
     import librosa
 
@@ -191,8 +185,9 @@ def _envelopes(signal: Signal) -> NDArray[np.float32]:
         fmin=lowest,
         fmax=highest,
     )
-    levels = np.log(powers + 1e-5)
-    return levels - levels.mean(axis=1, keepdims=True)
+    levels: Signal = np.log(powers + 1e-5)
+    centred: Signal = levels - levels.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _log_mel(signal: Signal) -> NDArray[np.float32]:
@@ -201,7 +196,8 @@ def _log_mel(signal: Signal) -> NDArray[np.float32]:
     mel = librosa.feature.melspectrogram(
         y=_float32(signal), sr=SAMPLE_RATE, n_fft=1024, hop_length=256, n_mels=80, power=1.0
     )
-    return np.log(mel + _MEL_FLOOR)
+    levels: Signal = np.log(mel + _MEL_FLOOR)
+    return levels
 
 
 def _float32(signal: Signal) -> Signal:

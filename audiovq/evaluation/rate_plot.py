@@ -1,22 +1,26 @@
-"""Scores over bits a second, as a picture: a panel a measure, a line through the rates of each codec."""
+"""Scores over bits per second, as a picture: a panel per measure, a line through the rates of each codec."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from audiovq.evaluation.compare import Row
 from audiovq.evaluation.systems import FAST_LINE, WAVENET_LINE
-from audiovq.io.atomic import PartialFile
-from audiovq.plots.spectrogram import load_figure_class, picture_format
+from audiovq.plots.spectrogram import write_figure
 
-HIGHEST_RATE = 64_000
-"""Bits a second; what takes more is hardly a speech codec, and would squeeze the others into a corner."""
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-ORIGINAL = "original"
-"""The system that is drawn as a level, where that says something."""
+_MAX_RATE = 64_000
+"""Bits per second. Systems above it would squeeze the speech codecs into a corner."""
+
+_ORIGINAL = "original"
+"""Name of the system that is drawn as a dashed level."""
 
 _OTHERS = ("#009E73", "#666666", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("s", "D", "^", "v", "P", "X")
@@ -24,11 +28,11 @@ _XLABEL = "stored bit/s"
 
 
 class _Measure(NamedTuple):
-    """A panel: what it shows, how to get it from a row, and whether the original's score says anything."""
+    """A panel."""
 
     label: str
     value: Callable[[Row], float]
-    show_original: bool
+    show_original: bool  # False where the original has the best score by definition
 
 
 _MEASURES = (
@@ -41,7 +45,7 @@ _WORDS = _Measure("words wrong, %", lambda row: math.nan if row.words is None el
 
 
 class _Style(NamedTuple):
-    """How the systems of a line are drawn."""
+    """Style of the systems of a line."""
 
     label: str
     colour: str
@@ -51,7 +55,7 @@ class _Style(NamedTuple):
     hollow: bool = False
 
 
-# Where both score the same, the ring is seen around the dot.
+# Where both have the same score, the ring shows around the dot.
 _OURS = {
     WAVENET_LINE: _Style("audiovq, WaveNet", "#0072B2", "o", 6.0, ours=True),
     FAST_LINE: _Style("audiovq, --fast", "#D55E00", "o", 9.0, ours=True, hollow=True),
@@ -59,13 +63,12 @@ _OURS = {
 
 
 def draw_rates(rows: Sequence[Row], out: str | os.PathLike[str], *, force: bool = False) -> list[str]:
-    """Draw what systems scored over the bits a second that they store, on a logarithmic axis.
+    """Draw scores of systems over the bits per second that they store, on a logarithmic axis.
 
-    Systems over `HIGHEST_RATE` are left out; the original is drawn as a dashed level in the panels where it
-    is not at the end of the scale by definition.
+    Systems over `_MAX_RATE` are left out; the original is a dashed level in the panels where it does not
+    have the best score by definition.
 
     Args:
-        rows: what was measured.
         out: the picture: .png, .pdf or .svg.
         force: replace `out` if it exists.
 
@@ -73,26 +76,21 @@ def draw_rates(rows: Sequence[Row], out: str | os.PathLike[str], *, force: bool 
 
     Raises: AudiovqError if `out` exists or has another ending, or matplotlib is missing.
     """
-    suffix = picture_format(out)
-    figure_class = load_figure_class(out)
-    with PartialFile(out, force=force) as picture:
-        figure = make_figure(figure_class, rows)
-        figure.savefig(picture.file, format=suffix, dpi=130)
+    write_figure(out, lambda figure_class: make_figure(figure_class, rows), 130, force)
     return [row.system.label for row in rows if math.isnan(row.stored_bits_per_second)]
 
 
-def make_figure(figure_class: Any, rows: Sequence[Row]) -> Any:
+def make_figure(figure_class: type[Figure], rows: Sequence[Row]) -> Figure:
     """A figure with a panel for each measure, three a row, and the legend after the last.
 
     Args:
         figure_class: matplotlib's Figure.
-        rows: as for `draw_rates`.
     """
     measures = [*_MEASURES, _WORDS] if any(row.words is not None for row in rows) else list(_MEASURES)
     columns = 3 if len(measures) > 4 else 2
-    # A Figure of its own, not pyplot: no window system is asked for and no state is shared.
+    # A bare Figure instead of pyplot: no window system and no shared state.
     figure = figure_class(figsize=(4.3 * columns, 7.0), layout="constrained")
-    panels = figure.subplots(2, columns, squeeze=False).flatten()
+    panels: list[Axes] = list(figure.subplots(2, columns, squeeze=False).flat)
     styles = _styles(rows)
     for panel, measure in zip(panels, measures, strict=False):
         _draw_panel(panel, measure, rows, styles)
@@ -106,7 +104,7 @@ def make_figure(figure_class: Any, rows: Sequence[Row]) -> Any:
 
 
 def _styles(rows: Sequence[Row]) -> dict[str, _Style]:
-    """How each line, or system that stands alone, is drawn; ours first, as in the legend."""
+    """Style of each line, or of a system that stands alone; ours first, as in the legend."""
     keys = dict.fromkeys(_key(row) for row in rows if _is_drawn(row))
     styles = {key: style for key, style in _OURS.items() if key in keys}
     others = [key for key in keys if key not in _OURS]
@@ -116,7 +114,7 @@ def _styles(rows: Sequence[Row]) -> dict[str, _Style]:
     return styles
 
 
-def _draw_panel(panel: Any, measure: _Measure, rows: Sequence[Row], styles: dict[str, _Style]) -> None:
+def _draw_panel(panel: Axes, measure: _Measure, rows: Sequence[Row], styles: dict[str, _Style]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     for key, style in styles.items():
@@ -125,8 +123,8 @@ def _draw_panel(panel: Any, measure: _Measure, rows: Sequence[Row], styles: dict
         _draw_line(panel, points, style)
     for row in rows:
         level = measure.value(row)
-        if row.system.name == ORIGINAL and measure.show_original and not math.isnan(level):
-            panel.axhline(level, color="#999999", linestyle="--", linewidth=1.0, label=ORIGINAL, zorder=1)
+        if row.system.name == _ORIGINAL and measure.show_original and not math.isnan(level):
+            panel.axhline(level, color="#999999", linestyle="--", linewidth=1.0, label=_ORIGINAL, zorder=1)
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter("{x:,.0f}")
@@ -140,7 +138,7 @@ def _draw_panel(panel: Any, measure: _Measure, rows: Sequence[Row], styles: dict
         panel.spines[side].set_visible(False)
 
 
-def _draw_line(panel: Any, points: Sequence[tuple[float, float, str]], style: _Style) -> None:
+def _draw_line(panel: Axes, points: Sequence[tuple[float, float, str]], style: _Style) -> None:
     panel.plot(
         [rate for rate, _, _ in points],
         [value for _, value, _ in points],
@@ -157,22 +155,30 @@ def _draw_line(panel: Any, points: Sequence[tuple[float, float, str]], style: _S
     for rate, value, name in points:
         if name and not math.isnan(value):
             side = "left" if across > 0 else "right"
-            place = {"textcoords": "offset points", "xytext": (across, up), "ha": side, "va": "center"}
-            panel.annotate(name, (rate, value), color=style.colour, fontsize="x-small", **place)
+            panel.annotate(
+                name,
+                (rate, value),
+                xytext=(across, up),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                color=style.colour,
+                fontsize="x-small",
+            )
 
 
 def _label_offset(style: _Style, falls: bool) -> tuple[float, float]:
-    """Where a point's name stands, in points right of it and above it: off the line that leads there."""
-    # Our two decoders have the same rates and often nearly the same scores: the WaveNet's names stand on the
-    # other side of its line where more is worse.
+    """Offset of a point's name to the right and upwards, in points: off the line that leads there."""
+    # Our two decoders have the same rates and often nearly the same scores, so their names stand on opposite
+    # sides of their lines; a falling line (more is worse) swaps the sides.
     if style.ours and style.hollow != falls:
         return (5, -8) if style.hollow else (-5, -8)
     return (5, 7) if falls else (-5, 7)
 
 
-def _legend_entries(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
+def _legend_entries(panels: Sequence[Axes]) -> tuple[list[Artist], list[str]]:
     """Handles and labels of all panels, each label once."""
-    entries: dict[str, Any] = {}
+    entries: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
@@ -184,5 +190,5 @@ def _key(row: Row) -> str:
 
 
 def _is_drawn(row: Row) -> bool:
-    # Not a number is not less either.
-    return row.system.name != ORIGINAL and 0 < row.stored_bits_per_second <= HIGHEST_RATE
+    # A comparison with NaN (unknown bits) is False.
+    return row.system.name != _ORIGINAL and 0 < row.stored_bits_per_second <= _MAX_RATE

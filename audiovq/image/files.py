@@ -1,8 +1,7 @@
-"""Pictures in and out: PNG, JPEG and other usual files to arrays of 8-bit levels, and back.
+"""Reads PNG, JPEG and other usual picture files into arrays of 8-bit levels, and writes them.
 
-Everything that is not plain 8-bit grey or colour is either turned into it in a way that loses nothing visible
-(palettes, CMYK, 16 bits, transparency over white, the camera's orientation) or refused in one line. Sizes are
-known, and checked, before a pixel is decoded.
+Palettes, CMYK, 16 bits, transparency (over white) and the camera's orientation are converted to plain 8-bit
+grey or colour; other files are refused in one line. The size is checked before a pixel is decoded.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, unreadable
 from audiovq.io.atomic import PartialFile
 
 if TYPE_CHECKING:
     from PIL import Image
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-"""What reading takes. What it writes ends in .png, .jpg or .jpeg."""
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+"""Files that are read; those written end in .png, .jpg or .jpeg."""
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-"""Decoders that a file is offered to, by Pillow's names: the rest of them is kept away from unknown input."""
+"""Decoders that may open a file, by Pillow's names: untrusted input does not reach the other ones."""
 LARGEST_PIXELS = 1 << 27
-"""134 megapixels; what Pillow holds of a picture takes up to four bytes a pixel."""
+"""134 megapixels; Pillow holds a picture in up to four bytes a pixel."""
 
 Pixels = NDArray[np.uint8]
 
@@ -42,7 +41,7 @@ def read_picture(source: str | os.PathLike[str], channels: int) -> Pixels:
     Args:
         source: path, or `"-"` for standard input.
 
-    Raises: AudiovqError for what is missing, no picture, damaged, cut, animated, of values without a known
+    Raises: AudiovqError if the file is missing, no picture, damaged, cut, animated, of values without a known
         range, or larger than `LARGEST_PIXELS`.
     """
     with open_picture(source) as picture:
@@ -95,7 +94,7 @@ def open_picture(source: str | os.PathLike[str]) -> Iterator[Picture]:
 
 @contextmanager
 def _translated(name: str) -> Iterator[None]:
-    """One line for whatever Pillow raises over a broken file; it documents hardly any of it."""
+    """Turn the exceptions of Pillow over a broken file, hardly any of them documented, into one line."""
     import warnings
 
     from PIL import Image, UnidentifiedImageError
@@ -119,15 +118,10 @@ def _translated(name: str) -> Iterator[None]:
 
 
 def _opened(name: str) -> io.BufferedReader:
-    path = Path(name)
-    if path.is_dir():
-        raise AudiovqError(f"{name}: is a folder; name a picture in it")
     try:
-        file = open(path, "rb")  # noqa: SIM115 (closed by the caller)
-    except FileNotFoundError:
-        raise AudiovqError(f"{name}: does not exist; check the path") from None
+        file = open(name, "rb")  # noqa: SIM115 (closed by the caller)
     except OSError as error:
-        raise AudiovqError(f"{name}: cannot be read ({error.strerror}); check its permissions") from None
+        raise unreadable(name, error) from None
     if os.fstat(file.fileno()).st_size == 0:
         file.close()
         raise AudiovqError(f"{name}: is empty (0 bytes); give a PNG or a JPEG")
@@ -143,7 +137,8 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
     ImageOps.exif_transpose(image, in_place=True)
     mode = image.mode
     if mode == "I" and image.format in ("PNG", "PPM"):
-        mode, image = "I;16", image.convert("I;16")
+        mode = "I;16"
+        image = image.convert("I;16")
     if mode.startswith("I;16"):
         return image if mode == "I;16" else image.convert("I;16")
     if mode in ("I", "F"):
@@ -175,7 +170,7 @@ def write_picture(path: str | os.PathLike[str], pixels: Pixels, *, force: bool =
         return
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(Path(path).suffix.lower())
     if kind is None:
-        raise AudiovqError(f"{os.fspath(path)}: is no name for a picture; let it end in .png or .jpg")
+        raise AudiovqError(f"{os.fspath(path)}: must end in .png or .jpg")
     with PartialFile(path, force=force) as file:
         try:
             image.save(file.file, kind, **({"quality": 95} if kind == "JPEG" else {}))
@@ -212,6 +207,7 @@ def grid(pictures: Pixels, columns: int | None = None, gap: int = 2) -> Pixels:
         (lines * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, dtype=np.uint8
     )
     for n, picture in enumerate(pictures):
-        top, left = n // columns * (height + gap), n % columns * (width + gap)
+        top = n // columns * (height + gap)
+        left = n % columns * (width + gap)
         out[top : top + height, left : left + width] = picture
     return out

@@ -1,6 +1,6 @@
 """The discretised logistic: a probability for each of the 256 levels of a pixel (arXiv 1701.05517).
 
-Bits per dimension mean something only under a distribution over what a file holds, which is integers. Here
+Bits per dimension are meaningful only under a distribution over what a file holds, which is integers. Here
 p(x) = S((x + 1/2 - m) / s) - S((x - 1/2 - m) / s) in levels, S the logistic function, the first and the last
 level with all that lies beyond; so the 256 probabilities sum to one.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 HALF = 1 / 255
 """Half a level, where 0..255 is -1..1."""
 LOWEST_LOG_SCALE = -7.0
-"""Of scales in -1..1 (a tenth of a level): the likelihood of a surface without noise stays finite."""
+"""Limit, for scales in -1..1 (a tenth of a level): the likelihood of a flat surface stays finite."""
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 class PixelDistribution(NamedTuple):
-    """Independent discretised logistics, save that a pixel's green knows its red, and its blue both.
+    """Independent discretised logistics, but a pixel's green depends on its red, and its blue on both.
 
     mean: `(B, H, W, C)` in -1..1, of each value by itself.
     log_scale: `(B, H, W, C)`.
@@ -46,13 +46,15 @@ class PixelDistribution(NamedTuple):
     def of(cls, parameters: Tensor, channels: int) -> PixelDistribution:
         """From a network's output `(B, H, W, parameters(channels))`."""
         parameters = parameters.float()
-        mean, log_scale = parameters[..., :channels], parameters[..., channels : 2 * channels] - 1.5
+        mean = parameters[..., :channels]
+        log_scale = parameters[..., channels : 2 * channels] - 1.5
         coupling = parameters[..., 2 * channels :] if channels == 3 else None
         return cls(mean, log_scale.clamp_min(LOWEST_LOG_SCALE), coupling)
 
     def nats(self, pixels: Tensor) -> Tensor:
         """Negative log-likelihood of levels `(B, H, W, C)` uint8: nats, of the same shape, float32."""
-        x, mean = to_unit(pixels), self.mean
+        x = to_unit(pixels)
+        mean = self.mean
         if self.coupling is not None:
             red, green, _ = (x - mean).unbind(-1)
             on_green, red_on_blue, green_on_blue = self.coupling.unbind(-1)

@@ -1,7 +1,7 @@
 """Batches of pictures: random patches to train on, and fixed ones to score.
 
-Which patch an item of a batch is depends on (seed, stage, step, item) alone, so training resumes as if never
-stopped, and a batch may be shared out (`data.sharding`).
+Every random draw is seeded by (seed, step, item): the result of a resumed training is identical to an
+uninterrupted run, and a batch may be split into shards (`data.sharding`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,11 @@ from audiovq.image.files import Pixels, pad_to_multiple
 
 
 class PictureBatch(NamedTuple):
-    """Pictures for one step.
+    """Pictures for one step."""
 
-    pixels: `(B, S, S, C)` uint8.
-    rows: `(B,)` int64, class number + 1 (0: unknown).
-    part: which items of the step's batch these are.
-    """
-
-    pixels: Tensor
-    rows: Tensor
-    part: MicroBatch
+    pixels: Tensor  # (B, S, S, C) uint8
+    class_ids: Tensor  # (B,) int64, class number + 1 (0: unknown)
+    part: MicroBatch  # which items of the step's batch these are
 
 
 class PictureReader(ReadAhead[PictureBatch]):
@@ -43,7 +38,7 @@ class PictureReader(ReadAhead[PictureBatch]):
         seed: with a step number it fixes a batch.
         flip: mirror half of them.
         shift: move each by up to so many pixels, edges repeated.
-        share: what of a batch is read here.
+        shard: the part of a batch that this process reads.
     """
 
     def __init__(
@@ -54,21 +49,25 @@ class PictureReader(ReadAhead[PictureBatch]):
         seed: int,
         flip: bool = False,
         shift: int = 0,
-        share: Shard = ALL,
+        shard: Shard = ALL,
     ) -> None:
-        super().__init__(batch, share)
-        self.pictures, self.side, self.seed = pictures, side, seed
-        self.flip, self.shift = flip, shift
+        super().__init__(batch, shard)
+        self.pictures = pictures
+        self.side = side
+        self.seed = seed
+        self.flip = flip
+        self.shift = shift
 
     def read_part(self, step: int, part: MicroBatch) -> PictureBatch:
         """Some patches of a step's batch."""
-        pixels, rows = [], []
+        pixels = []
+        class_ids = []
         for item in part.numbers:
             rng = np.random.default_rng([self.seed, step, item])
             number = self._number(rng)
             pixels.append(self._patch(self.pictures.source[number], rng))
-            rows.append(self.pictures.labels[number] + 1)
-        return PictureBatch(torch.from_numpy(np.stack(pixels)), torch.tensor(rows), part)
+            class_ids.append(self.pictures.labels[number] + 1)
+        return PictureBatch(torch.from_numpy(np.stack(pixels)), torch.tensor(class_ids), part)
 
     def names(self, step: int, part: MicroBatch) -> list[str]:
         """Files of some patches of a step's batch, or numbers of pictures that come from an array."""
@@ -80,7 +79,7 @@ class PictureReader(ReadAhead[PictureBatch]):
         ]
 
     def _number(self, rng: np.random.Generator) -> int:
-        """Of a random picture, in the source; the first that is drawn for an item."""
+        """Number of a random picture in the source; the first random draw of an item."""
         return int(self.pictures.chosen[rng.integers(len(self.pictures))])
 
     def _patch(self, picture: Pixels, rng: np.random.Generator) -> Pixels:
@@ -104,16 +103,18 @@ def patches(pictures: Pictures, side: int, count: int) -> PictureBatch:
     """
     numbers = pictures.chosen[_spread(len(pictures), count)]
     each = -(-count // len(numbers))
-    found, rows = [], []
+    found = []
+    class_ids = []
     for number in numbers:
         picture = pictures.source[int(number)]
         down, across = (max(1, size // side) for size in picture.shape[:2])
         for place in _spread(down * across, each):
-            top, left = place // across * side, place % across * side
+            top = place // across * side
+            left = place % across * side
             found.append(pad_to_multiple(picture[top : top + side, left : left + side], side))
-            rows.append(pictures.labels[number] + 1)
-    part = full_batch(min(count, len(rows)))
-    return PictureBatch(torch.from_numpy(np.stack(found[:count])), torch.tensor(rows[:count]), part)
+            class_ids.append(pictures.labels[number] + 1)
+    part = full_batch(min(count, len(class_ids)))
+    return PictureBatch(torch.from_numpy(np.stack(found[:count])), torch.tensor(class_ids[:count]), part)
 
 
 def _spread(count: int, wanted: int) -> NDArray[np.int64]:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from audiovq.config.image import ImageModelConfig
 from audiovq.errors import AudiovqError
-from audiovq.image.decoder import Decoder
-from audiovq.image.encoder import Encoder
+from audiovq.image.decoder import ImageDecoder
+from audiovq.image.encoder import ImageEncoder
 from audiovq.image.likelihood import PixelDistribution, to_unit
 from audiovq.image.pixelcnn import PixelCNN
 from audiovq.nn.codebook import Codebook, Quantised
@@ -28,7 +28,7 @@ class ImageModel(nn.Module):
 
     Args:
         config: dimensions.
-        classes: number of classes it is trained on (rows of the class table besides 'no class').
+        classes: number of classes.
 
     Raises: AudiovqError for a codebook of several levels or frames a step, which are for speech.
     """
@@ -51,31 +51,38 @@ class ImageModel(nn.Module):
 
     def __init__(self, config: ImageModelConfig, classes: int) -> None:
         super().__init__()
-        self.config, self.classes = config, classes
+        self.config = config
+        self.classes = classes
         self.factor = config.network.factor
-        self.encoder = Encoder(config.channels, config.network)
-        k, width = config.codebook, self.encoder.out_channels
+        self.encoder = ImageEncoder(config.channels, config.network)
+        k = config.codebook
         if k.levels > 1 or k.frames_per_step > 1:
             raise AudiovqError(
                 "configuration: images have one level and one frame a step; "
                 "set codebook.levels and codebook.frames_per_step to 1"
             )
         self.codebook = Codebook(
-            k.size, k.dim, width, k.update, k.ema_decay, k.normalize, k.dead_code_threshold
+            k.size,
+            k.dim,
+            self.encoder.out_channels,
+            k.update,
+            k.ema_decay,
+            k.normalize,
+            k.dead_code_threshold,
         )
-        told = config.condition if config.decoder_condition else 0
-        self.decoder = Decoder(config.channels, config.network, classes, told)
+        condition = config.condition if config.decoder_condition else 0
+        self.decoder = ImageDecoder(config.channels, config.network, classes, condition)
         self.prior = PixelCNN(k.size, config.prior, classes, config.condition)
 
-    def reconstruct(self, pixels: Tensor, rows: Tensor, quantise: bool = True) -> Reconstructed:
+    def reconstruct(self, pixels: Tensor, class_ids: Tensor, quantise: bool = True) -> Reconstructed:
         """Training pass.
 
         Args:
             pixels: `(B, H, W, channels)` uint8, sides multiples of the factor.
-            rows: `(B,)` class number + 1 (0: no class).
+            class_ids: `(B,)` class number + 1 (0: no class).
         """
         vectors, quantised = self.codebook(self.encoder(to_unit(pixels)), quantise)
-        return Reconstructed(self.decoder(vectors, rows), quantised)
+        return Reconstructed(self.decoder(vectors, class_ids), quantised)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -83,6 +90,8 @@ class ImageModel(nn.Module):
         return self.codebook.encode(self.encoder(to_unit(pixels))).squeeze(-1)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, rows: Tensor) -> PixelDistribution:
-        """Distributions over pictures `(B, H, W, channels)` for codes `(B, h, w)` and classes `(B,)`."""
-        return self.decoder(self.codebook.lookup(codes.unsqueeze(-1)), rows)
+    def decode(self, codes: Tensor, class_ids: Tensor) -> PixelDistribution:
+        """Distributions over pictures `(B, H, W, channels)` for codes `(B, h, w)` and class ids `(B,)`."""
+        vectors = self.codebook.lookup(codes.unsqueeze(-1))
+        distribution: PixelDistribution = self.decoder(vectors, class_ids)
+        return distribution

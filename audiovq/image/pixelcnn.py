@@ -5,9 +5,14 @@ row. One masked convolution cannot see them all (repeated, it leaves a blind spo
 stacks go side by side. The vertical one sees rows: at (r, c) everything up to row r, own row included, within
 its reach. The horizontal one sees the own row left of c, and the vertical one's output of the row *above*.
 No kernel has masked taps: the input is padded on one side instead, and nothing is multiplied by zero.
+
+Class ids are numbers of classes plus one; 0 is "no class".
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +22,7 @@ from audiovq.config.image import PixelCNNConfig
 from audiovq.image.blocks import PlaneConv
 
 
-def gate(z: Tensor) -> Tensor:
+def _gate(z: Tensor) -> Tensor:
     """`tanh(a) sigmoid(b)` of `z = [a | b]` along the last axis."""
     a, b = z.chunk(2, dim=-1)
     return torch.tanh(a) * torch.sigmoid(b)
@@ -35,7 +40,9 @@ class GatedLayer(nn.Module):
 
     def __init__(self, channels: int, reach: int, first: bool, dropout: float) -> None:
         super().__init__()
-        self.reach, self.first, self.dropout = reach, first, dropout
+        self.reach = reach
+        self.first = first
+        self.dropout = dropout
         self.vertical = PlaneConv(
             channels, 2 * channels, (reach + 1, 2 * reach + 1), 1, (reach, reach, reach, 0)
         )
@@ -48,29 +55,42 @@ class GatedLayer(nn.Module):
             for part in (self.vertical_proj, self.horizontal_proj):
                 part.weight.mul_(0.5)
 
-    def forward(self, v: Tensor, h: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-        """The next `v` and `h`, `(B, H, W, C)`; `told (B, 1, 1, 4C)` is added to the gates of both."""
+    def forward(self, v: Tensor, h: Tensor, class_cond: Tensor) -> tuple[Tensor, Tensor]:
+        """The next `v` and `h`, `(B, H, W, C)`; `class_cond (B, 1, 1, 4C)` is added to the gates of both."""
         rows = self.vertical(v)
-        # One row down: what the vertical stack knows of row r is for row r + 1.
+        # One row down: row r + 1 sees the vertical stack's output of row r.
         above = F.pad(rows[:, :-1], (0, 0, 0, 0, 1, 0))
-        v = self.join_vertical(v, rows, told)
+        v = self.join_vertical(v, rows, class_cond)
         row = self.horizontal(h)[:, :, : h.shape[2]]
-        return v, self.join_horizontal(h, row, self.link(above), told)
+        return v, self.join_horizontal(h, row, self.link(above), class_cond)
 
-    def join_vertical(self, v: Tensor, rows: Tensor, told: Tensor) -> Tensor:
+    def join_vertical(self, v: Tensor, rows: Tensor, class_cond: Tensor) -> Tensor:
         """The vertical stack's next input from its convolution."""
-        half = told.shape[-1] // 2
-        return v + self.vertical_proj(self._drop(gate(rows + told[..., :half])))
+        half = class_cond.shape[-1] // 2
+        added: Tensor = self.vertical_proj(self._drop(_gate(rows + class_cond[..., :half])))
+        return v + added
 
-    def join_horizontal(self, h: Tensor, row: Tensor, linked: Tensor, told: Tensor) -> Tensor:
-        """The horizontal stack's next input from its convolution and what the vertical one tells."""
-        half = told.shape[-1] // 2
-        out = self.horizontal_proj(self._drop(gate(row + linked + told[..., half:])))
-        # The first layer's input is the code that is to be predicted.
-        return out if self.first else h + out
+    def join_horizontal(self, h: Tensor, row: Tensor, linked: Tensor, class_cond: Tensor) -> Tensor:
+        """The horizontal stack's next input from its convolution and the vertical stack's link."""
+        half = class_cond.shape[-1] // 2
+        added: Tensor = self.horizontal_proj(self._drop(_gate(row + linked + class_cond[..., half:])))
+        # The first layer's input is the code to predict, so it has no residual connection.
+        return added if self.first else h + added
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+@dataclass
+class PixelCNNState:
+    """State of the step form, of B grids of width W: what each layer needs of earlier rows and columns."""
+
+    class_cond: list[Tensor]  # (B, 1, 1, 4C) a layer, added to the gates
+    above: list[Tensor]  # (B, reach + 1, W + 2 reach, C) a layer: padded vertical input in the last rows
+    left: list[Tensor]  # (B, reach, C) a layer: horizontal input in the last columns
+    linked: list[Tensor]  # (B, W, 2C) a layer: added by the vertical stack to the gates of the current row
+    row: Tensor  # (B, W) int64, codes of the current row so far
+    position: int = 0  # codes predicted so far, in raster order
 
 
 class PixelCNN(nn.Module):
@@ -79,16 +99,18 @@ class PixelCNN(nn.Module):
     Args:
         size: K.
         config: layers, channels, reach, dropout.
-        classes: number of classes; row 0 of the class table is 'no class', class c is row c + 1.
-        condition: channels of a class's vector; 0: classes are not looked at.
+        classes: number of classes.
+        condition: channels of a class's vector; 0: the class has no effect.
 
-    Shape: codes `(B, H, W)` int64 and rows `(B,)` int64 to logits `(B, H, W, K)`.
+    Shape: codes `(B, H, W)` int64 and class ids `(B,)` int64 to logits `(B, H, W, K)`.
     """
 
     def __init__(self, size: int, config: PixelCNNConfig, classes: int, condition: int) -> None:
         super().__init__()
         channels = config.channels
-        self.size, self.channels, self.config = size, channels, config
+        self.size = size
+        self.channels = channels
+        self.config = config
         self.code_embedding = nn.Parameter(torch.randn(size, channels) * 0.5)
         self.layers = nn.ModuleList(
             GatedLayer(channels, config.reach, number == 0, config.dropout) for number in range(config.layers)
@@ -109,24 +131,87 @@ class PixelCNN(nn.Module):
         """Codes `(...)` to the stacks' input `(..., C)`."""
         return F.embedding(codes, self.code_embedding)
 
-    def told(self, rows: Tensor) -> list[Tensor]:
-        """What each layer adds to its gates: `(B, 1, 1, 4C)` a layer, for classes `(B,)`."""
+    def class_cond(self, class_ids: Tensor) -> list[Tensor]:
+        """What each layer adds to its gates: `(B, 1, 1, 4C)` a layer, for class ids `(B,)`."""
         count = len(self.layers)
         if self.class_embedding is None:
-            return [self.code_embedding.new_zeros(len(rows), 1, 1, 4 * self.channels)] * count
-        told = self.class_proj(F.embedding(rows, self.class_embedding))
-        return list(told.view(len(rows), count, 1, 1, -1).unbind(1))
+            return [self.code_embedding.new_zeros(len(class_ids), 1, 1, 4 * self.channels)] * count
+        projected = self.class_proj(F.embedding(class_ids, self.class_embedding))
+        return list(projected.view(len(class_ids), count, 1, 1, -1).unbind(1))
 
     def head(self, h: Tensor) -> Tensor:
         """Logits `(..., K)` from the horizontal stack's last output `(..., C)`."""
-        return self.head_out_proj(F.leaky_relu(self.head_in_proj(F.leaky_relu(h, 0.1)), 0.1))
+        logits: Tensor = self.head_out_proj(F.leaky_relu(self.head_in_proj(F.leaky_relu(h, 0.1)), 0.1))
+        return logits
 
-    def from_embedded(self, x: Tensor, rows: Tensor) -> Tensor:
+    def from_embedded(self, x: Tensor, class_ids: Tensor) -> Tensor:
         """Logits from embedded codes `(B, H, W, C)`."""
-        v = h = x
-        for layer, told in zip(self.layers, self.told(rows), strict=True):
-            v, h = layer(v, h, told)
+        v = x
+        h = x
+        for layer, class_cond in zip(self.layers, self.class_cond(class_ids), strict=True):
+            v, h = layer(v, h, class_cond)
         return self.head(h)
 
-    def forward(self, codes: Tensor, rows: Tensor) -> Tensor:
-        return self.from_embedded(self.embed(codes), rows)
+    def forward(self, codes: Tensor, class_ids: Tensor) -> Tensor:
+        return self.from_embedded(self.embed(codes), class_ids)
+
+    def initial_state(self, class_ids: Tensor, width: int) -> PixelCNNState:
+        """State of the step form: grids of `width` columns without codes yet, for class ids `(B,)`."""
+        batch = len(class_ids)
+        reach = self.config.reach
+        zeros = self.code_embedding.new_zeros
+        return PixelCNNState(
+            class_cond=self.class_cond(class_ids),
+            above=[zeros(batch, reach + 1, width + 2 * reach, self.channels) for _ in self.layers],
+            left=[zeros(batch, reach, self.channels) for _ in self.layers],
+            linked=[],
+            row=torch.zeros(batch, width, dtype=torch.long, device=class_ids.device),
+        )
+
+    def step(self, past: Tensor, state: PixelCNNState) -> Tensor:
+        """Logits `(B, K)` of the next code in raster order. Advances `state` in place.
+
+        The network must be in evaluation mode.
+
+        Args:
+            past: codes `(B,)` at the position before; at the first position they are not looked at.
+        """
+        column = state.position % state.row.shape[1]
+        if state.position > 0:
+            state.row[:, column - 1] = past  # at column 0 the last one of the row above
+        if column == 0:
+            self._begin_row(state)
+            h = state.left[0].new_zeros(len(past), self.channels)
+        else:
+            h = self.embed(past)
+        state.position += 1
+        for number, layer in enumerate(self._gated_layers):
+            taps = torch.cat([state.left[number], h.unsqueeze(1)], dim=1)
+            state.left[number] = taps[:, 1:]
+            if layer.first:
+                # This layer looks at the columns before its own; the others end with their own.
+                taps = taps[:, 1:]
+            row = F.linear(taps.flatten(1), layer.horizontal.weight, layer.horizontal.bias)
+            class_cond = state.class_cond[number][:, 0, 0]
+            h = layer.join_horizontal(h, row, state.linked[number][:, column], class_cond)
+        return self.head(h)
+
+    def _begin_row(self, state: PixelCNNState) -> None:
+        """Run the vertical stack over the row just finished, all its columns at once."""
+        batch, width = state.row.shape
+        state.left = [left.new_zeros(left.shape) for left in state.left]
+        state.linked = []
+        above = self.embed(state.row).unsqueeze(1)
+        for number, layer in enumerate(self._gated_layers):
+            if state.position == 0:  # there is no row above
+                rows = above.new_zeros(batch, 1, width, 2 * self.channels)
+            else:
+                padded = F.pad(above, (0, 0, layer.reach, layer.reach))
+                state.above[number] = torch.cat([state.above[number][:, 1:], padded], dim=1)
+                rows = layer.vertical.apply_to(state.above[number])
+                above = layer.join_vertical(above, rows, state.class_cond[number])
+            state.linked.append(layer.link(rows)[:, 0])
+
+    @property
+    def _gated_layers(self) -> list[GatedLayer]:
+        return cast("list[GatedLayer]", list(self.layers))

@@ -1,10 +1,11 @@
-"""The image model behind a few verbs: `load`, `encode`, `decode`, `generate`."""
+"""The front door of images: pictures to code grids and back, and new ones."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,17 +15,21 @@ from audiovq.errors import AudiovqError
 from audiovq.image.codes import CodeGrid
 from audiovq.image.files import LARGEST_PIXELS, Picture, Pixels, open_picture, pad_to_multiple, to_channels
 from audiovq.image.model import ImageModel
-from audiovq.image.modelfile import ImageHeader, describe, load_model
-from audiovq.image.sampling import Sampling, draw
+from audiovq.image.modelfile import ImageHeader, load_image_model
+from audiovq.image.sampling import Sampling, draw_grids
+from audiovq.io.tensorfile import count_parameters
+from audiovq.nn.device import find_device
 
 TILE = 64
-"""Codes along a side that are computed at a time; their context comes on top."""
-DEFAULT_MODEL = Path(__file__).parents[1] / "assets" / "default-image.safetensors"
+"""Codes along a side that are computed at a time, without their context."""
+DEFAULT_IMAGE_MODEL = Path(__file__).parents[1] / "assets" / "default-image.safetensors"
 MAX_GRIDS = 64
 """Pictures drawn side by side."""
 
 
-def load(model: str | os.PathLike[str] | None = None, *, device: str = "cpu") -> ImageTokenizer:
+def load_image_tokenizer(
+    model: str | os.PathLike[str] | None = None, *, device: str = "cpu"
+) -> ImageTokenizer:
     """Load an image model file.
 
     Args:
@@ -33,14 +38,9 @@ def load(model: str | os.PathLike[str] | None = None, *, device: str = "cpu") ->
 
     Raises: AudiovqError if the file is missing, damaged or no image model, or torch has no such device.
     """
-    path = DEFAULT_MODEL if model is None else Path(model)
-    loaded, header = load_model(path)
-    try:
-        loaded = loaded.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise AudiovqError(f"device {device}: cannot be used ({reason}); use cpu") from None
-    return ImageTokenizer(loaded, header, path)
+    path = DEFAULT_IMAGE_MODEL if model is None else Path(model)
+    loaded, header = load_image_model(path)
+    return ImageTokenizer(loaded.to(find_device(device)), header, path)
 
 
 class ImageTokenizer:
@@ -53,19 +53,14 @@ class ImageTokenizer:
     """
 
     def __init__(self, model: ImageModel, header: ImageHeader, path: Path) -> None:
-        self.model, self.header, self.path = model, header, path
-        self.channels, self.factor = header.config.channels, model.factor
+        self.model = model
+        self.header = header
+        self.path = path
+        self.channels = header.config.channels
+        self.factor = model.factor
+        self.classes = header.classes
+        self.fingerprint = header.fingerprint
         self._device = next(model.parameters()).device
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes it was trained on, by number."""
-        return self.header.classes
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits over what makes codes mean what they mean."""
-        return self.header.fingerprint
 
     def encode(self, source: str | os.PathLike[str] | Pixels, label: str | int | None = None) -> CodeGrid:
         """Codes of a picture, in tiles: a tile's codes are those that the whole picture would give.
@@ -73,13 +68,12 @@ class ImageTokenizer:
         Args:
             source: path of a picture, `"-"` for standard input, or levels `(H, W)`, `(H, W, 1)` or
                 `(H, W, 3)` uint8.
-            label: its class, name or number, for a decoder that is told classes.
+            label: its class, name or number, for a decoder that is conditioned on classes.
 
-        Raises: AudiovqError for what cannot be read (see `pictures.read_picture`), an unusable array, or an
-            unknown class.
+        Raises: AudiovqError for a file that cannot be read (see `image.files.read_picture`), an unusable
+            array, or an unknown class.
         """
-        row = self.row(label)
-        name = self.classes[row - 1] if row else None
+        name = self._class_name(self.class_id(label))
         if isinstance(source, np.ndarray):
             from PIL import Image
 
@@ -100,21 +94,21 @@ class ImageTokenizer:
         if not isinstance(codes, CodeGrid):
             codes = CodeGrid(np.asarray(codes))
         codes.check_against(self.header.config.codebook.size, self.fingerprint, self.factor)
-        f, (rows, columns) = self.factor, codes.codes.shape
+        f = self.factor
+        rows, columns = codes.codes.shape
         if rows * columns * f * f > LARGEST_PIXELS:
             raise AudiovqError(
                 f"{codes.name}: {columns * f} x {rows * f} pixels are too many; cut it into parts"
             )
-        told = torch.tensor([self.row(codes.label)], device=self._device)
+        class_ids = torch.tensor([self.class_id(codes.label)], device=self._device)
         table = torch.from_numpy(codes.codes.astype(np.int64)).to(self._device)
         channels = codes.channels or self.channels
         out = np.empty((rows * f, columns * f, channels), dtype=np.uint8)
         with torch.inference_mode():
             for tile in _tiles(rows, columns, self.model.decoder.reach):
-                part = table[tile.outer[0], tile.outer[1]].unsqueeze(0)
-                pixels = self.model.decode(part, told).picture()[0].cpu().numpy()
-                inner = pixels[_scaled(tile.inner[0], f), _scaled(tile.inner[1], f)]
-                out[_scaled(tile.place[0], f), _scaled(tile.place[1], f)] = to_channels(inner, channels)
+                part = table[tile.outer].unsqueeze(0)
+                pixels = self.model.decode(part, class_ids).picture()[0].cpu().numpy()
+                out[_scaled(tile.place, f)] = to_channels(pixels[_scaled(tile.inner, f)], channels)
         return out[: codes.height, : codes.width]
 
     def generate(
@@ -133,40 +127,60 @@ class ImageTokenizer:
 
         Args:
             count: how many.
-            label: class, name or number; None: of no class in particular.
-            seed: number n of a seed is the same whatever `count` is.
+            label: class, name or number; None: no class.
+            seed: picture n of a seed is the same for any `count`.
             first: number of the first one.
-            temperature: below 1 keeps to likelier codes; 0 takes the likeliest.
-            top_k: draw from the k likeliest alone; 0: from all.
-            height, width: in pixels; None: of the pictures that it was trained on.
+            temperature, top_k: as in `Sampling`.
+            height, width: in pixels; None: as in training.
 
         Raises: AudiovqError if the model has no prior, for an unknown class, or values out of range.
         """
         if not self.header.prior:
             raise AudiovqError(f"{self.path}: this model has no prior; train one with `audiovq image prior`")
-        size = self.header.config.size
-        height, width = height or size, width or size
+        height = height or self.header.config.size
+        width = width or self.header.config.size
         if min(height, width) < 1 or height * width > LARGEST_PIXELS:
             raise AudiovqError(f"size {width} x {height}: must be from 1 to {LARGEST_PIXELS:,} pixels")
-        rows, columns = -(-height // self.factor), -(-width // self.factor)
-        row = self.row(label)
-        name = self.classes[row - 1] if row else None
-        grids = []
+        rows = -(-height // self.factor)
+        columns = -(-width // self.factor)
+        class_id = self.class_id(label)
+        name = self._class_name(class_id)
+        grids: list[CodeGrid] = []
         for done in range(0, count, MAX_GRIDS):
-            told = torch.full((min(MAX_GRIDS, count - done),), row, device=self._device)
-            how = Sampling(seed, temperature, top_k, first + done)
-            for codes in draw(self.model.prior, told, rows, columns, how):
-                grids.append(
-                    CodeGrid(codes, self.factor, height, width, self.channels, name, self.fingerprint)
-                )
+            class_ids = torch.full((min(MAX_GRIDS, count - done),), class_id, device=self._device)
+            sampling = Sampling(seed, temperature, top_k, first + done)
+            grids += (
+                CodeGrid(codes, self.factor, height, width, self.channels, name, self.fingerprint)
+                for codes in draw_grids(self.model.prior, class_ids, rows, columns, sampling)
+            )
         return grids
 
     def info(self) -> dict[str, object]:
-        """What the model is: sizes, rates, classes, context, fingerprint."""
-        return describe(self.model, self.header, self.path)
+        """Facts about the model: sizes, rates, classes, context, fingerprint."""
+        config = self.header.config
+        return {
+            "model": config.name,
+            "fingerprint": self.fingerprint,
+            "file_bytes": self.path.stat().st_size,
+            "channels": config.channels,
+            "pixels_per_code_side": self.factor,
+            "codes": config.codebook.size,
+            "bits_per_pixel": config.bits_per_pixel,
+            "training_size": config.size,
+            "classes": list(self.classes) or None,
+            "prior": self.header.prior,
+            **count_parameters(self.model, () if self.header.prior else ("prior",)),
+            "encoder_reach_codes": self.model.encoder.reach,
+            "decoder_reach_codes": self.model.decoder.reach,
+            "prior_reach_codes": self.model.prior.reach if self.header.prior else None,
+            "training_pictures": self.header.training.get("pictures"),
+        }
 
-    def row(self, label: str | int | None) -> int:
-        """Row of the class table: 0 for no class. Names come first: classes may be named by numbers."""
+    def class_id(self, label: str | int | None) -> int:
+        """Class number + 1; 0: no class. Names come first: classes may be named by numbers.
+
+        Raises: AudiovqError for an unknown class.
+        """
         if label is None:
             return 0
         if str(label) in self.classes:
@@ -174,49 +188,69 @@ class ImageTokenizer:
         if str(label).isdecimal() and int(label) < len(self.classes):
             return int(label) + 1
         known = ", ".join(self.classes) or "none"
-        raise AudiovqError(f"class {label}: unknown to {self.path.name}; it knows {known}")
+        raise AudiovqError(f"class {label}: unknown to {self.path.name}; its classes are {known}")
+
+    def _class_name(self, class_id: int) -> str | None:
+        return self.classes[class_id - 1] if class_id else None
 
     def _encode(self, picture: Picture, label: str | None) -> CodeGrid:
         f = self.factor
-        rows, columns = -(-picture.height // f), -(-picture.width // f)
+        rows = -(-picture.height // f)
+        columns = -(-picture.width // f)
         codes = np.empty((rows, columns), dtype=np.uint16)
-        strip, held = np.empty(0, np.uint8), slice(0, 0)
+        # Tiles come row by row; those of one row are cut from the same strip of the picture.
+        strip = np.empty(0, np.uint8)
+        held = slice(0, 0)
         with torch.inference_mode():
             for tile in _tiles(rows, columns, self.model.encoder.reach):
                 if tile.outer[0] != held:
                     held = tile.outer[0]
                     strip = picture.rows(held.start * f, min(held.stop * f, picture.height), self.channels)
                     strip = pad_to_multiple(strip, f)
-                part = np.ascontiguousarray(strip[None, :, _scaled(tile.outer[1], f)])
+                part = np.ascontiguousarray(strip[None, :, _scaled(tile.outer, f)[1]])
                 tile_codes = self.model.encode(torch.from_numpy(part).to(self._device))[0]
                 codes[tile.place] = tile_codes[tile.inner].cpu().numpy()
         channels = 1 if picture.grey else 3
         return CodeGrid(codes, f, picture.height, picture.width, channels, label, self.fingerprint)
 
 
-class _Tile:
+_Area = tuple[slice, slice]
+"""Rows and columns."""
+
+
+class _Tile(NamedTuple):
     """A tile of a grid: `place` in the grid; `outer`, with its context; `inner`, the tile within `outer`."""
 
-    def __init__(self, top: int, left: int, rows: int, columns: int, reach: int) -> None:
-        outer, inner, place = [], [], []
-        for start, size in ((top, rows), (left, columns)):
-            stop = min(start + TILE, size)
-            first, last = max(0, start - reach), min(size, stop + reach)
-            outer.append(slice(first, last))
-            inner.append(slice(start - first, stop - first))
-            place.append(slice(start, stop))
-        self.outer, self.inner, self.place = tuple(outer), tuple(inner), tuple(place)
+    place: _Area
+    outer: _Area
+    inner: _Area
 
 
 def _tiles(rows: int, columns: int, reach: int) -> Iterator[_Tile]:
     """Tiles row by row. At the grid's own edges there is no context, as for the whole grid."""
-    for top in range(0, rows, TILE):
-        for left in range(0, columns, TILE):
-            yield _Tile(top, left, rows, columns, reach)
+    for down in _spans(rows, reach):
+        for across in _spans(columns, reach):
+            yield _Tile(*zip(down, across, strict=True))
 
 
-def _scaled(part: slice, factor: int) -> slice:
-    return slice(part.start * factor, part.stop * factor)
+def _spans(size: int, reach: int) -> list[tuple[slice, slice, slice]]:
+    """`place`, `outer` and `inner` of the tiles along one side."""
+    spans = []
+    for start in range(0, size, TILE):
+        stop = min(start + TILE, size)
+        first = max(0, start - reach)
+        last = min(size, stop + reach)
+        spans.append((slice(start, stop), slice(first, last), slice(start - first, stop - first)))
+    return spans
+
+
+def _scaled(area: _Area, factor: int) -> _Area:
+    """Pixels of an area of codes."""
+    rows, columns = area
+    return (
+        slice(rows.start * factor, rows.stop * factor),
+        slice(columns.start * factor, columns.stop * factor),
+    )
 
 
 def _checked_pixels(pixels: NDArray[np.uint8]) -> Pixels:

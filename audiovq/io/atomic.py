@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and lock a folder that one process writes to."""
+"""Writes a file whole or not at all, and locks a folder that one process writes to."""
 
 from __future__ import annotations
 
@@ -10,34 +10,32 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows: there an open file cannot be removed, which does the same service.
-    fcntl = None  # type: ignore[assignment]
-
 if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 from audiovq.errors import AudiovqError
 
 
 class PartialFile:
-    """A file under a temporary name in its own folder, which takes its real name only when whole.
+    """A file that is written under a temporary name in its folder, and renamed once it is complete.
 
     Args:
-        path: where it shall be. A link is followed, what it points to is replaced.
-        force: replace what is there.
+        path: of the file. A link is followed: the file that it points to is replaced.
+        force: replace an existing file.
 
     Raises:
         AudiovqError: exists (without `force`), is no regular file, or the folder cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        self.name, self.force = os.fspath(path), force
+        self.name = os.fspath(path)
+        self.force = force
         self.path = Path(os.path.realpath(path))
         self._check_target()
-        # Another process that tidies up may take a new file before it is locked; where files cannot be
-        # locked, none is ever taken.
+        # Another process that removes leftovers may remove a new file before it is locked; where files cannot
+        # be locked, none is ever removed.
         for _ in range(2):
             if self._open():
                 break
@@ -55,7 +53,7 @@ class PartialFile:
             self.discard()
 
     def write(self, content: bytes) -> None:
-        """Append to the file; what the disk refuses is known on return."""
+        """Append to the file. Raises: AudiovqError at once if the disk is full."""
         try:
             self.file.write(content)
             self.file.flush()
@@ -105,14 +103,14 @@ class PartialFile:
 
 
 _LOCKED_BYTE = 1 << 30
-"""Windows locks bytes, and what is locked cannot be read: one far behind the content."""
+"""Windows locks bytes, and locked ones cannot be read: this one lies far behind the content."""
 
 
 class FolderLock:
     """An exclusive lock on a folder, from the creation of this object to `release` or the end of `with`.
 
-    The operating system drops the lock when the process ends, however it ends: a file that a killed process
-    left behind locks nobody out. Where the file system has no locks, none is taken.
+    The operating system drops the lock when the process ends in any way: a file that a killed process left
+    behind locks nobody out. Where the file system has no locks, none is taken.
 
     Args:
         folder: must exist; the lock is a file in it.
@@ -124,12 +122,12 @@ class FolderLock:
     def __init__(self, folder: Path, name: str = "lock") -> None:
         self.path = folder / name
         self._file = self._open()
-        # The one that held it before may have removed the file between our opening and locking it. Then the
-        # lock is on a file that nobody else will find.
+        # The process that held the lock may have removed the file after we opened it and before we locked it.
+        # Then our lock is on a file that no other process will find.
         while not self._is_at_its_path():
             self._file.close()
             self._file = self._open()
-        # Only told to whoever is refused: a full disk must not end a training here.
+        # For the message to another process alone: a full disk must not end a training here.
         with contextlib.suppress(OSError):
             self._file.truncate(0)
             self._file.write(str(os.getpid()).encode())
@@ -184,8 +182,10 @@ class FolderInUse(Exception):
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> int:
-    """Remove temporary files under `folder` whose process was killed; returns how many. Those that a
-    running process writes are locked by it, and stay."""
+    """Remove temporary files under `folder` whose process was killed; returns how many.
+
+    Files that a running process writes are locked by it, and stay.
+    """
     removed = 0
     for path in Path(folder).rglob(".audiovq-*.part"):
         with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -196,11 +196,11 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Lock a file for this process, and until it closes it or dies; False if another holds it."""
-    if fcntl is None:
+    """Lock a file until this process closes it or ends; False if another process holds the lock."""
+    if sys.platform == "win32":  # there an open file cannot be removed, so it needs no lock
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock_or_raise(file)
     except OSError:
         return False
     return True

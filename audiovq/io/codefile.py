@@ -1,4 +1,4 @@
-"""Code files: a plain array of `uint16` as `.npy`, and what else is known of it as `.json` beside it."""
+"""Code files: a plain array of `uint16` as `.npy`, and metadata as `.json` beside it, the sidecar."""
 
 from __future__ import annotations
 
@@ -7,34 +7,58 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, unreadable
+from audiovq.io import JsonObject
 from audiovq.io.atomic import PartialFile
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 STDIN = "standard input"
 
 
-class Kind(NamedTuple):
-    """What a code file is of.
-
-    format, version: as the sidecar states them. of: "recording" or "picture"; dims: axes of its codes.
-    required: what its sidecar must say.
-    """
-
-    format: str
-    version: int
-    of: str
-    dims: int
-    required: Collection[str]
+Codes = TypeVar("Codes", bound="DataclassInstance")
 
 
-def checked_codes(name: str, codes: NDArray[Any], kind: Kind) -> NDArray[np.uint16]:
+class CodeKind(NamedTuple):
+    """A kind of code file."""
+
+    format: str  # as the sidecar states it
+    version: int  # as the sidecar states it
+    of: str  # "recording" or "picture"
+    dims: int  # axes of its codes
+    required: Collection[str]  # keys that the sidecar must hold
+
+
+class CodeFile(NamedTuple):
+    """The content of a code file."""
+
+    name: str  # of the file, for messages
+    codes: NDArray[np.uint16]
+    sidecar: Path | None  # None if there is none
+    metadata: JsonObject  # of the sidecar
+
+    def build(self, make: Callable[..., Codes], keys: Collection[str]) -> Codes:
+        """The codes as a dataclass with some keys of the metadata; errors in these name the sidecar."""
+        known = {key: self.metadata[key] for key in keys if key in self.metadata}
+        return replace(make(self.codes, **known, name=str(self.sidecar)), name=self.name)
+
+    def mismatch(self, found: str) -> AudiovqError:
+        """The error for metadata that contradict the array, which is `found`."""
+        return AudiovqError(
+            f"{self.sidecar}: does not belong to {Path(self.name).name} {found}; move it away"
+        )
+
+
+def checked_codes(name: str, codes: NDArray[np.generic], kind: CodeKind) -> NDArray[np.uint16]:
     """The codes as a contiguous uint16 array. Raises AudiovqError if they are none."""
     again = f"encode the {kind.of} again"
     if codes.dtype.kind not in "iu":
@@ -46,17 +70,38 @@ def checked_codes(name: str, codes: NDArray[Any], kind: Kind) -> NDArray[np.uint
         )
     if codes.size == 0:
         raise AudiovqError(f"{name}: none; encode a {kind.of} that is not empty")
-    lowest, highest = int(codes.min()), int(codes.max())
+    lowest = int(codes.min())
+    highest = int(codes.max())
     if lowest < 0 or highest > np.iinfo(np.uint16).max:
         wrong = lowest if lowest < 0 else highest
         raise AudiovqError(f"{name}: {wrong} is out of range; codes are 0 to 65535, {again}")
     return np.ascontiguousarray(codes, dtype=np.uint16)
 
 
+def other_model(name: str, made_by: str, loaded: str) -> AudiovqError:
+    """The error for codes of another model than the one loaded; both by fingerprint."""
+    return AudiovqError(
+        f"{name}: made by model {made_by}, but the model loaded is {loaded}; give that one with --model"
+    )
+
+
+def check_range(name: str, codes: NDArray[np.uint16], count: int) -> None:
+    """Raise AudiovqError unless all codes are among the `count` of a model."""
+    if (largest := int(codes.max())) >= count:
+        raise AudiovqError(
+            f"{name}: {largest} is out of range, the model has codes 0 to {count - 1}; "
+            "give the model that made them with --model"
+        )
+
+
 def write_codes(
-    path: str | os.PathLike[str], codes: NDArray[np.uint16], known: dict[str, Any], kind: Kind, force: bool
+    path: str | os.PathLike[str],
+    codes: NDArray[np.uint16],
+    metadata: JsonObject,
+    kind: CodeKind,
+    force: bool,
 ) -> None:
-    """Write codes to `path` (.npy) and what is known beside it (.json), both or neither.
+    """Write codes to `path` (.npy) and the metadata beside it (.json), both or neither.
 
     `"-"` writes the array alone to standard output.
 
@@ -72,7 +117,7 @@ def write_codes(
     path = Path(path)
     if path.suffix != ".npy":
         raise AudiovqError(f"{path}: must end in .npy; rename it")
-    tree = {"format": kind.format, "version": kind.version, **known, "checksum": checksum(codes)}
+    tree = {"format": kind.format, "version": kind.version, **metadata, "checksum": checksum(codes)}
     text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     sidecar = PartialFile(path.with_suffix(".json"), force=force)
     try:
@@ -88,30 +133,26 @@ def write_codes(
         sidecar.discard()
 
 
-def read_codes(
-    path: str | os.PathLike[str], kind: Kind
-) -> tuple[str, NDArray[np.uint16], Path | None, dict[str, Any]]:
-    """Codes, and what a sidecar says of them if there is one; `"-"` reads an array from standard input.
+def read_codes(path: str | os.PathLike[str], kind: CodeKind) -> CodeFile:
+    """Read codes, and the sidecar if there is one; `"-"` reads an array from standard input.
 
-    Returns: the name to call them by, the codes, the sidecar's path and what it says.
-
-    Raises: AudiovqError for what is missing, no plain array of integers from 0 to 65535, or a sidecar that is
-        broken, of a later version, or of something else.
+    Raises: AudiovqError if the file is missing or is no plain array of integers from 0 to 65535, or if the
+        sidecar is broken, of another version or of another kind.
     """
     if os.fspath(path) == "-":
-        return STDIN, _read_array(STDIN, sys.stdin.buffer.read(), kind), None, {}
+        return CodeFile(STDIN, _read_array(STDIN, sys.stdin.buffer.read(), kind), None, {})
     path = Path(path)
     codes = _read_array(str(path), _read_bytes(path), kind)
     sidecar = path.with_suffix(".json")
     if sidecar == path or not sidecar.exists():
-        return str(path), codes, None, {}
-    known = _read_sidecar(sidecar, kind)
-    if known.get("checksum") != checksum(codes):
+        return CodeFile(str(path), codes, None, {})
+    metadata = _read_sidecar(sidecar, kind)
+    if metadata.get("checksum") != checksum(codes):
         raise AudiovqError(
             f"{sidecar}: was not written with {path.name} (its checksum does not fit); encode the {kind.of} "
             "again, or move the .json away"
         )
-    return str(path), codes, sidecar, known
+    return CodeFile(str(path), codes, sidecar, metadata)
 
 
 def checksum(codes: NDArray[np.uint16]) -> str:
@@ -122,15 +163,11 @@ def checksum(codes: NDArray[np.uint16]) -> str:
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError as error:
-        raise AudiovqError(f"{path}: does not exist; check the path") from error
-    except IsADirectoryError as error:
-        raise AudiovqError(f"{path}: is a folder; name a file in it") from error
     except OSError as error:
-        raise AudiovqError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise unreadable(path, error) from error
 
 
-def _read_array(name: str, content: bytes, kind: Kind) -> NDArray[np.uint16]:
+def _read_array(name: str, content: bytes, kind: CodeKind) -> NDArray[np.uint16]:
     """The codes of an npy file. Pickled objects, which run code when loaded, are refused unread."""
     if not content:
         raise AudiovqError(f"{name}: is empty (0 bytes); give an array of codes in npy format")
@@ -148,17 +185,17 @@ def _read_array(name: str, content: bytes, kind: Kind) -> NDArray[np.uint16]:
     return checked_codes(name, array, kind)
 
 
-def _read_sidecar(path: Path, kind: Kind) -> dict[str, Any]:
+def _read_sidecar(path: Path, kind: CodeKind) -> JsonObject:
     try:
-        known = json.loads(_read_bytes(path))
+        metadata = json.loads(_read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise AudiovqError(f"{path}: is not JSON ({error}); fix it or remove it") from error
-    if not isinstance(known, dict) or known.get("format") != kind.format:
+    if not isinstance(metadata, dict) or metadata.get("format") != kind.format:
         raise AudiovqError(f"{path}: is not a sidecar of codes of a {kind.of}; rename it or the .npy")
-    if (version := known.get("version")) != kind.version:
+    if (version := metadata.get("version")) != kind.version:
         older = isinstance(version, int) and version < kind.version
         remedy = f"encode the {kind.of} again" if older else "update audiovq"
         raise AudiovqError(f"{path}: is of version {version!r}, this audiovq reads {kind.version}; {remedy}")
-    if missing := {*kind.required, "checksum"} - known.keys():
+    if missing := {*kind.required, "checksum"} - metadata.keys():
         raise AudiovqError(f"{path}: lacks {' and '.join(sorted(missing))}; encode again or remove it")
-    return known
+    return metadata

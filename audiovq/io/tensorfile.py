@@ -8,64 +8,78 @@ tensors that give codes and sound their meaning, and `checksum`, of everything.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from audiovq.errors import AudiovqError
+from audiovq.io import JsonObject
+from audiovq.io.atomic import PartialFile
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LARGEST_HEADER = 1 << 24
 """Bytes."""
+Header = TypeVar("Header")
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a model file is of.
+    """A kind of model file."""
 
-    key: of the JSON object in the metadata; version: that it must state.
-    what: the file should be, for messages: "an audiovq model".
-    apart: start of the names of tensors, and of the keys of the configuration, that the fingerprint leaves
-        out.
-    """
-
-    key: str
-    version: int
-    what: str
-    apart: tuple[str, ...] = ()
+    key: str  # of the JSON object in the metadata
+    version: int  # of the format, as stated in that object
+    label: str  # in error messages: "an audiovq model"
+    not_in_fingerprint: tuple[str, ...] = ()
+    """Prefixes of the names of tensors, and keys of the configuration, that do not enter the fingerprint."""
 
 
-def read_metadata(path: str | Path, kind: FileKind) -> dict[str, Any]:
-    """The JSON object in the header, without the tensors and unverified.
+def read_metadata(path: str | Path, kind: FileKind, build: Callable[[JsonObject], Header]) -> Header:
+    """Read the header, without the tensors and unverified.
 
-    Raises: AudiovqError if the file is missing, something else, cut, damaged, or of another version.
+    Args:
+        build: makes the header of the JSON object; `KeyError` and the like mean that the file is damaged.
+
+    Raises: AudiovqError if the file is missing, of another kind, cut, damaged, or of another version.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if not 2 <= size <= LARGEST_HEADER:
-                raise ValueError("no safetensors header")
-            head = json.loads(file.read(size))
+            head = _read_head(file)
             ends = [v["data_offsets"][1] for k, v in head.items() if k != "__metadata__"]
-            if path.stat().st_size != 8 + size + max(ends, default=0):
+            if path.stat().st_size != file.tell() + max(ends, default=0):
                 raise ValueError("truncated")
-        tree: dict[str, Any] = json.loads(head["__metadata__"][kind.key])
+        tree: JsonObject = json.loads(head["__metadata__"][kind.key])
         stated = tree["version"]
     except FileNotFoundError:
         raise AudiovqError(f"{path}: no such model file; give the path of a .safetensors model") from None
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise not_one(path, kind) from None
+        raise _damaged(path, kind) from None
     if stated != kind.version:
         older = isinstance(stated, int) and stated < kind.version
         remedy = "train it again" if older else "update audiovq"
         raise AudiovqError(
             f"{path}: is of model version {stated}, this audiovq reads {kind.version}; {remedy}"
         )
-    return tree
+    with errors_naming(path, kind):
+        header = build(tree)
+    return header
+
+
+@contextmanager
+def errors_naming(path: str | Path, kind: FileKind) -> Iterator[None]:
+    """Turn errors over values from a header into an AudiovqError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(path, kind) from None
+    except AudiovqError as error:
+        raise AudiovqError(f"{path}: {error}") from None
 
 
 def read_tensors(path: str | Path, kind: FileKind) -> dict[str, Tensor]:
@@ -83,70 +97,137 @@ def read_tensors(path: str | Path, kind: FileKind) -> dict[str, Tensor]:
         intact = tree.pop("checksum") == _checksum(tree, data)
         tensors = parse(content)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise not_one(path, kind) from None
+        raise _damaged(path, kind) from None
     if not intact:
         raise AudiovqError(f"{path}: is damaged (its checksum does not fit); get it again")
     return tensors
 
 
-def pack(tensors: dict[str, Tensor], tree: dict[str, Any], kind: FileKind) -> tuple[bytes, str]:
-    """A whole file, and its fingerprint: 16 hex digits.
+def save_tensors(
+    path: str | Path,
+    module: nn.Module,
+    tree: JsonObject,
+    kind: FileKind,
+    not_stored: tuple[str, ...] = (),
+    force: bool = False,
+) -> str:
+    """Write a module, floating point as float16: half the size, and scores are those of what is loaded.
 
     Args:
         tree: for the header; must hold "config".
+        not_stored: prefixes of names that the file leaves out.
+
+    Returns: the fingerprint, 16 hex digits.
+    Raises: AudiovqError if the file exists (without `force`) or cannot be written.
     """
     from safetensors.torch import save
 
+    tensors = {
+        name: value.detach().half().contiguous() if value.is_floating_point() else value.contiguous()
+        for name, value in module.state_dict().items()
+        if not name.startswith(not_stored)
+    }
     head, data = _split(save(tensors))
-    fingerprint = _fingerprint(tree["config"], head, data, kind.apart)
-    return seal(tensors, {"version": kind.version, **tree, "fingerprint": fingerprint}, kind), fingerprint
+    fingerprint = _fingerprint(tree["config"], head, data, kind.not_in_fingerprint)
+    content = seal(tensors, {"version": kind.version, **tree, "fingerprint": fingerprint}, kind)
+    with PartialFile(path, force=force) as file:
+        file.write(content)
+    return fingerprint
 
 
-def seal(tensors: dict[str, Tensor], tree: dict[str, Any], kind: FileKind) -> bytes:
+def seal(tensors: dict[str, Tensor], tree: JsonObject, kind: FileKind) -> bytes:
     """A file of tensors and a header as it is, with the checksum over both."""
     from safetensors.torch import save
 
     _, data = _split(save(tensors))
-    # As it will be read: JSON knows no tuples.
+    # In the form that reading gives: JSON has no tuples.
     tree = json.loads(json.dumps(tree))
     tree["checksum"] = _checksum(tree, data)
     return save(tensors, metadata={kind.key: json.dumps(tree)})
 
 
-def stored_tensors(module: nn.Module, leave_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """What a file keeps of a module: floating point as float16, without names that start with `leave_out`."""
-    return {
-        name: value.detach().half().contiguous() if value.is_floating_point() else value.contiguous()
-        for name, value in module.state_dict().items()
-        if not name.startswith(leave_out)
+def copy_tensors(
+    module: nn.Module, tensors: dict[str, Tensor], path: str | Path, may_differ: tuple[str, ...] = ()
+) -> set[str]:
+    """Copy tensors of a file into a module; what the file lacks keeps its value.
+
+    Args:
+        may_differ: prefixes of names that are skipped where the module has none, or one of another shape.
+
+    Returns: the names copied. Raises: AudiovqError for any other tensor that does not fit.
+    """
+    state = module.state_dict()
+    copied = set()
+    for name, value in sorted(tensors.items()):
+        if name in state and state[name].shape == value.shape:
+            state[name].copy_(value)
+            copied.add(name)
+        elif not name.startswith(may_differ):
+            raise AudiovqError(
+                f"{path}: its {name} does not fit this configuration; use the one it was made with"
+            )
+    return copied
+
+
+def load_tensors(
+    module: nn.Module, tensors: dict[str, Tensor], path: str | Path, not_stored: tuple[str, ...] = ()
+) -> None:
+    """Copy all tensors of a file into a module, and switch it to evaluation mode.
+
+    Args:
+        not_stored: prefixes of names that the file may lack.
+
+    Raises: AudiovqError if a tensor does not fit, or one is missing.
+    """
+    missing = module.state_dict().keys() - copy_tensors(module, tensors, path)
+    if missing := {name for name in missing if not name.startswith(not_stored)}:
+        raise AudiovqError(f"{path}: lacks {min(missing)}, so it is damaged; use a file that training wrote")
+    module.eval()
+
+
+def count_parameters(model: nn.Module, leave_out: tuple[str, ...] = ()) -> dict[str, int]:
+    """Parameters in all and of each part: "parameters", "parameters_encoder", ..."""
+    counts = {
+        f"parameters_{name}": sum(p.numel() for p in part.parameters())
+        for name, part in model.named_children()
+        if name not in leave_out
     }
+    return {"parameters": sum(counts.values()), **counts}
 
 
-def not_one(path: str | Path, kind: FileKind) -> AudiovqError:
-    """The error for a file that is not of a kind."""
-    return AudiovqError(f"{path}: not {kind.what}, or damaged; use a file that training wrote")
+def _damaged(path: str | Path, kind: FileKind) -> AudiovqError:
+    return AudiovqError(f"{path}: not {kind.label}, or damaged; use a file that training wrote")
 
 
-def _split(content: bytes) -> tuple[dict[str, Any], memoryview]:
-    """Header and data of a safetensors file. Raises: ValueError if there is no header."""
-    size = int.from_bytes(content[:8], "little")
-    if not 2 <= size <= min(LARGEST_HEADER, len(content) - 8):
+def _read_head(file: BinaryIO) -> JsonObject:
+    """Header of a safetensors file, which is read up to the data. Raises: ValueError if there is none."""
+    size = int.from_bytes(file.read(8), "little")
+    if not 2 <= size <= LARGEST_HEADER:
         raise ValueError("no safetensors header")
-    return json.loads(content[8 : 8 + size]), memoryview(content)[8 + size :]
+    head: JsonObject = json.loads(file.read(size))
+    return head
 
 
-def _fingerprint(
-    config: dict[str, Any], head: dict[str, Any], data: memoryview, apart: tuple[str, ...]
-) -> str:
-    kept = {k: v for k, v in config.items() if k not in apart}
+def _split(content: bytes) -> tuple[JsonObject, memoryview]:
+    """Header and data of a safetensors file. Raises: ValueError if there is no header."""
+    file = io.BytesIO(content)
+    return _read_head(file), memoryview(content)[file.tell() :]
+
+
+def _fingerprint(config: JsonObject, head: JsonObject, data: memoryview, leave_out: tuple[str, ...]) -> str:
+    kept = {key: value for key, value in config.items() if key not in leave_out}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    places = [v["data_offsets"] for k, v in head.items() if k != "__metadata__" and not k.startswith(apart)]
+    places = [
+        tensor["data_offsets"]
+        for name, tensor in head.items()
+        if name != "__metadata__" and not name.startswith(leave_out)
+    ]
     for begin, end in sorted(places):
         digest.update(data[begin:end])
     return digest.hexdigest()[:16]
 
 
-def _checksum(tree: dict[str, Any], data: memoryview) -> str:
+def _checksum(tree: JsonObject, data: memoryview) -> str:
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
     digest.update(data)
     return digest.hexdigest()[:16]

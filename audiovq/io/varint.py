@@ -1,4 +1,4 @@
-"""Whole numbers of variable length, and reading one thing after the other from some bytes."""
+"""Whole numbers of variable length, and sequential reading from bytes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ def varint(value: int) -> bytes:
 
 
 class ByteReader:
-    """Takes one thing after the other from some bytes, from `at` on."""
+    """Reads bytes in sequence, from `at` on."""
 
     def __init__(self, content: bytes, at: int) -> None:
-        self.content, self.at = content, at
+        self.content = content
+        self.at = at
 
     def take(self, size: int) -> bytes:
-        """The next so many bytes. Raises: ValueError if there are not as many."""
+        """The next `size` bytes. Raises: ValueError if fewer are left."""
         if size > len(self.content) - self.at:
             raise ValueError("cut off")
         self.at += size

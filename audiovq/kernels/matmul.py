@@ -1,23 +1,27 @@
 """Products of a matrix with one vector or with several, as vector instructions.
 
 LLVM does not find these by itself, so they are written as instructions of 16 floats, a width that it maps on
-whatever the processor has. A matrix comes as panels (`pack.panels`): 32 outputs at a time stay in registers
-while the weights stream past in the order in which they lie in memory.
+every processor. A matrix comes as panels (`packing.panels`): 32 outputs at a time stay in registers while the
+weights stream past in the order in which they lie in memory.
 
 Every sum is the same chain of fused multiply-adds wherever it is computed: a row alone, a row among others, a
 wide processor or a narrow one give the same bits. Weights are float32, or by twos in one uint32
-(`pack.in_pairs`), which halves what is read and costs a shift.
+(`packing.in_pairs`), which halves the reading and costs a shift.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.base import BaseContext
+from numba.core.typing.context import BaseContext as TypingContext
+from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 PANEL = 32
@@ -29,54 +33,70 @@ ROWS = 4
 CHAINS = 2
 """Independent sums of a product, one of the even inputs and one of the odd: hides latency."""
 TOGETHER = 2
-"""Panels side by side for one input, more of independent sums: hides the rest of it."""
+"""Panels side by side for one input, more independent sums: hides the rest of it."""
 
-_INDEX, _WORD = ir.IntType(64), ir.IntType(32)
-_FLOATS, _WORDS = ir.VectorType(ir.FloatType(), SIMD_WIDTH), ir.VectorType(_WORD, SIMD_WIDTH)
+Code: TypeAlias = Callable[[BaseContext, ir.IRBuilder, Signature, Sequence[ir.Value]], ir.Value]
+"""Writes an intrinsic's instructions."""
+Intrinsic: TypeAlias = tuple[Signature, Code]
+"""An intrinsic's types and what writes it, as numba asks for them."""
+
+_INDEX = ir.IntType(64)
+_WORD = ir.IntType(32)
+_FLOATS = ir.VectorType(ir.FloatType(), SIMD_WIDTH)
+_WORDS = ir.VectorType(_WORD, SIMD_WIDTH)
+_PARTS = range(PANEL // SIMD_WIDTH)
 
 
-def everywhere(builder: Any, value: Any) -> Any:
+def vector_code(define: Callable[..., Intrinsic]) -> Callable[..., Any]:
+    """`numba.extending.intrinsic`, typed as what compiled code calls."""
+    compiled: Callable[..., Any] = intrinsic(define)
+    return compiled
+
+
+def everywhere(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Code for a vector of one number."""
     undefined = ir.Constant(_FLOATS, ir.Undefined)
     vector = builder.insert_element(undefined, value, _WORD(0))
     return builder.shuffle_vector(vector, undefined, ir.Constant(_WORDS, [0] * SIMD_WIDTH))
 
 
-def _multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """Intrinsic: `a b + c` of float32, rounded once on every processor."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fma(*args)
-
-    return types.float32(types.float32, types.float32, types.float32), generate
+def arrays_of(
+    context: BaseContext, builder: ir.IRBuilder, kinds: Sequence[types.Type], args: Sequence[ir.Value]
+) -> list[ir.Value]:
+    """The arrays among an intrinsic's arguments, with their fields (`data`, `shape`, `strides`) at hand."""
+    return [context.make_array(kind)(context, builder, arg) for kind, arg in zip(kinds, args, strict=True)]
 
 
-def _unowned(typing_context: Any, values: Any) -> Any:
-    """Intrinsic: the same array, or tuple of arrays and tuples, without a share in its memory.
+@vector_code
+def multiply_add(typing_context: TypingContext, a: types.Type, b: types.Type, c: types.Type) -> Intrinsic:
+    """`a b + c` of float32, rounded once on every processor."""
+    result = types.float32(types.float32, types.float32, types.float32)
+    return result, lambda context, builder, signature, args: builder.fma(*args)
 
-    A view of an array counts as one more owner, by atomic instructions; a layer makes a dozen of views, and
-    they took a quarter of its time. The caller owns the memory for as long as it is used.
+
+@vector_code
+def unowned(typing_context: TypingContext, values: types.Type) -> Intrinsic:
+    """The same array, or tuple of arrays and tuples, without a share in its memory.
+
+    A view of an array counts as one more owner, by atomic instructions; a layer makes a dozen views, and they
+    took a quarter of its time. The caller owns the memory for as long as it is used.
     """
 
-    def strip(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    def strip(context: BaseContext, builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> ir.Value:
         if isinstance(kind, types.Array):
             array = context.make_array(kind)(context, builder, value)
             array.meminfo = cgutils.get_null_value(array.meminfo.type)
             return array._getvalue()
         if isinstance(kind, types.BaseTuple):
-            parts: Any = kind
-            for i, part in enumerate(parts):
+            for i, part in enumerate(cast(Iterable[types.Type], kind)):
                 stripped = strip(context, builder, part, builder.extract_value(value, i))
                 value = builder.insert_value(value, stripped, i)
         return value
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return strip(context, builder, signature.args[0], args[0])
-
-    return values(values), generate
+    return values(values), lambda context, builder, signature, args: strip(context, builder, values, args[0])
 
 
-def _matrix_product(rows: int, unrolled: int) -> Any:
+def _matrix_product(rows: int, unrolled: int) -> Callable[..., Any]:
     """Intrinsic `(out, w, x)`: `out[r] += w x[r]` for `rows` rows of inputs and outputs.
 
     Panels `w`: float32 `(O / 32, I, 32)` or uint32 `(O / 32, I / 2, 32)`; `x (I,)` and `out (O,)`, or
@@ -84,13 +104,13 @@ def _matrix_product(rows: int, unrolled: int) -> Any:
     `unrolled`: panels that are computed side by side.
     """
 
-    def product(typing_context: Any, out: Any, w: Any, x: Any) -> Any:
+    def product(typing_context: TypingContext, out: types.Array, w: types.Array, x: types.Array) -> Intrinsic:
         paired = w.dtype == types.uint32
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            out, w, x = (
-                context.make_array(t)(context, builder, v) for t, v in zip(signature.args, args, strict=True)
-            )
+        def generate(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]
+        ) -> ir.Value:
+            out, w, x = arrays_of(context, builder, signature.args, args)
             panels, pairs = cgutils.unpack_tuple(builder, w.shape)[:2]
             if not paired:
                 pairs = builder.udiv(pairs, _INDEX(CHAINS))
@@ -101,10 +121,10 @@ def _matrix_product(rows: int, unrolled: int) -> Any:
 
         return types.void(out, w, x), generate
 
-    return intrinsic(product)
+    return vector_code(product)
 
 
-def _product_function(module: Any, rows: int, unrolled: int, paired: bool) -> Any:
+def _product_function(module: ir.Module, rows: int, unrolled: int, paired: bool) -> ir.Function:
     """The product as a function of its own in an LLVM module: compiled once, however often it is called.
 
     Its arguments: first numbers of out, w and x; bytes from row to row of out and x; panels; pairs of inputs.
@@ -127,43 +147,59 @@ def _product_function(module: Any, rows: int, unrolled: int, paired: bool) -> An
     return function
 
 
-def _write_product(builder: Any, args: Any, rows: int, unrolled: int, paired: bool) -> None:
-    out, w, x, out_stride, x_stride, panels, pairs = args
-    parts = range(PANEL // SIMD_WIDTH)
-    fma = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{SIMD_WIDTH}f32"
-    )
+class _Weights(NamedTuple):
+    """The weights of a product in memory."""
 
-    def row_of(data: Any, stride: Any, row: int) -> Any:
-        """Pointer to the first number of a row."""
-        if not row:
-            return data
-        address = builder.add(builder.ptrtoint(data, _INDEX), builder.mul(stride, _INDEX(row)))
-        return builder.inttoptr(address, data.type)
+    data: ir.Value
+    pairs: ir.Value  # of inputs, in each panel
+    paired: bool
 
-    def vector_at(data: Any, place: Any, kind: Any = _FLOATS) -> Any:
-        return builder.bitcast(builder.gep(data, [place]), kind.as_pointer())
-
-    def weights_of(panel: Any, pair: Any) -> dict[tuple[int, int], Any]:
+    def load(self, builder: ir.IRBuilder, panel: ir.Value, pair: ir.Value) -> dict[tuple[int, int], ir.Value]:
         """Vectors of weights of the even and the odd input of a pair: `{(chain, part): vector}`."""
         found = {}
-        row = builder.add(builder.mul(panel, pairs), pair)
-        for p in parts:
-            if paired:
+        row = builder.add(builder.mul(panel, self.pairs), pair)
+        for p in _PARTS:
+            if self.paired:
                 place = builder.add(builder.mul(row, _INDEX(PANEL)), _INDEX(p * SIMD_WIDTH))
-                words = builder.load(vector_at(w, place, _WORDS), align=4)
+                words = builder.load(_vector_at(builder, self.data, place, _WORDS), align=4)
                 even = builder.shl(words, ir.Constant(_WORDS, [16] * SIMD_WIDTH))
-                found[0, p], found[1, p] = builder.bitcast(even, _FLOATS), builder.bitcast(words, _FLOATS)
-            else:
-                for c in range(CHAINS):
-                    place = builder.mul(row, _INDEX(CHAINS * PANEL))
-                    place = builder.add(place, _INDEX(c * PANEL + p * SIMD_WIDTH))
-                    found[c, p] = builder.load(vector_at(w, place), align=4)
+                found[0, p] = builder.bitcast(even, _FLOATS)
+                found[1, p] = builder.bitcast(words, _FLOATS)
+                continue
+            for c in range(CHAINS):
+                place = builder.mul(row, _INDEX(CHAINS * PANEL))
+                place = builder.add(place, _INDEX(c * PANEL + p * SIMD_WIDTH))
+                found[c, p] = builder.load(_vector_at(builder, self.data, place), align=4)
         return found
 
-    inputs = [row_of(x, x_stride, r) for r in range(rows)]
-    outputs = [row_of(out, out_stride, r) for r in range(rows)]
-    places = list(itertools.product(range(rows), range(unrolled), parts))
+
+def _vector_at(
+    builder: ir.IRBuilder, data: ir.Value, place: ir.Value, kind: ir.VectorType = _FLOATS
+) -> ir.Value:
+    """Pointer to the vector that begins at a number of an array."""
+    return builder.bitcast(builder.gep(data, [place]), kind.as_pointer())
+
+
+def _row_of(builder: ir.IRBuilder, data: ir.Value, stride: ir.Value, row: int) -> ir.Value:
+    """Pointer to the first number of a row."""
+    if not row:
+        return data
+    address = builder.add(builder.ptrtoint(data, _INDEX), builder.mul(stride, _INDEX(row)))
+    return builder.inttoptr(address, data.type)
+
+
+def _write_product(
+    builder: ir.IRBuilder, args: Sequence[ir.Value], rows: int, unrolled: int, paired: bool
+) -> None:
+    """Body of `_product_function`. The sums of `rows` rows and `unrolled` panels are variables on the stack,
+    which LLVM keeps in registers."""
+    out, w, x, out_stride, x_stride, panels, pairs = args
+    kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+    fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{SIMD_WIDTH}f32")
+    weights = _Weights(w, pairs, paired)
+    inputs = [_row_of(builder, x, x_stride, r) for r in range(rows)]
+    outputs = [_row_of(builder, out, out_stride, r) for r in range(rows)]
+    places = list(itertools.product(range(rows), range(unrolled), _PARTS))
     sums = {(q, c): cgutils.alloca_once(builder, _FLOATS) for q in places for c in range(CHAINS)}
     last = builder.sub(panels, _INDEX(1))
     with cgutils.for_range_slice(builder, _INDEX(0), panels, _INDEX(unrolled), intp=_INDEX) as (first, _):
@@ -175,27 +211,35 @@ def _write_product(builder: Any, args: Any, rows: int, unrolled: int, paired: bo
         results = {}
         for r, n, p in places:
             column = builder.add(builder.mul(columns[n], _INDEX(PANEL)), _INDEX(p * SIMD_WIDTH))
-            result = results[r, n, p] = vector_at(outputs[r], column)
+            result = _vector_at(builder, outputs[r], column)
+            results[r, n, p] = result
             for c in range(CHAINS):
                 start = ir.Constant(_FLOATS, [0.0] * SIMD_WIDTH) if c else builder.load(result, align=4)
                 builder.store(start, sums[(r, n, p), c])
         with cgutils.for_range(builder, pairs, intp=_INDEX) as loop:
-            weights = [weights_of(column, loop.index) for column in columns]
+            vectors = [weights.load(builder, column, loop.index) for column in columns]
             for c, r in itertools.product(range(CHAINS), range(rows)):
                 i = builder.add(builder.mul(loop.index, _INDEX(CHAINS)), _INDEX(c))
                 value = everywhere(builder, builder.load(builder.gep(inputs[r], [i])))
-                for n, p in itertools.product(range(unrolled), parts):
-                    slot = sums[(r, n, p), c]
-                    builder.store(builder.call(fma, [weights[n][c, p], value, builder.load(slot)]), slot)
-        for place, result in results.items():
-            total = builder.load(sums[place, 0])
-            for c in range(1, CHAINS):
-                total = builder.fadd(total, builder.load(sums[place, c]))
-            builder.store(total, result, align=4)
+                for n, p in itertools.product(range(unrolled), _PARTS):
+                    total = sums[(r, n, p), c]
+                    builder.store(builder.call(fma, [vectors[n][c, p], value, builder.load(total)]), total)
+        _store_totals(builder, sums, results)
 
 
-multiply_add: Any = intrinsic(_multiply_add)
-unowned: Any = intrinsic(_unowned)
+def _store_totals(
+    builder: ir.IRBuilder,
+    sums: dict[tuple[tuple[int, int, int], int], ir.Value],
+    results: dict[tuple[int, int, int], ir.Value],
+) -> None:
+    """Add up the chains of each sum, and write it to its place."""
+    for place, result in results.items():
+        total = builder.load(sums[place, 0])
+        for c in range(1, CHAINS):
+            total = builder.fadd(total, builder.load(sums[place, c]))
+        builder.store(total, result, align=4)
+
+
 multiply = _matrix_product(1, TOGETHER)
 multiply_rows = _matrix_product(ROWS, 1)
 

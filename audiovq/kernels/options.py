@@ -1,4 +1,4 @@
-"""How to draw. Apart from what draws, which takes long to import."""
+"""Options of sampling. A module of their own: the kernels take long to import."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,17 @@ from audiovq.kernels.matmul import PANEL
 from audiovq.kernels.options import Precision
 from audiovq.nn.wavenet import WaveNet
 
+if TYPE_CHECKING:
+    from torch import nn
+
 Floats = NDArray[np.float32]
+Weights = TypeVar("Weights", bound=tuple[object, ...])
 ALIGNMENT = 64
 """Bytes; a vector load that straddles two cache lines costs two."""
-LARGE_PAGE, LARGE_ARRAY = 1 << 21, 1 << 22
-"""Bytes: of a large page, and from which size on numpy asks for them."""
+LARGE_PAGE = 1 << 21
+"""Bytes of a large page."""
+LARGE_ARRAY = 1 << 22
+"""Bytes of an array for which numpy asks for large pages."""
 
 
 class Stack(NamedTuple):
@@ -33,7 +40,7 @@ class Stack(NamedTuple):
 
 
 class StackState(NamedTuple):
-    """What B lanes of a stack carry from step to step."""
+    """State of B slots of a stack, carried from step to step."""
 
     steps: np.ndarray  # (B,) int64, steps taken
     rings: np.ndarray  # (B, sum of dilations, Rp): last inputs of each layer
@@ -45,32 +52,37 @@ def padded(size: int) -> int:
     return -(-size // PANEL) * PANEL
 
 
-def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
+def aligned(shape: tuple[int, ...]) -> Floats:
     """Zeros of a shape, starting on a cache line."""
-    size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+    size = 4 * math.prod(shape)
     memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
     first = -memory.ctypes.data % ALIGNMENT
-    return memory[first : first + size].view(dtype).reshape(shape)
+    return memory[first : first + size].view(np.float32).reshape(shape)
 
 
 def in_large_pages(size: int) -> NDArray[np.uint8]:
-    """So many bytes of zeros, in pages of 2 MB where Linux has them.
+    """Zeros of a size in bytes, in pages of 2 MB where Linux has them.
 
-    A step reads all weights: those are more pages of 4 KB than a processor keeps track of at once. Numpy asks
-    for large ones where an array takes 4 MB or more; what is not used of it stays unused.
+    A step reads all weights: in pages of 4 KB those are more than a processor keeps track of at once. Numpy
+    asks for large ones where an array takes 4 MB or more; the unused part takes no memory.
     """
     memory = np.zeros(max(size, LARGE_ARRAY) + LARGE_PAGE, dtype=np.uint8)
     first = -memory.ctypes.data % LARGE_PAGE
     return memory[first : first + size]
 
 
-def in_one_block(weights: Any) -> Any:
+def in_one_block(weights: Weights) -> Weights:
     """Copies of all arrays of a (nested) NamedTuple, one after the other in large pages."""
-    arrays: list[NDArray[Any]] = []
-    _each_array(weights, arrays.append)
+    arrays: list[NDArray[np.generic]] = []
+
+    def note(array: NDArray[np.generic]) -> NDArray[np.generic]:
+        arrays.append(array)
+        return array
+
+    _each_array(weights, note)
     ends = np.cumsum([-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays])
     memory = in_large_pages(int(ends[-1]))
-    copies = []
+    copies: list[NDArray[np.generic]] = []
     for array, first in zip(arrays, [0, *ends[:-1]], strict=True):
         copies.append(memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape))
         copies[-1][...] = array
@@ -78,11 +90,17 @@ def in_one_block(weights: Any) -> Any:
     return _each_array(weights, lambda _: next(following))
 
 
-def _each_array(values: Any, change: Callable[[NDArray[Any]], Any]) -> Any:
-    """The same (nested) NamedTuple with something else for each array, in order."""
-    if isinstance(values, tuple):
-        return type(values)(*(_each_array(value, change) for value in values))
-    return change(values) if isinstance(values, np.ndarray) else values
+def _each_array(values: Weights, change: Callable[[NDArray[np.generic]], NDArray[np.generic]]) -> Weights:
+    """The same (nested) NamedTuple with each array changed, in order."""
+
+    def changed(value: object) -> object:
+        if isinstance(value, tuple):
+            return _each_array(value, change)
+        return change(value) if isinstance(value, np.ndarray) else value
+
+    # The type of a NamedTuple takes its fields one by one, not as one iterable as `tuple` does.
+    make = cast(Callable[..., Weights], type(values))
+    return make(*(changed(value) for value in values))
 
 
 def widen(values: Floats, parts: int = 1) -> Floats:
@@ -98,7 +116,7 @@ def widen(values: Floats, parts: int = 1) -> Floats:
 
 
 def panels(matrix: Floats, row_parts: int = 1, column_parts: int = 1, pad_columns: bool = True) -> Floats:
-    """A matrix in the order in which `matrix.multiply` reads it.
+    """A matrix in the order in which `matmul.multiply` reads it.
 
     Shape: `(O, I) -> (O' / 32, I', 32)`; O' and I' are padded as in `widen`.
     """
@@ -120,10 +138,11 @@ def in_pairs(laid: Floats) -> NDArray[np.uint32]:
     bits = laid.view(np.uint32).astype(np.int64)
     # To the nearest, ties to even: what a carry into the upper half does.
     even = (bits[..., 0::2, :] + 0x7FFF + ((bits[..., 0::2, :] >> 16) & 1)) >> 16
-    sign, size = bits[..., 1::2, :] & 0x80000000, bits[..., 1::2, :] & 0x7FFFFFFF
+    sign = bits[..., 1::2, :] & 0x80000000
+    size = bits[..., 1::2, :] & 0x7FFFFFFF
     # At least the smallest normal number: subnormal ones are slow.
     odd = np.maximum((size - even + 0x8000) >> 16, 0x80) | sign >> 16
-    result = aligned((*laid.shape[:-2], laid.shape[-2] // 2, PANEL), np.uint32)
+    result = aligned((*laid.shape[:-2], laid.shape[-2] // 2, PANEL)).view(np.uint32)
     result[...] = np.where((even == 0) & (size == 0), 0, even | odd << 16)
     return result
 
@@ -139,25 +158,30 @@ def stacked(arrays: list[Floats]) -> Floats:
 def pack_stack(net: WaveNet, precision: Precision) -> Stack:
     """Copy of a stack's parameters."""
     values = parameters(net)
-    residual, layers = net.residual, net.layers
+    residual = net.residual
+    layers = net.layers
     taps = [values[f"taps.{i}"] for i in range(layers)]
     out = [values[f"residual_proj.{i}"] for i in range(layers - 1)]
     dilations = np.array(net.dilations, dtype=np.int64)
-    laid = layout(precision)
+    now = stacked([panels(t[: 2 * residual], row_parts=2) for t in taps])
+    past = stacked([panels(t[2 * residual :], row_parts=2) for t in taps])
+    # The last layer's is not used: its place keeps one array for all layers.
+    out.append(np.zeros((residual, residual), dtype=np.float32))
     return Stack(
         dilations=dilations,
         offsets=np.cumsum(dilations) - dilations,
-        now=laid(stacked([panels(t[: 2 * residual], row_parts=2) for t in taps])),
-        past=laid(stacked([panels(t[2 * residual :], row_parts=2) for t in taps])),
-        out=laid(stacked([panels(w) for w in [*out, np.zeros((residual, residual), dtype=np.float32)]])),
+        now=with_precision(now, precision),
+        past=with_precision(past, precision),
+        out=with_precision(stacked([panels(w) for w in out]), precision),
         skip_bias=widen(values["skip_proj.bias"]),
-        skip=laid(panels(values["skip_proj.weight"], column_parts=layers)),
+        skip=with_precision(panels(values["skip_proj.weight"], column_parts=layers), precision),
     )
 
 
 def stack_state(stack: Stack, slots: int) -> StackState:
-    """State of lanes that have seen nothing."""
-    width, span = stack.past.shape[1] * PANEL // 2, int(stack.dilations.sum())
+    """State of slots that have seen nothing."""
+    width = stack.past.shape[1] * PANEL // 2
+    span = int(stack.dilations.sum())
     return StackState(
         steps=np.zeros(slots, dtype=np.int64),
         rings=aligned((slots, span, width)),
@@ -165,15 +189,11 @@ def stack_state(stack: Stack, slots: int) -> StackState:
     )
 
 
-def parameters(module: Any) -> dict[str, Floats]:
+def parameters(module: nn.Module) -> dict[str, Floats]:
     """A module's parameters as float32 arrays, by name."""
     return {name: value.detach().float().cpu().numpy() for name, value in module.named_parameters()}
 
 
-def layout(precision: Precision) -> Callable[[Floats], NDArray[Any]]:
-    """What lays panels out for a precision of the weights."""
-    return in_pairs if precision == "bfloat16" else _as_it_is
-
-
-def _as_it_is(laid: Floats) -> Floats:
-    return laid
+def with_precision(laid: Floats, precision: Precision) -> Floats | NDArray[np.uint32]:
+    """Panels in a precision of the weights."""
+    return in_pairs(laid) if precision == "bfloat16" else laid

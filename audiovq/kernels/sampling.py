@@ -1,4 +1,4 @@
-"""What the compiled loops compute element by element, and how they draw one class.
+"""Element by element functions of the compiled loops, and the draw of one class.
 
 Loops of these vectorise: log is a polynomial, as numba has no vector library to call, and nothing raises
 (`error_model="numpy"`: the test for a division by zero alone makes a loop ten times slower). No sum may be
@@ -9,50 +9,51 @@ liberties allowed concern NaN and the sign of zero, which do not occur.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.core.typing.context import BaseContext as TypingContext
 
 from audiovq.kernels import simd
-from audiovq.kernels.matmul import SIMD_WIDTH, multiply_add
+from audiovq.kernels.matmul import SIMD_WIDTH, Intrinsic, multiply_add, vector_code
 
 BLOCK = SIMD_WIDTH
 """Classes whose probabilities are summed together when one is drawn; their number is a multiple of it."""
 STRICT = {"nsz", "nnan"}
 """Liberties that the compiler may take, none of which changes a result: with them loops that hold a maximum
 or a choice become vectors. A maximum over a whole array does not; that takes `simd.fmax`."""
-SOURCES = "4c69cc196a901ac5"
-"""Start of the SHA-256 over the files whose functions are compiled into this one's. Numba renews what it
-cached for a file when that file changes, not when those do; so a change there changes this line
-(`scripts/stamp_kernels.py`). A test compares."""
+_SOURCES = "15bd20ebd93cafc5"
+"""Start of the SHA-256 over the files whose functions are compiled into this one's. Numba compiles a file
+again when that file changes, not when those do; `scripts/stamp_kernels.py` carries changes there to here."""
 
 _LOG2 = tuple(np.float32(2 / math.log(2) / k) for k in (1, 3, 5, 7, 9))
 
 
-def _cast(source: Any, result: Any, kind: Any) -> Any:
+def _bit_cast(source: types.Type, result: types.Type, kind: ir.Type) -> Callable[..., Any]:
     """Intrinsic that reads the bits of one type as another."""
 
-    def cast(typing_context: Any, value: Any) -> Any:
+    def cast(typing_context: TypingContext, value: types.Type) -> Intrinsic:
         return result(source), lambda context, builder, signature, args: builder.bitcast(args[0], kind)
 
-    return intrinsic(cast)
+    return vector_code(cast)
 
 
-_float_of_bits = _cast(types.int32, types.float32, ir.FloatType())
-_bits_of_float = _cast(types.float32, types.int32, ir.IntType(32))
+_float_of_bits = _bit_cast(types.int32, types.float32, ir.FloatType())
+_bits_of_float = _bit_cast(types.float32, types.int32, ir.IntType(32))
 
 
 @njit(cache=True, nogil=True)
-def exponential(x: Any) -> Any:
+def exponential(x: np.float32) -> np.float32:
     """exp(x) of a float32 in -87..88, relative error 1e-7 plus the rounding of x."""
-    return simd.exponential(x)
+    result: np.float32 = simd.vector_exp(x)
+    return result
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def compand(value: Any) -> Any:
+def compand_scalar(value: np.float32) -> np.float32:
     """`nn.lpc.compand` of a float32, error 1e-7: log2 from the exponent bits and the series of atanh."""
     y = multiply_add(np.float32(255), abs(value), np.float32(1))
     bits = _bits_of_float(np.float32(y))
@@ -64,14 +65,14 @@ def compand(value: Any) -> Any:
     p = _LOG2[4]
     for k in range(3, -1, -1):
         p = multiply_add(p, q, _LOG2[k])
-    result = multiply_add(p, s, np.float32(exponent)) * np.float32(0.125)
+    result: np.float32 = multiply_add(p, s, np.float32(exponent)) * np.float32(0.125)
     return result if value >= np.float32(0) else -result
 
 
 @njit(cache=True, nogil=True)
 def gate(z: np.ndarray, y: np.ndarray) -> None:
     """`y = tanh(a) sigmoid(b)` of `z = [a | b]`; error 3e-7. The length of `y` is a multiple of 16."""
-    simd.gate(z, y)
+    simd.vector_gate(z, y)
 
 
 @njit(cache=True, nogil=True)
@@ -99,7 +100,7 @@ def normalize(out: np.ndarray, x: np.ndarray, norm: np.ndarray) -> None:
 
 
 @njit(cache=True, nogil=True)
-def uniform(seed: Any, index: Any) -> Any:
+def uniform(seed: np.uint64, index: np.uint64) -> np.float64:
     """Number `index` of stream `seed` (uint64 each), float64 in [0, 1): splitmix64 as a counter-based
     generator (Steele, Lea and Flood 2014), so that it depends on nothing else."""
     step = np.uint64(0x9E3779B97F4A7C15)
@@ -109,24 +110,24 @@ def uniform(seed: Any, index: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _mix(z: Any) -> Any:
+def _mix(z: np.uint64) -> np.uint64:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
 @njit(cache=True, nogil=True)
-def largest(values: np.ndarray) -> Any:
+def largest(values: np.ndarray) -> np.float32:
     """The largest of some float32 numbers."""
-    top = values[0]
+    top: np.float32 = values[0]
     for i in range(values.shape[0]):
         top = simd.fmax(top, values[i])
     return top
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "nsz", "nnan"})
-def _count(values: np.ndarray, least: Any) -> Any:
-    """How many values are `least` or more: whole numbers, whose sums are exact in any order."""
+def _count(values: np.ndarray, least: np.float32) -> np.float32:
+    """Number of values that are `least` or more: whole numbers, whose sums are exact in any order."""
     count = np.float32(0)
     for i in range(values.shape[0]):
         count += np.float32(1) if values[i] >= least else np.float32(0)
@@ -134,11 +135,12 @@ def _count(values: np.ndarray, least: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _threshold(values: np.ndarray, top: Any, k: int) -> Any:
+def _threshold(values: np.ndarray, top: np.float32, k: int) -> np.float32:
     """A number that only the k largest values, and those equal to the k-th, reach: by bisection."""
     if _count(values, top) >= k:
         return top
-    low, high = top, top
+    low = top
+    high = top
     for i in range(values.shape[0]):
         low = -simd.fmax(-low, -values[i])
     while True:
@@ -156,7 +158,7 @@ def _threshold(values: np.ndarray, top: Any, k: int) -> Any:
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
 def sample_categorical(
-    logits: np.ndarray, probs: np.ndarray, inverse_temperature: Any, top_k: int, number: Any
+    logits: np.ndarray, probs: np.ndarray, inverse_temperature: np.float32, top_k: int, number: float
 ) -> int:
     """Class drawn from `softmax(logits / temperature)` by inverting its distribution at `number` in [0, 1).
 
@@ -164,7 +166,8 @@ def sample_categorical(
     classes at least as likely as the k-th can be drawn. `logits (K,)` and the scratch memory
     `probs (K + K / 16,)` are float32, K a multiple of 16.
     """
-    top, classes = largest(logits), logits.shape[0]
+    top = largest(logits)
+    classes = logits.shape[0]
     if inverse_temperature == np.float32(np.inf):
         for i in range(classes):
             if logits[i] == top:
@@ -185,7 +188,8 @@ def sample_categorical(
         block += 1 if np.float64(sums[i]) <= target else 0
     below = sums[block - 1] if block > 0 else np.float32(0)
     inside = probs[block * BLOCK : (block + 1) * BLOCK]
-    place, last = 0, 0
+    place = 0
+    last = 0
     for i in range(BLOCK):
         below += inside[i]
         place += 1 if np.float64(below) <= target else 0

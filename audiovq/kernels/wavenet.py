@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
-from audiovq.kernels.matmul import ROWS, multiply, multiply_all, multiply_rows
+from audiovq.kernels.matmul import multiply_all
 from audiovq.kernels.sampling import STRICT, copy, gate, normalize
 
 if TYPE_CHECKING:
     from audiovq.kernels.packing import Stack, StackState
 
-SOURCES = "447ee1456e8cb2b3"
-"""As `sampling.SOURCES`."""
+_SOURCES = "2c65bea34f570499"
+"""As `sampling._SOURCES`."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
@@ -26,45 +26,48 @@ def network(
     z: np.ndarray,
     gated: np.ndarray,
     skip: np.ndarray,
-    frame: Any,
-    norm: Any,
+    frame: tuple[np.ndarray, int, np.ndarray],
+    norm: np.ndarray | None,
 ) -> None:
-    """One step of a gated stack for all of its lanes.
+    """One step of a gated stack for all of its slots.
 
     Args:
-        s: state of A or more lanes; A of them, those of `frame`, take part.
+        s: state of A or more slots; A of them, those of `frame`, take part.
         x: `(A, Rp)` inputs, overwritten; z `(A, 2 Rp)` and gated `(A, L Rp)`: scratch.
         h: `(A, Rp)` scratch for what the taps see; x itself where nothing is normalised.
         skip: `(A, Sp)` outputs, before any ReLU.
-        frame: conditions `(A, F, L, 2 Rp)`, number of the frame, and those of the lanes `(A,)`.
-        norm: of `functions.normalize`; None: nothing is normalised, and what would do it is not compiled.
+        frame: conditions `(A, F, L, 2 Rp)`, number of the frame, and those of the slots `(A,)`.
+        norm: of `sampling.normalize`; None: nothing is normalised, and what would do it is not compiled.
     """
     conditions, number, slots = frame
-    layers, width, count = w.dilations.shape[0], x.shape[1], slots.shape[0]
+    layers = w.dilations.shape[0]
+    width = x.shape[1]
+    count = slots.shape[0]
     for layer in range(layers):
-        dilation, offset = w.dilations[layer], w.offsets[layer]
+        dilation = w.dilations[layer]
+        offset = w.offsets[layer]
         for a in range(count):
             slot = slots[a]
             ring = s.rings[slot, offset : offset + dilation]
             products = s.products[slot, offset : offset + dilation]
-            slot = s.steps[slot] % dilation
-            if slot == 0:
+            turn = s.steps[slot] % dilation
+            if turn == 0:
+                # The ring holds the inputs of the last d steps, which the past tap sees in the next d:
+                # multiplied now, its weights are read once for four steps.
                 products[:] = np.float32(0)
-                past = w.past[layer]
-                whole = dilation - dilation % ROWS
-                for i in range(0, whole, ROWS):
-                    multiply_rows(products[i : i + ROWS], past, ring[i : i + ROWS])
-                for i in range(whole, dilation):
-                    multiply(products[i], past, ring[i])
-            condition, product, place = conditions[a, number, layer], products[slot], ring[slot]
-            sums, inputs = z[a], h[a]
+                multiply_all(products, w.past[layer], ring, dilation)
+            condition = conditions[a, number, layer]
+            product = products[turn]
+            sums = z[a]
+            inputs = h[a]
             if norm is not None:
                 normalize(inputs, x[a], norm)
             for i in range(2 * width):
                 sums[i] = condition[i] + product[i]
-            copy(place, inputs)
+            copy(ring[turn], inputs)
         multiply_all(z, w.now[layer], h, count)
-        first, last = layer * width, (layer + 1) * width
+        first = layer * width
+        last = first + width
         for a in range(count):
             gate(z[a], gated[a, first:last])
         if layer < layers - 1:

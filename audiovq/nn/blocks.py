@@ -28,7 +28,8 @@ class TimeConv(nn.Linear):
         if kernel % 2 == 0:
             raise ValueError(f"a centred convolution needs an odd number of taps, got {kernel}")
         super().__init__(kernel * in_channels, out_channels)
-        self.kernel, self.dilation = kernel, dilation
+        self.kernel = kernel
+        self.dilation = dilation
         self.reach = kernel // 2 * dilation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,11 +39,30 @@ class TimeConv(nn.Linear):
         return F.linear(torch.cat(taps, dim=-1), self.weight, self.bias)
 
 
+class FiLM(nn.Linear):
+    """Scales and shifts each channel by a global condition (arXiv 1709.07871). Starts close to the identity.
+
+    Shape: `(B, ..., C)`; condition `(B, V)`.
+    """
+
+    def __init__(self, condition_channels: int, channels: int) -> None:
+        super().__init__(condition_channels, 2 * channels)
+        with torch.no_grad():
+            self.weight.mul_(0.3)
+            self.bias.zero_()
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        assert condition is not None, "a conditioned unit needs its condition (B, V)"
+        both = F.linear(condition, self.weight, self.bias)
+        scale, shift = both.view(len(both), *[1] * (x.dim() - 2), -1).chunk(2, dim=-1)
+        return x * (1 + scale) + shift
+
+
 class ResidualUnit(nn.Module):
     """Dilated residual unit: norm, dilated convolution, activation, pointwise convolution, sum.
 
-    With `condition_channels` a global condition scales and shifts the normalised input (FiLM,
-    arXiv 1709.07871), so that a voice can act on every unit.
+    With `condition_channels` a global condition scales and shifts the normalised input, so that a voice can
+    act on every unit.
 
     Shape: `(B, T, C) -> (B, T, C)`; condition `(B, V)`.
     """
@@ -50,14 +70,11 @@ class ResidualUnit(nn.Module):
     def __init__(self, channels: int, kernel: int, dilation: int, condition_channels: int = 0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, elementwise_affine=condition_channels == 0)
-        self.film = nn.Linear(condition_channels, 2 * channels) if condition_channels else None
+        self.film = FiLM(condition_channels, channels) if condition_channels else None
         self.dilated = TimeConv(channels, channels, kernel, dilation)
         self.pointwise = nn.Linear(channels, channels)
         with torch.no_grad():  # a unit starts close to the identity, so that deep stacks train at once
             self.pointwise.weight.mul_(0.3)
-            if self.film is not None:
-                self.film.weight.mul_(0.3)
-                self.film.bias.zero_()
 
     @property
     def reach(self) -> int:
@@ -67,10 +84,9 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         y = self.norm(x)
         if self.film is not None:
-            assert condition is not None, "a conditioned unit needs its condition (B, V)"
-            scale, shift = self.film(condition).unsqueeze(1).chunk(2, dim=-1)
-            y = y * (1 + scale) + shift
-        return x + self.pointwise(F.leaky_relu(self.dilated(y), 0.1))
+            y = self.film(y, condition)
+        added: Tensor = self.pointwise(F.leaky_relu(self.dilated(y), 0.1))
+        return x + added
 
 
 class ResidualStack(nn.Module):
@@ -96,7 +112,8 @@ class ResidualStack(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         for unit in self.units:
             x = unit(x, condition)
-        return self.norm(x)
+        normalized: Tensor = self.norm(x)
+        return normalized
 
 
 def fusable(tensor: Tensor) -> bool:

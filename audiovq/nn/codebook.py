@@ -1,10 +1,10 @@
 """The codebook: residual vector quantisation with a straight-through gradient (arXiv 1711.00937, section 3).
 
-One class serves both backends: vectors stand in the last axis, frames in the one before it, whatever comes
-before that is batch or picture. With one level and one frame a step it is the paper's codebook. Otherwise
-`frames_per_step` frames are quantised together, and each level quantises what the levels before it left over
-(residual quantisation, arXiv 2107.03312, section III-C). Distances are computed in fp32 even under autocast:
-in bf16 half the codes are lost.
+One class serves speech and pictures: the last axis holds vectors, the one before it frames, and the axes
+before those batch and picture. With one level and one frame a step it is the paper's codebook. Otherwise
+`frames_per_step` frames are quantised together, and each level quantises the residual of the levels before it
+(arXiv 2107.03312, section III-C). Distances are computed in fp32 even under autocast: bf16 loses half the
+codes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ START_FRAMES = 24_000
 
 
 class Quantised(NamedTuple):
-    """What `Codebook.forward` returns.
+    """Quantised vectors, their codes, and the losses.
 
     vectors: `(..., T, s * dim)`, the sums of the chosen vectors with the straight-through gradient.
     codes: `(..., T, L)` int64, rows of the table, coarse level first.
-    codebook_loss: scalar, `||sg[r_l] - e_l||^2` over levels (mean over elements; 0 for the EMA update).
-    commitment_loss: scalar, `||r_l - sg[e_l]||^2` over levels (mean over elements), before beta. r_1 is the
-        encoder's output, r_l what the levels before l left over.
+    codebook_loss: mean of `||sg[r_l] - e_l||^2` over levels and elements (0 for the EMA update).
+    commitment_loss: mean of `||r_l - sg[e_l]||^2`, before beta. r_1 is the encoder's output, r_l the residual
+        of the levels before l.
     """
 
     vectors: Tensor
@@ -45,33 +45,29 @@ class Codebook(nn.Module):
 
     Still one table: level l owns its rows `(l - 1) K` to `l K - 1`, and a code is the number of a row.
 
-    The posterior q(z|x) is one-hot and the prior over codes uniform during training, so the KL term of
-    the evidence bound is the constant log K nats a code (paper, section 3.1) and has no gradient: it is
-    not part of the loss.
+    The posterior q(z|x) is one-hot and the prior over codes uniform during training, so the KL term of the
+    evidence bound is the constant log K nats a code (paper, section 3.1): it is not part of the loss.
 
     Args:
         size: K.
         dim: channels of a frame's projection.
-        in_channels: channels of the encoder's output; when they differ from `dim`, a linear projection
-            leads in and another out (low-dimensional codes are used evenly where high-dimensional ones
-            collapse).
+        in_channels: channels of the encoder's output; if not `dim`, one linear projection leads in and
+            another out (low-dimensional codes are used evenly where high-dimensional ones collapse).
         update: "gradient" (the paper's codebook term) or "ema" (its appendix A.1: moving averages).
         ema_decay: gamma of the moving average.
         normalize: put the projection of each frame on the unit sphere; with one level and one frame a
             step the codebook's vectors too.
-        dead_code_threshold: a code whose moving count falls below this share of its level's mean is
-            restarted at a vector of the current batch (0 switches restarts off). It starts over with the
-            mean count, so it has some hundred steps to prove itself.
-        levels: L.
-        frames_per_step: s.
+        dead_code_threshold: a code whose moving count falls below this share of its level's mean restarts
+            at a vector of the current batch, with the mean count (0: no restarts).
+        levels: L; frames_per_step: s.
 
-    In training a step is one or several forward passes, then `update_ema`, which is what moves and restarts.
-    Residual tables begin where k-means puts them, level by level, at the first step that is to be quantised.
+    A training step is one or several forward passes, then `update_ema`, which moves and restarts codes.
+    K-means finds the first residual tables, level by level, at the first step with quantisation.
 
-    State (buffers): `vectors (L K, s dim)` is a parameter for "gradient", a buffer for "ema"; `ema_counts
-    (L K)` and `ema_sums (L K, s dim)` are the moving count and moving sum of the vectors assigned to each
-    code, in vectors a step; `num_restarts` counts restarted codes and seeds the next draw; `started`: whether
-    residual tables were found yet; `start_vectors` and `start_count`: what they will be found on.
+    State: `vectors (L K, s dim)`, a parameter for "gradient" and a buffer for "ema"; `ema_counts (L K)` and
+    `ema_sums (L K, s dim)`, moving count and sum a step of the vectors assigned to each code; `num_restarts`,
+    which also seeds the next draw; `started`: whether there are residual tables yet; `start_vectors` and
+    `start_count`: the vectors that k-means will use.
     """
 
     vectors: Tensor
@@ -100,10 +96,14 @@ class Codebook(nn.Module):
         if update not in ("gradient", "ema"):
             raise ValueError(f"update is 'gradient' or 'ema', got {update!r}")
         in_channels = dim if in_channels is None else in_channels
-        self.size, self.levels, self.frames_per_step = size, levels, frames_per_step
+        self.size = size
+        self.levels = levels
+        self.frames_per_step = frames_per_step
         self.dim = dim * frames_per_step
-        self.update, self.ema_decay = update, ema_decay
-        self.normalize, self.dead_code_threshold = normalize, dead_code_threshold
+        self.update = update
+        self.ema_decay = ema_decay
+        self.normalize = normalize
+        self.dead_code_threshold = dead_code_threshold
         self.residual = levels > 1 or frames_per_step > 1
         self.in_proj = nn.Linear(in_channels, dim) if in_channels != dim else nn.Identity()
         self.out_proj = nn.Linear(dim, in_channels) if in_channels != dim else nn.Identity()
@@ -124,7 +124,7 @@ class Codebook(nn.Module):
             self.register_buffer("started", torch.zeros((), dtype=torch.bool))
             self.register_buffer("start_vectors", torch.zeros(kept, self.dim))
             self.register_buffer("start_count", torch.zeros((), dtype=torch.long))
-        # Of the forward passes since the last step, and no state: a step is begun and ended, or not at all.
+        # Of the forward passes since the last step. No state, as a checkpoint never lies within a step.
         self.register_buffer("_tally", torch.zeros(levels * size), persistent=False)
         self.register_buffer("_gathered", torch.zeros(levels * size, self.dim), persistent=False)
         self._candidates: list[Tensor] = []
@@ -145,13 +145,15 @@ class Codebook(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             e = self.in_proj(z.float())
             e = F.normalize(e, dim=-1) if self.normalize else e
-            return self.step_in_proj(e.reshape(*e.shape[:-2], -1, self.dim))
+            steps: Tensor = self.step_in_proj(e.reshape(*e.shape[:-2], -1, self.dim))
+        return steps
 
     def from_codebook_space(self, vectors: Tensor) -> Tensor:
         """Vectors of steps `(..., T, s dim)` to the decoder's input `(..., T s, C)`."""
         frames = self.step_out_proj(vectors)
         frames = frames.reshape(*frames.shape[:-2], -1, self.dim // self.frames_per_step)
-        return self.out_proj(frames)
+        decoder_input: Tensor = self.out_proj(frames)
+        return decoder_input
 
     def nearest(self, e: Tensor, level: int = 0) -> Tensor:
         """Row of the nearest vector of a level: `(..., s dim) -> (...)` int64; in fp32 under autocast too."""
@@ -161,7 +163,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def restart_averages(self) -> None:
-        """Make the moving sums agree with the vectors, after these were loaded without the sums."""
+        """Compute the moving sums from the vectors, after loading those without the sums."""
         self.ema_sums.copy_(self.vectors.detach() * self.ema_counts.unsqueeze(-1))
         if self.residual:
             self.started.fill_(True)
@@ -183,7 +185,7 @@ class Codebook(nn.Module):
         return torch.stack([rows for rows, _, _ in self._each_level(self.to_codebook_space(z))], dim=-1)
 
     def _each_level(self, e: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows `(..., T)`, their vectors `(..., T, s dim)`, and what those quantise: `e`, then the rest."""
+        """Rows `(..., T)`, their vectors `(..., T, s dim)`, and their targets: `e`, then its residuals."""
         table = self.table()
         rest = e
         for level in range(self.levels):
@@ -195,11 +197,11 @@ class Codebook(nn.Module):
     def forward(
         self, z: Tensor, quantise: bool = True, levels: Tensor | None = None
     ) -> tuple[Tensor, Quantised]:
-        """Quantise `z (B, ..., T s, C)`; in training also gather what `update_ema` moves the codebook by.
+        """Quantise `z (B, ..., T s, C)`; in training also gather the sums for `update_ema`.
 
         Args:
-            quantise: False lets the vectors pass as they are (for the first steps of training: an encoder
-                that is still random sends everything to a few codes), while the averages already follow.
+            quantise: False passes the vectors unquantised, in the first steps of training, when a random
+                encoder sends everything to a few codes.
             levels: `(B,)`, how many levels the decoder sees of each item; None: all.
 
         Returns the decoder's input `(B, ..., T s, C)` and a `Quantised`.
@@ -219,7 +221,8 @@ class Codebook(nn.Module):
         total = torch.zeros_like(e)
         commitment_loss = e.new_zeros(())
         codebook_loss = e.new_zeros(())
-        codes, rests = [], []
+        codes = []
+        rests = []
         for level, (rows, chosen, rest) in enumerate(self._each_level(e)):
             # Both terms are taken before the straight-through step: after it they would be zero.
             commitment_loss = commitment_loss + F.mse_loss(rest, chosen.detach()) / self.levels
@@ -240,7 +243,7 @@ class Codebook(nn.Module):
         self._tally = self._tally + torch.bincount(rows.reshape(-1), minlength=len(self.ema_counts))
         if not self.training:
             return
-        # Summed pass by pass: processes and pieces of one add up in the same order, to the bit.
+        # Summed pass by pass, so that processes and micro-batches add up in the same order, to the bit.
         own = torch.zeros_like(self.ema_sums)
         for level, rest in enumerate(rests):
             own.index_add_(0, rows[..., level].reshape(-1), rest)
@@ -249,7 +252,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def usage(self) -> Usage:
-        """How the codes were chosen in all forward passes since the last call, over all joined processes."""
+        """Usage of the codes in all forward passes since the last call, over all processes."""
         counts = self._tally
         self._tally = torch.zeros_like(self.ema_counts)
         distributed.all_reduce_sum(counts)
@@ -257,11 +260,10 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def update_ema(self) -> Usage:
-        """End a step of training: move by what was chosen since the last call, then restart dead codes.
+        """After the optimizer step: update the moving averages, then restart dead codes.
 
-        To be called once the weights have moved, after one forward pass in training mode or several (the
-        pieces of a batch). Joined processes together do what one would with all their vectors, and hold
-        the same codebook afterwards, to the bit. Returns how the codes were chosen.
+        Covers all training passes since the last call, of all processes, which end with the same codebook to
+        the bit. Returns the usage.
         """
         counts = self._tally
         self._tally = torch.zeros_like(self.ema_counts)
@@ -269,7 +271,8 @@ class Codebook(nn.Module):
         self._gathered = torch.zeros_like(self.ema_sums)
         candidates = torch.cat(self._candidates)
         self._candidates = []
-        asked, self._asked = self._asked, False
+        asked = self._asked
+        self._asked = False
         if self.residual and not self.started:
             self._prepare_start(candidates[:, 0], asked)
             return usage_of(counts, self.levels)
@@ -288,11 +291,7 @@ class Codebook(nn.Module):
         return usage_of(counts, self.levels)
 
     def _restart_dead_codes(self, candidates: Tensor) -> None:
-        """Put codes that are hardly chosen onto vectors of the step, `(N, L, s dim)` here.
-
-        The moving sums and counts are replaced too: they are the state, and a vector that is only
-        written to the table is overwritten from them in the next step.
-        """
+        """Move dead codes, with their sums and counts, onto vectors of the step, `(N, L, s dim)` here."""
         by_level = self.ema_counts.view(self.levels, self.size)
         means = by_level.mean(1, keepdim=True)
         dead = (by_level < self.dead_code_threshold * means).view(-1).nonzero().squeeze(-1)
@@ -302,9 +301,9 @@ class Codebook(nn.Module):
         self.num_restarts.add_(dead.numel())
         rank_info = distributed.rank_info()
         own = len(candidates)
-        # Every process draws the same numbers among the vectors of all, and gives those that are its own.
-        # No vector twice, as long as there are enough: of two codes in one place one is never chosen.
-        order = torch.randperm(own * rank_info.size, generator=generator)
+        # Every process draws the same numbers among the vectors of all, and contributes its own vectors.
+        # Without repetition where there are enough: of two codes on one vector one is never chosen.
+        order = torch.randperm(own * rank_info.world_size, generator=generator)
         picks = order[torch.arange(dead.numel()) % len(order)] - own * rank_info.rank
         mine = ((picks >= 0) & (picks < own)).to(candidates.device)
         levels = dead // self.size
@@ -318,7 +317,7 @@ class Codebook(nn.Module):
     def _prepare_start(self, own: Tensor, begin: bool) -> None:
         """Keep the step's vectors `(N, s dim)` of all processes; with `begin` find the tables on them."""
         rank_info = distributed.rank_info()
-        fresh = own.new_zeros(rank_info.size, *own.shape)
+        fresh = own.new_zeros(rank_info.world_size, *own.shape)
         fresh[rank_info.rank] = own
         distributed.all_reduce_sum(fresh)
         fresh = fresh.flatten(0, 1)[-len(self.start_vectors) :]
@@ -326,14 +325,15 @@ class Codebook(nn.Module):
         self.start_vectors[: len(kept)] = kept
         self.start_count.fill_(len(kept))
         if begin:
-            self._start(kept, len(own) * rank_info.size)
+            self._start(kept, len(own) * rank_info.world_size)
 
     def _start(self, data: Tensor, a_step: int) -> None:
         """Tables from vectors `(N, s dim)`; counts as of a step with `a_step` vectors."""
         tables, counts = residual_kmeans(data, self.levels, self.size)
-        # The first process's tables count: another machine may round in another way.
-        self.vectors.data.copy_(tables * float(distributed.rank_info().first))
-        self.ema_counts.copy_(counts * float(distributed.rank_info().first) * a_step / len(data))
+        # Rank zero's tables, as another machine may round in another way.
+        is_first = float(distributed.rank_info().is_first)
+        self.vectors.data.copy_(tables * is_first)
+        self.ema_counts.copy_(counts * is_first * a_step / len(data))
         distributed.all_reduce_sum(self.vectors.data, self.ema_counts)
         self.restart_averages()
         self.start_vectors.zero_()

@@ -1,4 +1,4 @@
-"""The excitation of a linear predictor, in closed loop: what a decoder is taught to draw."""
+"""The excitation of a linear predictor, in closed loop: the target that a decoder learns to sample."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def excite(
 ) -> None:
     """Closed-loop excitation codes of a signal, in place, for teacher forcing.
 
-    The predictor runs over its own reconstruction, as it will when drawing, so that what the network sees
-    in training is what generation can produce. With jitter the fed code differs from the ideal one and the
-    next ideal codes correct for it: the network learns to recover from its own mistakes.
+    The predictor runs over its own reconstruction, so that training shows the network what generation can
+    produce. With jitter the code that is fed back differs from the ideal one and the next ideal codes correct
+    for it: the network learns to recover from its own mistakes.
 
     Args:
         signal: `(N,)` float32, pre-emphasised samples.
@@ -33,7 +33,7 @@ def excite(
         table: `(256,)` float32, excitation value of each code in standard deviations.
         jitter: `(N,)` int64, added to the code that is fed back.
         codes: `(N,)` int64, out: ideal code of each sample given the history (the target).
-        fed: `(N,)` int64, out: code that was fed back.
+        forced_codes: `(N,)` int64, out: code that was fed back.
         history: `(N,)` float32, out: reconstruction.
         predictions: `(N,)` float32, out: prediction of each sample.
     """

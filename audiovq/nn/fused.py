@@ -1,15 +1,14 @@
 """Fused element-wise passes for training WaveNets on a CPU, in bf16 or fp32.
 
-Between the matrix products of a WaveNet layer stand a dozen cheap operations (shift, sums, tanh, sigmoid,
-products, and their gradients), each of which torch runs as a pass over memory; together they cost more
-than the products. Here each group is one compiled pass, which computes in fp32 whatever it reads and
-writes. bf16 tensors are seen as their uint16 bits.
-The plain torch forms in `nn.wavenet` and `speech.decoder` are the specification; tests hold these to them.
+Between the matrix products of a WaveNet layer lie a dozen cheap operations (shift, sums, tanh, sigmoid,
+products, and their gradients). Torch runs each as a pass over memory, and together they cost more than the
+products. Here each group is one compiled pass that computes in fp32, reads and writes bf16 as uint16 bits,
+and is tested against the plain torch form in `nn.wavenet` or `speech.decoder`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -21,41 +20,43 @@ from torch import Tensor
 _jit = numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 
 
-def _load(value: Any) -> Any:
+def _load(value: np.generic) -> np.float32:
     """A number of a bf16 or fp32 tensor as float32."""
+    raise NotImplementedError
 
 
-def _store(array: Any, place: Any, value: Any) -> None:
+def _store(array: np.ndarray, index: int, value: np.float32) -> None:
     """Put a float32 into a bf16 or fp32 tensor; bf16 is rounded to the nearest, ties to even."""
 
 
+# Numba wants the annotations of an overload and of its implementations to be the same.
 @overload(_load)
 def _load_of(value: Any) -> Any:
     def widened(value: Any) -> Any:
         return np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
 
-    def as_it_is(value: Any) -> Any:
+    def unchanged(value: Any) -> Any:
         return value
 
-    return widened if value == types.uint16 else as_it_is
+    return widened if value == types.uint16 else unchanged
 
 
 @overload(_store)
-def _store_to(array: Any, place: Any, value: Any) -> Any:
-    def rounded(array: Any, place: Any, value: Any) -> None:
+def _store_to(array: Any, index: Any, value: Any) -> Any:
+    def rounded(array: Any, index: Any, value: Any) -> Any:
         bits = np.float32(value).view(np.uint32)
         odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-        array[place] = np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+        array[index] = np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
-    def as_it_is(array: Any, place: Any, value: Any) -> None:
-        array[place] = value
+    def unchanged(array: Any, index: Any, value: Any) -> Any:
+        array[index] = value
 
-    return rounded if array.dtype == types.uint16 else as_it_is
+    return rounded if array.dtype == types.uint16 else unchanged
 
 
 @_jit
 def _exp(x: np.float32) -> np.float32:
-    """exp without branches, so that LLVM vectorises it: 2^n times the Taylor series of what is left."""
+    """exp without branches, so that LLVM vectorises it: 2^n times the Taylor series of the remainder."""
     x = min(max(x, np.float32(-87.0)), np.float32(87.0))
     n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
     r = x - n * np.float32(0.6931471805599453)
@@ -67,7 +68,8 @@ def _exp(x: np.float32) -> np.float32:
     p = p * r + np.float32(1.0)
     p = p * r + np.float32(1.0)
     scale = np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return p * scale
+    result: np.float32 = p * scale
+    return result
 
 
 @_jit
@@ -97,14 +99,15 @@ def _gate_forward(
     row = np.empty(double, dtype=np.float32)
     for b in range(batch):
         for t in range(steps):
-            now, c, k, out = both[b, t], condition[b, t // hold], kept[b, t], y[b, t]
+            now = both[b, t]
+            c = condition[b, t // hold]
             for i in range(double):
                 row[i] = _load(now[i]) + c[i]
             if t >= dilation:
                 past = both[b, t - dilation]
                 for i in range(double):
                     row[i] += _load(past[double + i])
-            _activate(row, k, out)
+            _activate(row, kept[b, t], y[b, t])
 
 
 @_jit
@@ -119,9 +122,14 @@ def _gate_backward(
         for t in range(max(0, steps - dilation), steps):
             dboth[b, t, double:] = 0
         for t in range(steps):
-            g, k, out, c = dy[b, t], kept[b, t], dboth[b, t], dcondition[b, t // hold]
+            g = dy[b, t]
+            k = kept[b, t]
+            out = dboth[b, t]
+            c = dcondition[b, t // hold]
             for i in range(channels):
-                d, a, s = _load(g[i]), _load(k[i]), _load(k[channels + i])
+                d = _load(g[i])
+                a = _load(k[i])
+                s = _load(k[channels + i])
                 da = d * s * (one - a * a)
                 ds = d * a * s * (one - s)
                 c[i] += da
@@ -134,7 +142,14 @@ def _gate_backward(
                     past[double + i] = out[i]
 
 
-class Gate(torch.autograd.Function):
+class _Fused(torch.autograd.Function):
+    if TYPE_CHECKING:
+
+        @classmethod
+        def apply(cls, *args: Tensor | int) -> Tensor: ...
+
+
+class Gate(_Fused):
     """`tanh(z_a) * sigmoid(z_b)` with `z[t] = both[t, :2R] + both[t - dilation, 2R:] + condition[frame]`.
 
     Args of `apply`: both `(B, T, 4R)`, condition `(B, F, 2R)` (T a multiple of F), dilation in steps.
@@ -150,7 +165,8 @@ class Gate(torch.autograd.Function):
             bits(both), condition.detach().float().contiguous().numpy(), dilation, bits(y), bits(kept)
         )
         ctx.save_for_backward(kept)
-        ctx.dilation, ctx.condition = dilation, (condition.shape, condition.dtype)
+        ctx.dilation = dilation
+        ctx.condition = (condition.shape, condition.dtype)
         return y
 
     @staticmethod
@@ -189,11 +205,11 @@ def _head_forward(
                 low = int(place[t, j])
                 low = min(max(low, 0), prediction.shape[0] - 2)
                 w = place[t, j] - np.float32(low)
-                lower, upper = prediction[low], prediction[low + 1]
+                lower = prediction[low]
+                upper = prediction[low + 1]
                 for i in range(double):
                     row[i] += lower[i] + w * (upper[i] - lower[i])
-            keep, out = kept[t, j], y[t, j]
-            _activate(row, keep, out)
+            _activate(row, kept[t, j], y[t, j])
 
 
 @_jit
@@ -212,9 +228,13 @@ def _head_backward(
     row = np.empty(double, dtype=np.float32)
     for t in range(steps):
         for j in range(group):
-            g, keep, out = dy[t, j], kept[t, j], dstart[t, j]
+            g = dy[t, j]
+            keep = kept[t, j]
+            out = dstart[t, j]
             for i in range(hidden):
-                d, a, s = _load(g[i]), _load(keep[i]), _load(keep[hidden + i])
+                d = _load(g[i])
+                a = _load(keep[i])
+                s = _load(keep[hidden + i])
                 row[i] = d * s * (one - a * a)
                 row[hidden + i] = d * a * s * (one - s)
             for i in range(double):
@@ -227,18 +247,18 @@ def _head_backward(
                 low = int(place[t, j])
                 low = min(max(low, 0), dprediction.shape[0] - 2)
                 w = place[t, j] - np.float32(low)
-                lower, upper = dprediction[low], dprediction[low + 1]
+                lower = dprediction[low]
+                upper = dprediction[low + 1]
                 for i in range(double):
                     lower[i] += (one - w) * row[i]
                     upper[i] += w * row[i]
 
 
-class Head(torch.autograd.Function):
+class Head(_Fused):
     """Gated activations of the output heads of all samples.
 
-    Args of `apply`: start `(T, G, 2H)`; tables `(G-1, 256, 2H)` and prediction `(P, 2H)` fp32;
-    fed `(T, G)` int64 codes; place `(T, G)` fp32 position in the prediction table, or empty `(0, G)`.
-    Returns `(T, G, H)`, of the type of `start`.
+    Args of `apply`: start `(T, G, 2H)`; tables `(G-1, 256, 2H)` and prediction `(P, 2H)` fp32; forced_codes
+    `(T, G)` int64; place `(T, G)` fp32 position in the prediction table, or empty. Returns `(T, G, H)`.
     """
 
     @staticmethod
@@ -246,19 +266,19 @@ class Head(torch.autograd.Function):
         ctx: Any, start: Tensor, tables: Tensor, prediction: Tensor, forced_codes: Tensor, place: Tensor
     ) -> Tensor:
         steps, group, double = start.shape
-        y, kept = start.new_empty(steps, group, double // 2), torch.empty_like(start)
-        indices, places = forced_codes.contiguous().numpy(), place.contiguous().numpy()
+        y = start.new_empty(steps, group, double // 2)
+        kept = torch.empty_like(start)
         _head_forward(
             bits(start),
             tables.detach().numpy(),
             prediction.detach().numpy(),
-            indices,
-            places,
+            forced_codes.contiguous().numpy(),
+            place.contiguous().numpy(),
             bits(y),
             bits(kept),
         )
         ctx.save_for_backward(kept, forced_codes, place)
-        ctx.shapes = tables.shape, prediction.shape
+        ctx.shapes = (tables.shape, prediction.shape)
         return y
 
     @staticmethod
@@ -284,7 +304,8 @@ def _likelihood(logits: np.ndarray, targets: np.ndarray, scale: np.float32, grad
     total = 0.0
     row = np.empty(classes, dtype=np.float32)
     for n in range(count):
-        x, g = logits[n], gradient[n]
+        x = logits[n]
+        g = gradient[n]
         top = np.float32(-1e30)
         for i in range(classes):
             row[i] = _load(x[i])
@@ -299,10 +320,11 @@ def _likelihood(logits: np.ndarray, targets: np.ndarray, scale: np.float32, grad
         for i in range(classes):
             _store(g, i, row[i] * factor)
         _store(g, targets[n], row[targets[n]] * factor - scale)
-    return total / count
+    mean: float = total / count
+    return mean
 
 
-class NegativeLogLikelihood(torch.autograd.Function):
+class NegativeLogLikelihood(_Fused):
     """Mean negative log-likelihood in nats, its gradient computed in the same pass.
 
     Args of `apply`: logits `(N, 256)`, targets `(N,)` int64. Returns a scalar fp32.

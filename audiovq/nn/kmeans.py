@@ -1,14 +1,14 @@
-"""K-means, from which residual codebooks start, and the nearest of some vectors."""
+"""K-means for the start of residual codebooks, and nearest neighbours."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-ROUNDS = 20
+_ROUNDS = 20
 
 
-def kmeans(data: Tensor, count: int, seed: int, rounds: int = ROUNDS) -> tuple[Tensor, Tensor]:
+def kmeans(data: Tensor, count: int, seed: int, rounds: int = _ROUNDS) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm from a k-means++ start (Arthur and Vassilvitskii, 2007).
 
     A centre that lost all its vectors takes the one that lies furthest from its own.
@@ -34,12 +34,13 @@ def kmeans(data: Tensor, count: int, seed: int, rounds: int = ROUNDS) -> tuple[T
 
 
 def residual_kmeans(data: Tensor, levels: int, size: int) -> tuple[Tensor, Tensor]:
-    """Centres level by level, each of what the levels before left over of vectors `(N, D)`.
+    """Centres of vectors `(N, D)` level by level, each of the residuals of the levels before.
 
-    Returns: centres `(levels * size, D)`, and how many vectors lie nearest to each, `(levels * size,)`.
+    Returns: centres `(levels * size, D)`, and the number of vectors nearest to each, `(levels * size,)`.
     """
     rest = data.clone()
-    tables, counts = [], []
+    tables = []
+    counts = []
     for level in range(levels):
         centres, chosen = kmeans(rest, size, seed=level)
         rest = rest - centres[chosen]
@@ -55,8 +56,8 @@ def _spread(data: Tensor, count: int, generator: torch.Generator) -> Tensor:
     distances = (data - data[picked[0]]).square().sum(-1)
     for number in numbers[1:]:
         ladder = distances.double().cumsum(0)
-        place = torch.searchsorted(ladder, number.to(ladder.device) * ladder[-1], right=True)
-        picked.append(min(int(place), len(data) - 1))
+        index = torch.searchsorted(ladder, number.to(ladder.device) * ladder[-1], right=True)
+        picked.append(min(int(index), len(data) - 1))
         distances = torch.minimum(distances, (data - data[picked[-1]]).square().sum(-1))
     return data[picked].clone()
 

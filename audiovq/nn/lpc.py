@@ -1,7 +1,7 @@
-"""Linear prediction from a magnitude spectrum, and the excitation it leaves.
+"""Linear prediction from a magnitude spectrum, and its excitation.
 
-The spectral envelope that the conditioner already knows is turned into a short all-pole filter; the
-WaveNet then draws only the excitation (the idea of LPCNet, arXiv 1810.11846).
+The spectral envelope from the conditioner becomes a short all-pole filter, so that the WaveNet samples only
+the excitation (the idea of LPCNet, arXiv 1810.11846).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-FLOOR = 1e-4
+WHITE_NOISE = 1e-4
 """White noise added to the spectrum, as a share of its mean power: bounds the gain of the filter."""
 LAG_WINDOW_HZ = 40.0
 """Bandwidth of the Gaussian lag window, Hz: keeps poles away from the unit circle."""
@@ -42,7 +42,7 @@ def predictor(
     lags = torch.arange(order + 1, dtype=power.dtype, device=power.device)
     window = torch.exp(-0.5 * (2 * math.pi * LAG_WINDOW_HZ / sample_rate * lags) ** 2)
     window = window.clone()
-    window[0] = 1 + FLOOR
+    window[0] = 1 + WHITE_NOISE
     r = r * window + 0.0
     r[..., 0] += 1e-9
     error = r[..., 0].clone()

@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 def frame_padding(window: int, hop: int) -> tuple[int, int]:
-    """Samples needed before the first and after the last hop so that frames are centred on their hop."""
+    """Samples before the first and after the last hop that centre frames on their hop."""
     left = (window - hop) // 2
     return left, window - hop - left
 
 
 def pass_reach(window: int, hop: int) -> int:
-    """Hops on each side that a hop of `istft(change(stft(x)))` depends on: as far as its windows reach."""
+    """Hops on each side within reach of the windows: a hop of `istft(change(stft(x)))` depends on them."""
     return window // hop + 1
 
 
@@ -38,7 +38,8 @@ def frames(signal: Tensor, window: int, hop: int, padded: bool = False) -> Tenso
 def stft(signal: Tensor, window: int, hop: int, padded: bool = False) -> Tensor:
     """Complex spectra `(B, F, window // 2 + 1)` of `(B, N)` with a Hann window, scaled to unit energy."""
     taper = hann(window, signal)
-    return torch.fft.rfft(frames(signal, window, hop, padded) * taper)
+    spectra: Tensor = torch.fft.rfft(frames(signal, window, hop, padded) * taper)
+    return spectra
 
 
 def istft(spectrum: Tensor, window: int, hop: int) -> Tensor:
@@ -49,10 +50,10 @@ def istft(spectrum: Tensor, window: int, hop: int) -> Tensor:
     if window % hop:
         raise ValueError(f"overlap-add needs a window ({window}) that is a multiple of the hop ({hop})")
     taper = hann(window, spectrum.real)
-    pieces = torch.fft.irfft(spectrum, n=window) * taper
-    batch, count, _ = pieces.shape
-    parts = pieces.view(batch, count, window // hop, hop)
     overlap = window // hop
+    windows = torch.fft.irfft(spectrum, n=window) * taper
+    batch, count, _ = windows.shape
+    parts = windows.view(batch, count, overlap, hop)
     total = spectrum.real.new_zeros(batch, count + overlap - 1, hop)
     weight = spectrum.real.new_zeros(count + overlap - 1, hop)
     squared = taper.pow(2).view(overlap, hop)

@@ -1,4 +1,4 @@
-"""How evenly the codes of a codebook are chosen."""
+"""How evenly a codebook's codes are used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class Usage(NamedTuple):
-    """How evenly codes were chosen, level by level.
+    """Usage of codes, level by level.
 
-    perplexity: exp of the entropy of their shares: 1 (always the same) to K (all alike).
-    used: how many different ones.
+    perplexity: exp of the entropy: 1 (always the same code) to K (all equally often).
+    used: number of different codes.
     """
 
     perplexity: tuple[float, ...]
@@ -33,7 +33,7 @@ class Usage(NamedTuple):
 
 
 def usage_of(counts: Tensor, levels: int) -> Usage:
-    """Usage from how often each of the `(L K,)` codes was chosen."""
+    """Usage from the counts of the `(L K,)` codes."""
     by_level = counts.view(levels, -1).double()
     shares = by_level / by_level.sum(1, keepdim=True).clamp_min(1)
     entropy = -(shares * torch.log(shares + 1e-30)).sum(1)

@@ -1,13 +1,13 @@
 """The causal gated stack of WaveNet (arXiv 1609.03499), in its parallel and its step form.
 
-One class serves the decoder (over groups of samples) and the prior (over code steps). Its input at step t
-must hold only what is known before t: callers shift. A layer with dilation d computes
+One class serves the decoder (over groups of samples) and the prior (over code steps). Callers shift the
+input, so that step t holds only what is known before t. A layer with dilation d computes
 
     z[t] = V h[t] + U h[t - d] + c[t];   y[t] = tanh(z_a[t]) * sigmoid(z_b[t]);   x'[t] = x[t] + W y[t]
 
 where h is x itself or, with `normalize`, x divided by its root mean square, and the output is
-`sum_l S_l y_l[t]`. Convolutions of two taps are one matrix product over `(B * T, C)`
-followed by a shift: conv1d on this few channels reaches a quarter of a CPU's speed (docs/training.md).
+`sum_l S_l y_l[t]`. A convolution of two taps is one matrix product over `(B * T, C)` followed by a shift:
+conv1d on so few channels reaches a quarter of a CPU's speed (docs/training.md).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from audiovq.nn.blocks import fusable
 
 NORM_EPSILON = 1e-6
-"""Added to the mean square that `normalize` divides by the root of."""
+"""Added to the mean square before `normalize` takes its root."""
 
 
 class WaveNetState(NamedTuple):
-    """Ring buffers of the step form: `rings[l] (B, dilation_l, R)` holds the last inputs of each layer's taps
-    (normalised ones, if the network normalises)."""
+    """Ring buffers of the step form: `rings[l] (B, dilation_l, R)` holds the last inputs of a layer's taps,
+    normalised if the network normalises."""
 
     rings: list[Tensor]
     position: Tensor
@@ -59,7 +59,9 @@ class WaveNet(nn.Module):
         residual_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.residual, self.skip_channels, self.dilations = residual, skip, tuple(dilations)
+        self.residual = residual
+        self.skip_channels = skip
+        self.dilations = tuple(dilations)
         self.dropout = dropout
         self.normalize = normalize
         self.residual_scale = residual_scale
@@ -82,7 +84,8 @@ class WaveNet(nn.Module):
         return 1 + sum(self.dilations)
 
     def forward(self, x: Tensor, conditions: Tensor) -> Tensor:
-        steps, frames = x.shape[1], conditions.shape[1]
+        steps = x.shape[1]
+        frames = conditions.shape[1]
         if steps % frames:
             raise ValueError(f"{steps} steps do not divide into {frames} conditions")
         gated = []
@@ -101,22 +104,24 @@ class WaveNet(nn.Module):
             gated.append(y)
             if layer < self.layers - 1:
                 x = x + self._residual(y, layer)
-        return self.skip_proj(torch.cat(gated, dim=-1))
+        output: Tensor = self.skip_proj(torch.cat(gated, dim=-1))
+        return output
 
     def _normalized(self, x: Tensor) -> Tensor:
-        """What the taps see of the residual stream `(..., R)`."""
+        """Input of the taps from the residual stream `(..., R)`."""
         return F.rms_norm(x, (self.residual,), eps=NORM_EPSILON) if self.normalize else x
 
     def _residual(self, y: Tensor, layer: int) -> Tensor:
-        """What a layer adds to the residual stream, from its gated activations `(..., R)`."""
+        """Update of the residual stream from a layer's gated activations `(..., R)`."""
         added = F.linear(y, self.residual_proj[layer])
         return added if self.residual_scale == 1 else added * self.residual_scale
 
     @staticmethod
     def _gate(both: Tensor, condition: Tensor, dilation: int) -> Tensor:
-        """Gated activation from both taps' products `(B, T, 4R)` and `(B, F, 2R)`; `fused.Gate` spelt out."""
+        """Gated activation from both taps' products `(B, T, 4R)` and `(B, F, 2R)`: `fused.Gate` in torch."""
         batch, steps, wide = both.shape
-        frames, channels = condition.shape[1], wide // 4
+        frames = condition.shape[1]
+        channels = wide // 4
         z = both[..., : 2 * channels]
         past = both[:, : max(0, steps - dilation), 2 * channels :]
         z = z + F.pad(past, (0, 0, dilation, 0))[:, :steps]
@@ -133,8 +138,8 @@ class WaveNet(nn.Module):
     def step(self, x: Tensor, conditions: Tensor, state: WaveNetState) -> Tensor:
         """One step: input `(B, R)`, conditions `(B, L, 2R)`; output `(B, S)`. Advances `state` in place.
 
-        This is the specification of every generator: ring buffers of one slot a dilation step, read then
-        overwritten at `position % dilation`.
+        This is the specification of every generator: ring buffers with one slot a dilation step, read and
+        then overwritten at `position % dilation`.
         """
         channels = self.residual
         position = int(state.position)
@@ -157,7 +162,8 @@ class WaveNet(nn.Module):
             if layer < self.layers - 1:
                 x = x + self._residual(y, layer)
         state.position.add_(1)
-        return self.skip_proj(torch.cat(gated, dim=-1))
+        output: Tensor = self.skip_proj(torch.cat(gated, dim=-1))
+        return output
 
 
 def _init(rows: int, columns: int, taps: int) -> Tensor:

@@ -1,28 +1,34 @@
-"""How training runs went: bits a sample, loss terms and perplexity over hours and steps, as a picture."""
+"""Learning curves of training runs: bits per sample, loss terms and perplexity, as a picture."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from audiovq.errors import AudiovqError
-from audiovq.io.atomic import PartialFile
-from audiovq.plots.spectrogram import load_figure_class, picture_format
+from audiovq.plots.spectrogram import write_figure
 
-METRICS, CHECKPOINT = "metrics.csv", "checkpoint.safetensors"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+_METRICS = "metrics.csv"
+_CHECKPOINT = "checkpoint.safetensors"
 HELD_OUT = "held_"
-"""Begins the names of what was measured on speech that was not trained on."""
+"""Prefix of metrics of held-out data."""
 
 SMOOTHED_SHARE = 0.02
-"""Training curves are averaged over about this share of a stage: a step's batch is small and says little."""
+"""Share of a stage over which training curves are averaged: a single batch is noisy."""
 
 _COLUMNS = ["stage", "step", "seconds", "name", "value"]
 _NOT_DRAWN = ("norm", "used", "bits_per_code", "fooled")
@@ -33,7 +39,7 @@ _START_SHARE = 0.03
 
 @dataclass
 class Curve:
-    """One figure over a stage, in the order it was written: `(N,)` steps, hours and values."""
+    """One metric over a stage, in the order it was written: `(N,)` steps, hours and values."""
 
     steps: NDArray[np.float64]
     hours: NDArray[np.float64]
@@ -42,7 +48,7 @@ class Curve:
 
 @dataclass
 class StageCurves:
-    """All figures of a stage by name."""
+    """All metrics of a stage by name."""
 
     number: int
     curves: dict[str, Curve] = field(default_factory=dict)
@@ -54,11 +60,11 @@ def read_metrics(run: str | os.PathLike[str]) -> list[StageCurves]:
     Args:
         run: folder that training wrote, or its metrics.csv.
 
-    Raises: AudiovqError if there is no such file, or it holds something else.
+    Raises: AudiovqError if there is no such file, or it has another format.
     """
     path = Path(run)
     if path.is_dir() or path.suffix != ".csv":
-        path = path / METRICS
+        path = path / _METRICS
     points: dict[tuple[int, str], list[tuple[int, float, float]]] = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -66,7 +72,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[StageCurves]:
             if next(lines, None) != _COLUMNS:
                 raise ValueError(f"does not begin with {','.join(_COLUMNS)}")
             for row in lines:
-                # A run that still goes on may have written half of its last line.
+                # While a run goes on, its last line may be incomplete.
                 if len(row) == len(_COLUMNS):
                     point = (int(row[1]), float(row[2]) / 3600, float(row[4]))
                     points.setdefault((int(row[0]), row[3]), []).append(point)
@@ -85,12 +91,14 @@ def read_metrics(run: str | os.PathLike[str]) -> list[StageCurves]:
 
 
 def smoothed(values: NDArray[np.float64], share: float = SMOOTHED_SHARE) -> NDArray[np.float64]:
-    """Running mean `(N,)` over a share of the values on both sides together, fewer at the ends."""
+    """Running mean `(N,)` over a share of the values, half of it on each side; fewer at the ends."""
     reach = round(len(values) * share / 2)
     index = np.arange(len(values))
-    first, last = np.maximum(0, index - reach), np.minimum(len(values), index + reach + 1)
+    first = np.maximum(0, index - reach)
+    last = np.minimum(len(values), index + reach + 1)
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    return (sums[last] - sums[first]) / (last - first)
+    means: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
+    return means
 
 
 def draw_curves(
@@ -103,91 +111,115 @@ def draw_curves(
     """Draw runs, a row each, their stages side by side.
 
     Args:
-        runs: one or more folders that training wrote, or files as its metrics.csv.
+        runs: one or more run folders, or their metrics.csv.
         out: the picture: .png, .pdf or .svg.
-        titles: one a run; without, the names of the folders.
+        titles: one per run; none: the names of the folders.
         force: replace `out` if it exists.
 
     Raises:
         AudiovqError: a run has no metrics, `out` exists or has another ending, matplotlib is missing.
-        ValueError: no runs, or titles that are not one a run.
+        ValueError: no runs, or another number of titles.
     """
     if not runs or (titles and len(titles) != len(runs)):
         raise ValueError(f"{len(titles)} titles for {len(runs)} runs")
-    suffix = picture_format(out)
-    figure_class = load_figure_class(out)
-    with PartialFile(out, force=force) as picture:
-        stages = [read_metrics(run) for run in runs]
-        columns = max(map(len, stages))
-        width, height = (9.0, 5.4) if columns == 1 else (5.2 * columns, 5.0)
-        figure = figure_class(figsize=(width, height * len(runs)), layout="constrained")
-        grid = figure.subfigures(len(runs), columns, squeeze=False, hspace=0.04, wspace=0.03)
-        for row, (run, run_stages) in enumerate(zip(runs, stages, strict=True)):
-            names, size = _about(Path(run))
-            title = titles[row] if titles else _name(Path(run))
-            for area, stage in zip(grid[row], run_stages, strict=False):
-                several = len(run_stages) > 1 or stage.number > 0
-                known = names[stage.number] if stage.number < len(names) else f"stage {stage.number + 1}"
-                _draw_stage(
-                    area,
-                    stage,
-                    title if known == title or not (several or names) else f"{title}: {known}",
-                    size,
-                    "code" if known in ("prior", "pixelcnn") else "sample",
-                )
-        figure.savefig(picture.file, format=suffix, dpi=120)
+    write_figure(out, lambda figure_class: _make_figure(figure_class, runs, titles), 120, force)
 
 
-def _draw_stage(area: Any, stage: StageCurves, title: str, size: int | None, unit_of_bits: str) -> None:
-    """The panels of a stage, one over the other: those of bits, loss terms and perplexity that it has."""
+def _make_figure(
+    figure_class: type[Figure], runs: Sequence[str | os.PathLike[str]], titles: Sequence[str]
+) -> Figure:
+    stages = [read_metrics(run) for run in runs]
+    columns = max(map(len, stages))
+    width, height = (9.0, 5.4) if columns == 1 else (5.2 * columns, 5.0)
+    figure = figure_class(figsize=(width, height * len(runs)), layout="constrained")
+    grid = figure.subfigures(len(runs), columns, squeeze=False, hspace=0.04, wspace=0.03)
+    for row, (run, run_stages) in enumerate(zip(runs, stages, strict=True)):
+        names, size = _about(Path(run))
+        title = titles[row] if titles else _name(Path(run))
+        for area, stage in zip(grid[row], run_stages, strict=False):
+            several = len(run_stages) > 1 or stage.number > 0
+            known = names[stage.number] if stage.number < len(names) else f"stage {stage.number + 1}"
+            full_title = title if known == title or not (several or names) else f"{title}: {known}"
+            unit_of_bits = "code" if known in ("prior", "pixelcnn") else "sample"
+            _draw_stage(area, stage, full_title, size, unit_of_bits)
+    return figure
+
+
+class _Panel(NamedTuple):
+    """Metrics of a stage that share an axis."""
+
+    label: str
+    names: list[str]
+    height: float
+    is_logarithmic: bool = False
+
+
+def _panels(stage: StageCurves, size: int | None, unit_of_bits: str) -> list[_Panel]:
+    """The panels of a stage: bits, loss terms and perplexity, if it has them."""
     names = list(dict.fromkeys(n.removeprefix(HELD_OUT) for n in stage.curves))
-    # With levels of codes there is a perplexity of each, and bits of each beside those of a step.
+    # With several levels of codes each has its own perplexity, and its own bits beside those of a step.
     perplexities = [n for n in names if n.startswith(_PERPLEXITY)]
     bits = [n for n in names if n == "bits" or (n.startswith("bits_") and n not in _NOT_DRAWN)]
     terms = [n for n in names if n not in (*bits, *perplexities, *_NOT_DRAWN)]
     unit_of_bits = "step" if "bits_1" in names else unit_of_bits
     of = "" if size is None else f", of {size}"
-    panels: list[tuple[str, list[str], float]] = [
-        (f"bits a {unit_of_bits}", bits, 3.0),
-        ("loss terms" if len(terms) > 1 else "".join(terms), terms, 1.3 if bits else 3.0),
-        (f"perplexity{of}", perplexities, 1.6),
+    panels = [
+        _Panel(f"bits a {unit_of_bits}", bits, 3.0),
+        _Panel("loss terms" if len(terms) > 1 else "".join(terms), terms, 1.3 if bits else 3.0, True),
+        _Panel(f"perplexity{of}", perplexities, 1.6),
     ]
-    panels = [panel for panel in panels if panel[1]]
-    axes = area.subplots(
-        len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [p[2] for p in panels]}
-    )[:, 0]
-    longest = max((stage.curves[n] for n in stage.curves), key=lambda c: c.hours[-1])
-    unit, scale = ("hours", 1.0) if longest.hours[-1] >= 0.25 else ("minutes", 60.0)
-    for number, (axis, (label, wanted, _)) in enumerate(zip(axes, panels, strict=True)):
-        for colour, name in zip(_cycle(_COLOURS), wanted, strict=False):
+    return [panel for panel in panels if panel.names]
+
+
+def _draw_stage(area: SubFigure, stage: StageCurves, title: str, size: int | None, unit_of_bits: str) -> None:
+    """The panels of a stage, one above the other."""
+    panels = _panels(stage, size, unit_of_bits)
+    heights = [panel.height for panel in panels]
+    grid = area.subplots(len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})
+    axes: list[Axes] = list(grid[:, 0])
+    longest = max(stage.curves.values(), key=lambda curve: curve.hours[-1])
+    in_hours = longest.hours[-1] >= 0.25
+    scale = 1.0 if in_hours else 60.0
+    for axis, panel in zip(axes, panels, strict=True):
+        for colour, name in zip(itertools.cycle(_COLOURS), panel.names, strict=False):
             _draw_curve(axis, stage, name, colour, scale)
-        axis.set_ylabel(label)
-        _scale_values(axis, stage, wanted, logarithmic=wanted is terms)
+        axis.set_ylabel(panel.label)
+        _scale_values(axis, stage, panel.names, panel.is_logarithmic)
         axis.grid(True, color="#dddddd", linewidth=0.6)
         axis.set_axisbelow(True)
-        for side in ("right", "top"):
-            axis.spines[side].set_visible(number == 0 and side == "top")
-    _draw_legends(axes, [wanted for _, wanted, _ in panels])
+        axis.spines["right"].set_visible(False)
+        axis.spines["top"].set_visible(axis is axes[0])
+    _draw_legends(axes, [panel.names for panel in panels])
     axes[-1].set_xlim(0, longest.hours[-1] * scale)
-    axes[-1].set_xlabel(f"{unit} of training")
+    axes[-1].set_xlabel(f"{'hours' if in_hours else 'minutes'} of training")
     _draw_steps(axes[0], longest, scale)
     area.align_ylabels(axes)
     area.suptitle(title, x=0.01, ha="left", fontweight="bold")
 
 
-def _draw_curve(axis: Any, stage: StageCurves, name: str, colour: str, scale: float) -> None:
-    trained, held = stage.curves.get(name), stage.curves.get(HELD_OUT + name)
+def _draw_curve(axis: Axes, stage: StageCurves, name: str, colour: str, scale: float) -> None:
+    trained = stage.curves.get(name)
+    held = stage.curves.get(HELD_OUT + name)
     if trained is not None:
         hours = trained.hours * scale
         axis.plot(hours, trained.values, color=colour, alpha=0.15, linewidth=0.6)
         axis.plot(hours, smoothed(trained.values), color=colour, alpha=0.75, linewidth=1.1)
     if held is not None:
-        style = {"color": colour, "linewidth": 1.8, "marker": "o", "markeredgecolor": "white"}
-        axis.plot(held.hours * scale, held.values, **style, markersize=5, clip_on=False, zorder=3)
+        axis.plot(
+            held.hours * scale,
+            held.values,
+            color=colour,
+            linewidth=1.8,
+            marker="o",
+            markeredgecolor="white",
+            markersize=5,
+            clip_on=False,
+            zorder=3,
+        )
 
 
-def _scale_values(axis: Any, stage: StageCurves, names: Sequence[str], logarithmic: bool) -> None:
-    """Limits that the first steps, far above all others, do not set."""
+def _scale_values(axis: Axes, stage: StageCurves, names: Sequence[str], logarithmic: bool) -> None:
+    """Set limits of the values, from all steps but the first ones, which lie far above the others."""
     from matplotlib.ticker import LogLocator
 
     values = []
@@ -201,7 +233,8 @@ def _scale_values(axis: Any, stage: StageCurves, names: Sequence[str], logarithm
     seen = seen[np.isfinite(seen) & ((seen > 0) | (not logarithmic))]
     if len(seen) == 0:
         return
-    lowest, highest = float(seen.min()), float(seen.max())
+    lowest = float(seen.min())
+    highest = float(seen.max())
     if logarithmic:
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -215,8 +248,8 @@ def _scale_values(axis: Any, stage: StageCurves, names: Sequence[str], logarithm
         axis.set_ylim(lowest - margin, highest + margin)
 
 
-def _draw_legends(axes: Sequence[Any], panels: Sequence[Sequence[str]]) -> None:
-    """Names by colour where a panel has several; once, on the first panel with one, what the lines are."""
+def _draw_legends(axes: Sequence[Axes], panels: Sequence[Sequence[str]]) -> None:
+    """Names by colour where a panel has several; the kinds of lines once, on the first panel with one."""
     from matplotlib.lines import Line2D
 
     kinds = [
@@ -224,45 +257,41 @@ def _draw_legends(axes: Sequence[Any], panels: Sequence[Sequence[str]]) -> None:
         Line2D([], [], color=_COLOURS[0], linewidth=1.8, marker="o", markersize=5, label="held out"),
     ]
     for axis, names in zip(axes, panels, strict=True):
-        colours = zip(_cycle(_COLOURS), names, strict=False)
+        colours = zip(itertools.cycle(_COLOURS), names, strict=False)
         handles = [Line2D([], [], color=c, linewidth=1.8, label=name) for c, name in colours]
         if len(names) == 1:
-            handles, kinds = kinds, []
+            handles = kinds
+            kinds = []
         if handles:
             columns = 1 + len(names) // 4
             axis.legend(handles=handles, loc="best", fontsize="small", framealpha=0.85, ncols=columns)
 
 
-def _draw_steps(axis: Any, curve: Curve, scale: float) -> None:
-    """Steps along the upper edge, round numbers where they were reached."""
+def _draw_steps(axis: Axes, curve: Curve, scale: float) -> None:
+    """A second axis along the upper edge with round numbers of steps."""
     from matplotlib.ticker import MaxNLocator
 
     last = float(curve.steps[-1])
     ticks = [s for s in MaxNLocator(nbins=6, integer=True).tick_values(0, last) if 0 <= s <= last]
     upper = axis.secondary_xaxis("top")
-    known = np.concatenate([[0.0], curve.steps]), np.concatenate([[0.0], curve.hours])
-    upper.set_xticks(list(np.interp(ticks, *known) * scale), [f"{s:,.0f}" for s in ticks])
+    steps = np.concatenate([[0.0], curve.steps])
+    hours = np.concatenate([[0.0], curve.hours])
+    upper.set_xticks(list(np.interp(ticks, steps, hours) * scale), [f"{s:,.0f}" for s in ticks])
     upper.set_xlabel("steps")
 
 
 def _about(run: Path) -> tuple[list[str], int | None]:
-    """Names of the stages and number of codes, as a run's checkpoint knows them; nothing without one."""
+    """Names of the stages and size of the codebook from a run's checkpoint; nothing without one."""
     folder = run.parent if run.suffix == ".csv" else run
     try:
-        with open(folder / CHECKPOINT, "rb") as file:
-            head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        config = json.loads(head["__metadata__"]["audiovq"])["config"]
+        with safe_open(folder / _CHECKPOINT, framework="np") as file:
+            config = json.loads(file.metadata()["audiovq"])["config"]
         size = config.get("model", {}).get("codebook", {}).get("size")
         return [s["stage"] for s in config["train"]["stages"]], None if size is None else int(size)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
         return [], None
 
 
 def _name(run: Path) -> str:
     folder = run.resolve()
-    return folder.parent.name if folder.name == METRICS else folder.stem if run.is_file() else folder.name
-
-
-def _cycle(colours: Sequence[str]) -> Iterable[str]:
-    while True:
-        yield from colours
+    return folder.parent.name if folder.name == _METRICS else folder.stem if run.is_file() else folder.name

@@ -1,4 +1,4 @@
-"""`.avq`: codes and what is known of them in one file, entropy-coded under the prior. Version 2.
+"""`.avq`: codes and their metadata in one file, entropy-coded under the prior. Version 2.
 
     "AVQ" 2 | flags (1 byte) | model (4) | prior (4) | levels | rate | samples | steps | gain | speaker
     | voice | checksum of the codes (2) | words of a range coder (uint32) | CRC-32 of everything before (4)
@@ -14,16 +14,16 @@ All little-endian; numbers without a size are varints. Flags, from the lowest bi
 
 Samples are those of the recording, 0 if unknown: only then does the number of steps follow, as otherwise it
 results from samples and rates. Model and prior are the first 4 bytes of their fingerprints. They identify
-whatever else it takes to read the file: K, hop, frames in a step, the model's rate, and the size of a voice,
+everything else that a decoder needs: K, hop, frames in a step, the model's rate, and the size of a voice,
 which is packed without a header, `dims` values of `bits` bits.
 
-What it costs beside the codes themselves: 26 bytes for a recording of up to 131 s at the model's rate (35
-bit/s at 6 s), 2 or 3 more at another rate, and for a voice of 16 values of 6 bits 12 bytes (16 bit/s at 6 s).
+Overhead beside the codes: 26 bytes for a recording of up to 131 s at the model's rate (35 bit/s at 6 s), 2 or
+3 more at another rate, and 12 bytes for a voice of 16 values of 6 bits (16 bit/s at 6 s).
 
-The coder is that of `rangecoder`. A code costs at least 1/64 bit, so a file that claims
-more codes than its words can hold is refused before it is decoded. The last checksum finds damage; that of
-the codes (the low half of their CRC-32) finds a decoder that computes something else than the encoder did.
-Neither is decoded.
+The coder is that of `rangecoder`. A code costs at least 1/64 bit, so a file that claims more codes than its
+words can hold is refused before it is decoded. The last checksum detects damage; that of the codes (the low
+half of their CRC-32) detects a decoder that computes something else than the encoder did. In both cases no
+codes are returned.
 """
 
 from __future__ import annotations
@@ -36,95 +36,82 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.audio.resample import HIGHEST_RATE, LOWEST_RATE, resampled_length
+from audiovq.audio.resample import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resampled_length
 from audiovq.errors import AudiovqError
+from audiovq.io.codefile import other_model
 from audiovq.io.varint import ByteReader, varint
 from audiovq.prior import kernel, rangecoder
 from audiovq.prior.engine import PriorEngine
 from audiovq.speech.codes import CodeFormat, CodeSequence
 
-MAGIC, VERSION = b"AVQ", 2
+MAGIC = b"AVQ"
+VERSION = 2
 _FIXED = struct.Struct("<3sBB4s4s")
 _GAINS = {1: struct.Struct("<f"), 2: struct.Struct("<d")}
-_OWN_RATE, _PARTIAL, _VOICE, _SPEAKER = 1 << 4, 1 << 5, 1 << 6, 1 << 7
+_OWN_RATE = 1 << 4
+_PARTIAL = 1 << 5
+_VOICE = 1 << 6
+_SPEAKER = 1 << 7
 LARGEST_NUMBER = 1 << 48
-"""Of samples or steps; more are not a recording but a mistake."""
+"""Limit of samples and steps: more are a mistake, no recording."""
 
 
 class StreamFormat(NamedTuple):
-    """What a file leaves to its model and prior.
+    """What a decoder must know of model and prior."""
 
-    codes: of the model.
-    prior: fingerprint of the prior, at least 8 hex digits.
-    voice_dims, voice_bits: values in a voice and bits in each; 0 values if the model has no voice encoder.
-    """
-
-    codes: CodeFormat
-    prior: str
-    voice_dims: int
-    voice_bits: int
+    codes: CodeFormat  # of the model
+    prior: str  # fingerprint of the prior, at least 8 hex digits
+    voice_dims: int  # values in a voice; 0 if the model has no voice encoder
+    voice_bits: int  # of each value
 
     @property
     def voice_bytes(self) -> int:
-        """Of a packed voice."""
+        """Size of a packed voice."""
         return -(-self.voice_dims * self.voice_bits // 8)
+
+    def point(self, voice: tuple[int, ...] | None) -> NDArray[np.float32] | None:
+        """Point `(V,)` of a voice, as its encoder computes it, on any processor; None: no voice."""
+        if voice is None:
+            return None
+        highest = (1 << self.voice_bits) - 1
+        return np.array([2 * value / highest - 1 for value in voice], dtype=np.float32)
 
 
 @dataclass(frozen=True)
-class Stream:
-    """A file taken apart, as far as it goes without its model.
+class Bitstream:
+    """A file, parsed as far as possible without its model."""
 
-    name: of the file, for messages.
-    model, prior: starts of their fingerprints, 8 hex digits.
-    levels: N.
-    sample_rate: of the recording, Hz; None: the model's.
-    num_samples: of the recording; None if unknown.
-    steps: number of code steps; None where it follows from `num_samples`.
-    gain, speaker, partial: as in `CodeSequence`.
-    has_voice: whether a voice is stored.
-    rest: voice, checksum of the codes and words, not yet taken apart.
-    """
-
-    name: str
-    model: str
-    prior: str
-    levels: int
-    sample_rate: int | None
-    num_samples: int | None
-    steps: int | None
+    name: str  # of the file, for messages
+    model: str  # start of the model's fingerprint, 8 hex digits
+    prior: str  # start of the prior's fingerprint, 8 hex digits
+    levels: int  # N
+    sample_rate: int | None  # of the recording, Hz; None: the model's
+    num_samples: int | None  # of the recording; None if unknown
+    steps: int | None  # number of code steps; None where it follows from `num_samples`
     gain: float | None
     speaker: str | None
     partial: bool
     has_voice: bool
-    rest: bytes
-
-
-def voice_point(levels: tuple[int, ...], bits: int) -> NDArray[np.float32]:
-    """Point `(V,)` of a voice's values, computed the same everywhere (`VoiceEncoder.from_levels`)."""
-    return np.array([2 * level / ((1 << bits) - 1) - 1 for level in levels], dtype=np.float32)
+    rest: bytes  # voice, checksum of the codes and words, not yet parsed
 
 
 def compress(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> bytes:
-    """A whole `.avq` file.
-
-    Args:
-        codes: of the model, in all that its `CodeFormat` says.
-        engine: the prior.
+    """The content of an `.avq` file with codes of the model of `form`.
 
     Raises: AudiovqError for codes of another model, or that a file cannot hold.
     """
     _check(codes, engine, form)
-    flags, facts = _describe(codes)
+    flags, facts = _pack_facts(codes)
     model, prior = (bytes.fromhex(value)[:4] for value in (form.codes.fingerprint, form.prior))
     voice = b"" if codes.voice is None else _pack_voice(codes.voice, form)
-    words = rangecoder.encode(codes.rows, engine, _point(codes.voice, form)).astype("<u4").tobytes()
+    words = rangecoder.range_encode(codes.rows, engine, form.point(codes.voice)).astype("<u4").tobytes()
     head = _FIXED.pack(MAGIC, VERSION, flags, model, prior) + facts
     content = head + voice + _checksum(codes.codes) + words
     return content + struct.pack("<I", zlib.crc32(content))
 
 
-def parse(content: bytes, name: str) -> Stream:
-    """Take a file apart. Raises: AudiovqError if it is no `.avq`, damaged, or of another version."""
+def parse(content: bytes, name: str) -> Bitstream:
+    """Parse a file. Raises: AudiovqError if it is no `.avq`, damaged, or of another version."""
     if len(content) < 4 or not content.startswith(MAGIC):
         raise AudiovqError(f"{name}: is not an .avq file, or cut off; encode the recording again")
     if content[3] != VERSION:
@@ -140,25 +127,23 @@ def parse(content: bytes, name: str) -> Stream:
         raise _senseless(name) from None
 
 
-def expand(stream: Stream, engine: PriorEngine, form: StreamFormat) -> CodeSequence:
+def expand(stream: Bitstream, engine: PriorEngine, form: StreamFormat) -> CodeSequence:
     """The codes of a file.
 
-    Raises: AudiovqError if it was made with another model or prior, its header makes no sense, or this
-        machine does not find the codes again.
+    Raises: AudiovqError if it was made with another model or prior, if its header makes no sense, or if the
+        codes decoded here are not those encoded.
     """
-    name, model = stream.name, form.codes
+    name = stream.name
+    model = form.codes
     if stream.model != model.fingerprint[:8]:
-        raise AudiovqError(
-            f"{name}: made by model {stream.model}, but the model loaded is {model.fingerprint}; "
-            "give that one with --model"
-        )
+        raise other_model(name, stream.model, model.fingerprint)
     if stream.prior != form.prior[:8]:
         raise AudiovqError(
             f"{name}: was made with prior {stream.prior}, but the one here is {form.prior[:8]}; "
             "give it with --prior"
         )
-    steps, voice, checksum, words = _open(stream, engine, form)
-    codes = rangecoder.decode(words, (steps, stream.levels), engine, _point(voice, form))
+    steps, voice, checksum, words = _unpack(stream, engine, form)
+    codes = rangecoder.range_decode(words, (steps, stream.levels), engine, form.point(voice))
     if _checksum(codes) != checksum:
         raise AudiovqError(
             f"{name}: cannot be decoded exactly here; decode it where it was made, or encode again"
@@ -180,7 +165,7 @@ def expand(stream: Stream, engine: PriorEngine, form: StreamFormat) -> CodeSeque
     )
 
 
-def count_steps(stream: Stream, model: CodeFormat) -> int:
+def count_steps(stream: Bitstream, model: CodeFormat) -> int:
     """Code steps that a file claims, by its header."""
     if stream.steps is not None:
         return stream.steps
@@ -190,7 +175,7 @@ def count_steps(stream: Stream, model: CodeFormat) -> int:
 
 
 def _check(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> None:
-    """Raise AudiovqError for what could not be read again."""
+    """Raise AudiovqError for codes that could not be decoded from a file."""
     model = form.codes
     if codes.fingerprint is None:
         raise AudiovqError(f"{codes.name}: does not say which model made it; encode the recording again")
@@ -198,7 +183,8 @@ def _check(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> None
     wanted = (model.hop, model.frames_per_step, model.codebook_size, model.model_rate, model.fingerprint)
     if own != wanted or not engine.knows(codes.rows):
         raise AudiovqError(f"{codes.name}: holds codes that the prior does not know; encode it again")
-    if codes.voice is not None and not _fits(codes.voice, form):
+    voice = codes.voice
+    if voice is not None and not (0 < len(voice) == form.voice_dims and max(voice) >> form.voice_bits == 0):
         raise AudiovqError(
             f"{codes.name}: its voice does not fit this model ({form.voice_dims} values of "
             f"{form.voice_bits} bits); encode the recording again"
@@ -209,13 +195,8 @@ def _check(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> None
         raise AudiovqError(f"{codes.name}: speaker {codes.speaker!r} is no text; name another") from None
 
 
-def _fits(voice: tuple[int, ...], form: StreamFormat) -> bool:
-    """Whether a voice is one of the model's."""
-    return 0 < len(voice) == form.voice_dims and max(voice) >> form.voice_bits == 0
-
-
-def _describe(codes: CodeSequence) -> tuple[int, bytes]:
-    """Flags, and what follows the fingerprints up to the speaker."""
+def _pack_facts(codes: CodeSequence) -> tuple[int, bytes]:
+    """Flags, and the bytes between fingerprints and voice."""
     flags = codes.levels if codes.levels <= 3 else 0
     flags |= _PARTIAL * codes.partial | _VOICE * (codes.voice is not None)
     parts = [] if codes.levels <= 3 else [varint(codes.levels)]
@@ -237,13 +218,13 @@ def _describe(codes: CodeSequence) -> tuple[int, bytes]:
     return flags, b"".join(parts)
 
 
-def _parse_header(content: bytes, name: str) -> Stream:
-    """A file without the checksum at its end. Raises: ValueError or struct.error if it makes no sense."""
+def _parse_header(content: bytes, name: str) -> Bitstream:
+    """Parse a file without its last checksum. Raises: ValueError or struct.error if it makes no sense."""
     _, _, flags, model, prior = _FIXED.unpack_from(content)
     reader = ByteReader(content, _FIXED.size)
     levels = flags & 3 or reader.number()
     rate = None if flags & _OWN_RATE else reader.number()
-    if rate is not None and not LOWEST_RATE <= rate <= HIGHEST_RATE:
+    if rate is not None and not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
         raise ValueError(f"a rate of {rate} Hz")
     samples = reader.number()
     steps = None if samples else reader.number()
@@ -251,7 +232,7 @@ def _parse_header(content: bytes, name: str) -> Stream:
         raise ValueError(f"{samples} samples, {steps} steps")
     gain = _read_gain(reader, flags >> 2 & 3)
     speaker = reader.take(reader.number()).decode() if flags & _SPEAKER else None
-    return Stream(
+    return Bitstream(
         name=name,
         model=model.hex(),
         prior=prior.hex(),
@@ -280,8 +261,8 @@ def _read_gain(reader: ByteReader, size: int) -> float | None:
     return gain
 
 
-def _open(
-    stream: Stream, engine: PriorEngine, form: StreamFormat
+def _unpack(
+    stream: Bitstream, engine: PriorEngine, form: StreamFormat
 ) -> tuple[int, tuple[int, ...] | None, bytes, NDArray[np.uint32]]:
     """Number of steps, voice, checksum of the codes and words. Raises: AudiovqError if they make no sense."""
     voice_bytes = form.voice_bytes if stream.has_voice else 0
@@ -307,10 +288,6 @@ def _senseless(name: str) -> AudiovqError:
 
 def _checksum(codes: NDArray[np.uint16]) -> bytes:
     return struct.pack("<H", zlib.crc32(codes.astype("<u2").tobytes()) & 0xFFFF)
-
-
-def _point(voice: tuple[int, ...] | None, form: StreamFormat) -> NDArray[np.float32] | None:
-    return None if voice is None else voice_point(voice, form.voice_bits)
 
 
 def _pack_voice(voice: tuple[int, ...], form: StreamFormat) -> bytes:

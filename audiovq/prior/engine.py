@@ -1,4 +1,4 @@
-"""Drawing and scoring codes under a prior by the compiled loop: many sequences in lockstep."""
+"""Draws and scores codes under a prior by the compiled loop, many sequences in lockstep."""
 
 from __future__ import annotations
 
@@ -28,26 +28,22 @@ from audiovq.prior.kernel import PriorScratch, PriorState, PriorWeights
 from audiovq.prior.network import PriorNetwork
 
 FORCED_STEPS = 128
-"""Steps whose logits are held at a time."""
+"""Steps whose logits are held in memory at a time."""
 _NO_CODES = np.zeros((0, 0, 0), dtype=np.int64)
 _NO_LOGITS = np.zeros((0, 0, 0, 0), dtype=np.float32)
 _IMPOSSIBLE = np.float32(-1e9)
 
 
 class PriorEngine:
-    """Packs a prior's parameters once; later changes to it are not seen. All in float32 and in a fixed order:
-    the same logits, to the bit, on any processor."""
+    """Packs a prior's parameters once; later changes to it are not seen.
+
+    It computes in float32 and in a fixed order: the same logits, to the bit, on any processor.
+    """
 
     def __init__(self, prior: PriorNetwork) -> None:
-        self.codebook_size, self.levels = prior.codebook_size, prior.levels
-        self.voice_dims = prior.voice_dims
-        self.receptive_field = prior.receptive_field
+        self.codebook_size = prior.codebook_size
+        self.levels = prior.levels
         self.weights: PriorWeights = in_one_block(_pack(prior))
-
-    @property
-    def rows(self) -> int:
-        """How many different codes there are, L K."""
-        return self.levels * self.codebook_size
 
     def slots(self, count: int) -> PriorSlots:
         """Room for `count` sequences."""
@@ -64,12 +60,14 @@ class PriorSlots:
     """Sequences that go through each layer together; each gives the bits it would give alone."""
 
     def __init__(self, engine: PriorEngine, count: int) -> None:
-        self.engine, self.count = engine, count
+        self.engine = engine
+        self.count = count
         self._state = _state(engine.weights, engine.levels, count)
         self._scratch = _scratch(engine.weights, count)
         layers = len(engine.weights.stack.dilations)
-        self._conditions = aligned((count, 1, layers, 2 * self._scratch.x.shape[1]))
+        self._conditions: Floats = aligned((count, 1, layers, 2 * self._scratch.x.shape[1]))
         self._numbers = np.arange(count, dtype=np.int64)
+        self._stepping: set[int] = set()
 
     def start(
         self,
@@ -80,7 +78,7 @@ class PriorSlots:
         top_k: int = 0,
         levels: int | None = None,
     ) -> None:
-        """Begin a new sequence on a lane.
+        """Begin a new sequence in a slot.
 
         Args:
             voice: point `(V,)`; None: no voice.
@@ -91,11 +89,13 @@ class PriorSlots:
 
         Raises: AudiovqError for a temperature or top_k out of range.
         """
-        engine, state = self.engine, self._state
+        engine = self.engine
+        state = self._state
         check_sampling(temperature, top_k, engine.codebook_size)
         levels = engine.levels if levels is None else levels
         if not 1 <= levels <= engine.levels:
             raise ValueError(f"levels: must lie in 1..{engine.levels}, not {levels}")
+        self._stepping.discard(slot)
         for array in (*state.stack, state.drawn):
             array[slot] = 0
         state.levels[slot] = levels
@@ -104,78 +104,80 @@ class PriorSlots:
         state.top_k[slot] = top_k
         given = np.zeros((1, engine.weights.voice.shape[1]), dtype=np.float32)
         if voice is not None:
-            given[0, : len(voice)], given[0, len(voice)] = voice, 1
+            given[0, : len(voice)] = voice
+            given[0, len(voice)] = 1
         out = self._conditions[slot : slot + 1].reshape(1, -1)
         kernel.condition(engine.weights, given, out)
 
     def draw(self, slots: Sequence[int], steps: int, guidance: float = 0.0) -> NDArray[np.int64]:
-        """The next steps of some lanes, codes `(A, steps, N)`.
+        """The next steps of A slots, codes `(A, steps, N)`.
 
-        With guidance lanes come in pairs, the first with a voice, the second without one, and both get the
+        With guidance slots come in pairs, the first with a voice, the second without one, and both get the
         same codes: those of the first, the further from the second the more guidance.
         """
         if guidance and len(slots) % 2:
-            raise ValueError("with guidance lanes come in pairs")
+            raise ValueError("with guidance slots come in pairs")
         return self._run(slots, _NO_CODES, steps, _NO_LOGITS, guidance)
 
-    def teacher_force(self, slots: Sequence[int], codes: NDArray[np.integer]) -> Floats:
-        """Logits `(A, T, N, K)` of the codes `(A, T, N)`, each before it is seen; then they are the lanes'
-        past."""
-        feed = self._checked(slots, codes)
-        logits = np.empty((*feed.shape, self.engine.weights.head_bias.shape[1]), dtype=np.float32)
-        self._run(slots, feed, feed.shape[1], logits)
+    def logits(self, slots: Sequence[int], forced_codes: NDArray[np.integer]) -> Floats:
+        """Teacher forcing: logits `(A, T, N, K)` of the next codes, given codes `(A, T, N)`."""
+        forced = self._checked(slots, forced_codes)
+        logits = np.empty((*forced.shape, self.engine.weights.head_bias.shape[1]), dtype=np.float32)
+        self._run(slots, forced, forced.shape[1], logits)
         return logits[..., : self.engine.codebook_size]
 
-    def advance(self, slots: Sequence[int], codes: NDArray[np.integer]) -> None:
-        """Make codes `(A, T, N)` the lanes' past, as `teacher_force` does, but without keeping logits."""
-        feed = self._checked(slots, codes)
-        self._run(slots, feed, feed.shape[1], _NO_LOGITS)
+    def prefill(self, slots: Sequence[int], codes: NDArray[np.integer]) -> None:
+        """Make codes `(A, T, N)` the next steps of A slots: `logits` without the logits."""
+        forced = self._checked(slots, codes)
+        self._run(slots, forced, forced.shape[1], _NO_LOGITS)
 
-    def peek(self, slot: int) -> Floats:
-        """Logits `(K,)` of the next code of a lane, which `push` must then tell. Overwritten by the next call
-        of any method."""
+    def step(self, slot: int, past: int | None) -> Floats:
+        """Logits `(K,)` of the next code of a slot, over steps and levels. Overwritten by the next call.
+
+        Only `start` ends stepping, as the last code is never given.
+
+        Args:
+            past: the code before it; None in the first call.
+        """
         state = self._state
-        level = int(state.drawn[slot] % state.levels[slot])
+        self._stepping.add(slot)
+        if past is not None:
+            state.codes[slot, state.drawn[slot] % state.levels[slot]] = past
+            state.drawn[slot] += 1
         row = slice(slot, slot + 1)
-        kernel.peek_code(
+        kernel.next_logits(
             self.engine.weights,
             state,
             self._scratch,
             self._numbers[row],
             self._conditions[row],
-            level,
+            int(state.drawn[slot] % state.levels[slot]),
         )
         return self._scratch.logits[0, : self.engine.codebook_size]
 
-    def push(self, slot: int, code: int) -> None:
-        """What the code after `peek` is."""
-        state = self._state
-        state.codes[slot, state.drawn[slot] % state.levels[slot]] = code
-        state.drawn[slot] += 1
-
     def _checked(self, slots: Sequence[int], codes: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Codes to follow, `(A, T, N)`, as the loop takes them."""
-        feed: NDArray[np.int64] = np.ascontiguousarray(codes, dtype=np.int64)
-        if feed.ndim != 3 or len(feed) != len(slots) or not self.engine.knows(feed):
+        """Forced codes `(A, T, N)`, as the loop takes them."""
+        forced: NDArray[np.int64] = np.ascontiguousarray(codes, dtype=np.int64)
+        if forced.ndim != 3 or len(forced) != len(slots) or not self.engine.knows(forced):
             raise ValueError(f"codes: expected ({len(slots)}, T, N) rows of their levels")
-        return feed
+        return forced
 
     def _run(
         self,
         slots: Sequence[int],
-        feed: NDArray[np.int64],
+        forced_codes: NDArray[np.int64],
         steps: int,
         logits: Floats,
         guidance: float = 0.0,
     ) -> NDArray[np.int64]:
         numbers = np.array(slots, dtype=np.int64)
         if len(set(slots)) != len(slots) or not all(0 <= slot < self.count for slot in slots):
-            raise ValueError(f"lanes {list(slots)}: must be different and under {self.count}")
+            raise ValueError(f"slots {list(slots)}: must be different and under {self.count}")
         levels = self._state.levels[numbers]
-        if len(set(levels.tolist())) != 1 or (len(feed) and feed.shape[2] != levels[0]):
-            raise ValueError(f"lanes {list(slots)}: have {levels.tolist()} levels, which must be alike")
-        if (self._state.drawn[numbers] % levels).any():
-            raise ValueError(f"lanes {list(slots)}: are inside a step; push the rest of its codes")
+        if len(set(levels.tolist())) != 1 or (len(forced_codes) and forced_codes.shape[2] != levels[0]):
+            raise ValueError(f"slots {list(slots)}: have {levels.tolist()} levels, which must be alike")
+        if self._stepping & set(slots):
+            raise ValueError(f"slots {list(slots)}: are inside a step; start them anew")
         codes = np.empty((len(slots), steps, int(levels[0])), dtype=np.int64)
         kernel.run_codes(
             self.engine.weights,
@@ -184,7 +186,7 @@ class PriorSlots:
             numbers,
             np.ascontiguousarray(self._conditions[numbers]),
             np.float32(guidance),
-            feed,
+            forced_codes,
             codes,
             logits,
         )
@@ -194,25 +196,21 @@ class PriorSlots:
 def log_likelihoods(
     engine: PriorEngine, codes: NDArray[np.integer], voices: Sequence[Floats | None]
 ) -> NDArray[np.float64]:
-    """log2 p of a sequence's codes under some voices, `(A, T, N)`.
-
-    Args:
-        codes: `(T, N)`; voices: A points `(V,)`, None for no voice.
-    """
-    slots = engine.slots(len(voices))
+    """log2 p of a sequence's codes `(T, N)` under A voices `(V,)` (None: no voice), `(A, T, N)`."""
+    count = len(voices)
+    slots = engine.slots(count)
     for slot, voice in enumerate(voices):
         slots.start(slot, voice, levels=codes.shape[1])
-    rows = range(len(voices))
     first = np.arange(codes.shape[1]) * engine.codebook_size
     # As much memory for many voices as for a few.
-    size = max(1, 4 * FORCED_STEPS // len(voices))
+    size = max(1, 4 * FORCED_STEPS // count)
     parts = []
     for start in range(0, len(codes), size):
         part = np.asarray(codes[start : start + size], dtype=np.int64)
-        followed = np.tile(part, (len(voices), 1, 1))
-        logits = slots.teacher_force(rows, followed).astype(np.float64)
+        forced_codes = np.tile(part, (count, 1, 1))
+        logits = slots.logits(range(count), forced_codes).astype(np.float64)
         logits -= logits.max(axis=-1, keepdims=True)
-        chosen = np.take_along_axis(logits, (followed - first)[..., None], axis=-1)[..., 0]
+        chosen = np.take_along_axis(logits, (forced_codes - first)[..., None], axis=-1)[..., 0]
         parts.append((chosen - np.log(np.exp(logits).sum(axis=-1))) / math.log(2))
     return np.concatenate(parts, axis=1)
 
@@ -220,7 +218,9 @@ def log_likelihoods(
 def _pack(prior: PriorNetwork) -> PriorWeights:
     """Copy of a prior's parameters."""
     values = parameters(prior)
-    layers, levels, size = prior.net.layers, prior.levels, prior.codebook_size
+    layers = prior.net.layers
+    levels = prior.levels
+    size = prior.codebook_size
     voice = values["voice_proj.weight"]
     voice = np.pad(voice, ((0, 0), (0, voice.shape[1] % 2)))
     bias = np.full((levels, padded(size)), _IMPOSSIBLE, dtype=np.float32)
@@ -244,7 +244,7 @@ def _pack(prior: PriorNetwork) -> PriorWeights:
 def _pack_head_in(prior: PriorNetwork, values: dict[str, Floats]) -> dict[str, Floats]:
     """The network over levels up to its gates; empty arrays where there is none."""
     parts = 2 * prior.levels
-    packed = {
+    packed: dict[str, Floats] = {
         "head_in_bias": aligned((0,)),
         "head_in": aligned((0, 0, 0)),
         "head_code_embedding": aligned((0, 0, 0)),
@@ -258,7 +258,7 @@ def _pack_head_in(prior: PriorNetwork, values: dict[str, Floats]) -> dict[str, F
 
 
 def _state(w: PriorWeights, levels: int, count: int) -> PriorState:
-    """State of lanes that have drawn nothing."""
+    """State of slots that have drawn nothing."""
     features = len(w.head_in_bias) or len(w.stack.skip_bias)
     return PriorState(
         stack=stack_state(w.stack, count),
@@ -273,10 +273,12 @@ def _state(w: PriorWeights, levels: int, count: int) -> PriorState:
 
 
 def _scratch(w: PriorWeights, count: int) -> PriorScratch:
-    """Scratch memory for so many lanes."""
-    width, layers = w.code_embedding.shape[1], len(w.stack.dilations)
-    hidden, classes = w.head.shape[2], w.head_bias.shape[1]
-    x = aligned((count, width))
+    """Scratch memory for so many slots."""
+    width = w.code_embedding.shape[1]
+    layers = len(w.stack.dilations)
+    hidden = w.head.shape[2]
+    classes = w.head_bias.shape[1]
+    x: Floats = aligned((count, width))
     return PriorScratch(
         x=x,
         h=x if w.norm is None else aligned((count, width)),

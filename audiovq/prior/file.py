@@ -4,36 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from audiovq.config.prior import PriorConfig
 from audiovq.config.toml import from_dict, to_dict
 from audiovq.errors import AudiovqError
-from audiovq.io.atomic import PartialFile
-from audiovq.io.tensorfile import FileKind, not_one, pack, read_metadata, read_tensors, stored_tensors
+from audiovq.io import JsonObject, tensorfile
 from audiovq.prior.network import PriorNetwork
 
-KIND = FileKind("audiovq-prior", 2, "a prior")
+_KIND = tensorfile.FileKind("audiovq-prior", 2, "a prior")
 
 
 @dataclass(frozen=True)
 class PriorHeader:
-    """What a prior's file says of itself.
-
-    config: of the network.
-    codebook_size, levels, voice_dims: K, L and V of the model.
-    model: fingerprint of the model whose codes it knows.
-    training: how it was trained and what it scored.
-    fingerprint: 16 hex digits over configuration and stored tensors; empty before it is saved.
-    """
+    """Header of a prior's file."""
 
     config: PriorConfig
-    codebook_size: int
-    levels: int
-    voice_dims: int
-    model: str
-    training: dict[str, Any]
-    fingerprint: str = ""
+    codebook_size: int  # K of the model
+    levels: int  # L of the model
+    voice_dims: int  # V of the model
+    model: str  # fingerprint of the model whose codes the prior predicts
+    training: JsonObject  # how it was trained, and its scores
+    fingerprint: str = ""  # 16 hex digits over configuration and stored tensors; empty before it is saved
 
     def build(self) -> PriorNetwork:
         """The network, untrained."""
@@ -41,10 +32,7 @@ class PriorHeader:
 
 
 def save_prior(path: str | Path, prior: PriorNetwork, header: PriorHeader, force: bool = False) -> str:
-    """Write a prior, weights as float16.
-
-    Returns: the fingerprint. Raises: AudiovqError if the file exists (without `force`) or cannot be written.
-    """
+    """Write a prior. Returns: the fingerprint. Raises: AudiovqError as `tensorfile.save_tensors`."""
     tree = {
         "config": to_dict(header.config),
         "codebook_size": header.codebook_size,
@@ -53,49 +41,33 @@ def save_prior(path: str | Path, prior: PriorNetwork, header: PriorHeader, force
         "model": header.model,
         "training": header.training,
     }
-    content, fingerprint = pack(stored_tensors(prior), tree, KIND)
-    with PartialFile(path, force=force) as file:
-        file.write(content)
-    return fingerprint
+    return tensorfile.save_tensors(path, prior, tree, _KIND, force=force)
 
 
 def load_prior(path: str | Path, model: str | None = None) -> tuple[PriorNetwork, PriorHeader]:
     """Read a prior, in evaluation mode, fp32.
 
     Args:
-        model: fingerprint of the model that it must be of.
+        model: fingerprint of the model that it must be of; None: any.
 
     Raises: AudiovqError if the file is missing, no prior, damaged, of another version or of another model.
     """
     path = Path(path)
     if not path.is_file():
         raise AudiovqError(f"{path}: no such prior; train one with `audiovq prior`")
-    header = _read_header(path)
-    tensors = read_tensors(path, KIND)
+    header = tensorfile.read_metadata(path, _KIND, _build_header)
+    tensors = tensorfile.read_tensors(path, _KIND)
     if model is not None and header.model != model:
         raise AudiovqError(
             f"{path}: is the prior of model {header.model}, not of {model}; train one with `audiovq prior`"
         )
-    try:
+    with tensorfile.errors_naming(path, _KIND):
         prior = header.build()
-    except (TypeError, ValueError):
-        raise not_one(path, KIND) from None
-    except AudiovqError as error:
-        raise AudiovqError(f"{path}: {error}") from None
-    try:
-        prior.load_state_dict(tensors)
-    except RuntimeError:
-        raise AudiovqError(f"{path}: weights do not fit its configuration; it is damaged") from None
-    return prior.eval(), header
+    tensorfile.load_tensors(prior, tensors, path)
+    return prior, header
 
 
-def _read_header(path: Path) -> PriorHeader:
-    tree = read_metadata(path, KIND)
-    try:
-        config = from_dict(PriorConfig, tree.pop("config"))
-        del tree["version"], tree["checksum"]
-        return PriorHeader(config, **tree)
-    except (KeyError, TypeError):
-        raise not_one(path, KIND) from None
-    except AudiovqError as error:
-        raise AudiovqError(f"{path}: {error}") from None
+def _build_header(tree: JsonObject) -> PriorHeader:
+    config = from_dict(PriorConfig, tree.pop("config"))
+    del tree["version"], tree["checksum"]
+    return PriorHeader(config, **tree)

@@ -1,13 +1,13 @@
-"""The compiled loop of the prior: codes drawn or followed, step by step, and counts for an entropy coder.
+"""The compiled loop of the prior: codes drawn or forced, step by step, and counts for an entropy coder.
 
 Its specification is `PriorNetwork.step` and `PriorNetwork.level_logits`. Every operation is an IEEE one in a
 fixed order (`kernels.matmul`, `kernels.sampling`), so that logits and counts are the same bits on every
-processor: what an encoder assumed, a decoder finds again.
+processor: a decoder finds the probabilities of the encoder again.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -17,12 +17,12 @@ from audiovq.kernels.packing import Stack, StackState
 from audiovq.kernels.sampling import STRICT, copy, exponential, gate, largest, sample_categorical, uniform
 from audiovq.kernels.wavenet import network
 
-SOURCES = "659e1934c36e2698"
-"""As `sampling.SOURCES`."""
+_SOURCES = "8ea4050ed80393fb"
+"""As `sampling._SOURCES`."""
 COUNT_BITS = 24
-"""Counts of all codes of a level sum to 2^24: as fine as a float32 can tell, and what range coders take."""
+"""Counts of all codes of a level sum to 2^24: the resolution of a float32, and the limit of range coders."""
 CODES_PER_BIT = 64
-"""Of a file, at most: no code is so likely that it costs less than 1/64 bit."""
+"""Most codes that a bit of a file can hold: no code is so likely that it costs less than 1/64 bit."""
 LARGEST_COUNT = int(2 ** (COUNT_BITS - 1 / CODES_PER_BIT))
 
 
@@ -48,7 +48,7 @@ class PriorWeights(NamedTuple):
 
 
 class PriorState(NamedTuple):
-    """What B lanes carry, and how each of them draws."""
+    """State of B sequences, and how each of them draws."""
 
     stack: StackState
     features: np.ndarray  # (B, L 2 Hp) of the step that is going on, or (B, Sp)
@@ -61,7 +61,7 @@ class PriorState(NamedTuple):
 
 
 class PriorScratch(NamedTuple):
-    """Memory in which B lanes are computed."""
+    """Memory in which B sequences are computed."""
 
     x: np.ndarray  # (B, Rp)
     h: np.ndarray  # (B, Rp), x itself where nothing is normalised
@@ -78,7 +78,9 @@ class PriorScratch(NamedTuple):
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
 def condition(w: PriorWeights, voices: np.ndarray, out: np.ndarray) -> None:
     """Conditions `(A, layers 2 Rp)` of voices `(A, V + 1)`, padded to an even number of columns."""
-    w, voices, out = unowned(w), unowned(voices), unowned(out)
+    w = unowned(w)
+    voices = unowned(voices)
+    out = unowned(out)
     for a in range(voices.shape[0]):
         copy(out[a], w.voice_bias)
         multiply(out[a], w.voice, voices[a])
@@ -94,10 +96,11 @@ def _add(target: np.ndarray, source: np.ndarray) -> None:
 def _begin_step(
     w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray, conditions: np.ndarray
 ) -> None:
-    """From the codes of the last step to the features of the next, into `s.features` of each lane."""
+    """From the codes of the last step to the features of the next, into `s.features` of each slot."""
     count = slots.shape[0]
     for a in range(count):
-        slot, x = slots[a], t.x[a]
+        slot = slots[a]
+        x = t.x[a]
         levels = s.levels[slot]
         if s.drawn[slot] == 0:
             copy(x, w.code_embedding[w.code_embedding.shape[0] - 1])
@@ -125,7 +128,9 @@ def _begin_step(
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
 def _predict(w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray, level: int) -> None:
     """Logits of the code at a level into `t.logits`, from features and the coarser codes of the step."""
-    count, wide, classes = slots.shape[0], 2 * t.hidden.shape[1], w.codebook_size
+    count = slots.shape[0]
+    wide = 2 * t.hidden.shape[1]
+    classes = w.codebook_size
     for a in range(count):
         slot = slots[a]
         copy(t.logits[a], w.head_bias[level])
@@ -142,10 +147,11 @@ def _predict(w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray,
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def _guide(logits: np.ndarray, count: int, guidance: Any) -> None:
-    """Of each pair of rows move the first away from the second: `l1 + guidance (l1 - l2)`."""
+def _guide(logits: np.ndarray, count: int, guidance: np.float32) -> None:
+    """Move the first of each pair of rows away from the second: `l1 + guidance (l1 - l2)`."""
     for a in range(0, count, 2):
-        with_voice, without = logits[a], logits[a + 1]
+        with_voice = logits[a]
+        without = logits[a + 1]
         for i in range(logits.shape[1]):
             with_voice[i] = multiply_add(guidance, with_voice[i] - without[i], with_voice[i])
 
@@ -157,24 +163,28 @@ def run_codes(
     t: PriorScratch,
     slots: np.ndarray,
     conditions: np.ndarray,
-    guidance: Any,
-    feed: np.ndarray,
+    guidance: np.float32,
+    forced_codes: np.ndarray,
     codes: np.ndarray,
     logits: np.ndarray,
 ) -> None:
-    """Draw or follow T steps of N codes on A lanes and advance their states.
+    """Draw or force T steps of N codes in A slots and advance their states.
 
     Args:
-        lanes: `(A,)` int64, numbers of the lanes in `s`, each once, all of N levels and between two steps.
+        slots: `(A,)` int64, each once, all of N levels and between two steps.
         conditions: `(A, 1, layers, 2 Rp)`.
         guidance: if above 0, rows come in pairs, of which the second takes the code that the first draws from
             `l1 + guidance (l1 - l2)`, l being their logits (classifier-free guidance, arXiv 2207.12598).
-        feed: `(A, T, N)` int64, codes to follow; `(0, 0, 0)` to draw.
+        forced_codes: `(A, T, N)` int64; `(0, 0, 0)` to draw.
         codes: `(A, T, N)` int64, out.
         logits: `(A, T, N, Kp)` or `(0, 0, 0, 0)`, out.
     """
-    w, s, t = unowned(w), unowned(s), unowned(t)
-    slots, conditions, feed = unowned(slots), unowned(conditions), unowned(feed)
+    w = unowned(w)
+    s = unowned(s)
+    t = unowned(t)
+    slots = unowned(slots)
+    conditions = unowned(conditions)
+    forced_codes = unowned(forced_codes)
     count = slots.shape[0]
     for n in range(codes.shape[1]):
         _begin_step(w, s, t, slots, conditions)
@@ -186,8 +196,8 @@ def run_codes(
                 slot = slots[a]
                 if logits.shape[0] > 0:
                     copy(logits[a, n, level], t.logits[a])
-                if feed.shape[0] > 0:
-                    code = feed[a, n, level]
+                if forced_codes.shape[0] > 0:
+                    code = forced_codes[a, n, level]
                 elif guidance > np.float32(0) and a % 2 == 1:
                     code = codes[a - 1, n, level]
                 else:
@@ -202,16 +212,19 @@ def run_codes(
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def peek_code(
+def next_logits(
     w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray, conditions: np.ndarray, level: int
 ) -> None:
-    """Logits of the next code of one lane into `t.logits[0]`; at level 0 its state takes a step.
+    """Logits of the next code in one slot into `t.logits[0]`; at level 0 its state takes a step.
 
     Args:
-        lanes: `(1,)`; conditions: `(1, 1, layers, 2 Rp)`.
+        slots: `(1,)`; conditions: `(1, 1, layers, 2 Rp)`.
     """
-    w, s, t = unowned(w), unowned(s), unowned(t)
-    slots, conditions = unowned(slots), unowned(conditions)
+    w = unowned(w)
+    s = unowned(s)
+    t = unowned(t)
+    slots = unowned(slots)
+    conditions = unowned(conditions)
     if level == 0:
         _begin_step(w, s, t, slots, conditions)
     _predict(w, s, t, slots, level)
@@ -224,14 +237,16 @@ def counts_of(logits: np.ndarray, counts: np.ndarray) -> None:
 
     Whole numbers from the first step on: exp(l - max) in units of 2^-24, scaled by an integer division.
     """
-    top, classes = largest(logits), logits.shape[0]
+    top = largest(logits)
+    classes = logits.shape[0]
     total = 0
     for i in range(classes):
         share = exponential(max(logits[i] - top, np.float32(-80)))
         counts[i] = np.int64(share * np.float32(1 << COUNT_BITS))
         total += counts[i]
     room = (1 << COUNT_BITS) - classes
-    given, likeliest = 0, 0
+    given = 0
+    likeliest = 0
     for i in range(classes):
         if counts[i] > counts[likeliest]:
             likeliest = i

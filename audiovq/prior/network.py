@@ -2,8 +2,8 @@
 
 p(codes | voice) = prod_t prod_l p(code_tl | codes_<t, codes_t,<l, voice), learned once the codes are fixed
 (arXiv 1711.00937, section 3.3). A WaveNet takes one step for each code step; a small network goes through
-the levels of the step, coarse to fine. A voice is a point of the tokenizer's voice space, so that trained
-speakers and any recording can be asked for; without one, codes are unconditional.
+the levels of the step, coarse to fine. A voice is a point of the tokenizer's voice space: that of a trained
+speaker, or of any recording; without one, codes are unconditional.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class PriorNetwork(nn.Module):
     """Logits of each code given those before it.
 
     Codes are rows of the model's table: level l (from 0) has l K to (l + 1) K - 1. Sequences may have the
-    first N of the L levels only; the network is told N.
+    first N of the L levels only; N is an input of the network.
 
     Args:
         codebook_size: K.
@@ -85,14 +85,14 @@ class PriorNetwork(nn.Module):
 
     def voice(self, points: Tensor | None, batch: int = 1) -> Tensor:
         """Input of the global condition `(B, V + 1)` from points `(B, V)`; None: no voice."""
-        like = self.code_embedding
         if points is None:
-            return like.new_zeros(batch, self.voice_dims + 1)
+            return self.code_embedding.new_zeros(batch, self.voice_dims + 1)
         return torch.cat([points, points.new_ones(len(points), 1)], dim=-1)
 
     def conditions(self, voices: Tensor) -> Tensor:
-        """What every step's gates get, `(B, 1, layers, 2R)`, from `voice`'s output `(B, V + 1)`."""
-        return self.voice_proj(voices).view(len(voices), 1, self.net.layers, -1)
+        """Condition of every step's gates, `(B, 1, layers, 2R)`, from `voice`'s output `(B, V + 1)`."""
+        conditions: Tensor = self.voice_proj(voices)
+        return conditions.view(len(voices), 1, self.net.layers, -1)
 
     def forward(
         self, codes: Tensor, voices: Tensor, before: Tensor | None = None, levels: Tensor | None = None
@@ -103,8 +103,8 @@ class PriorNetwork(nn.Module):
             voices: `(B, V + 1)` of `voice`.
             before: `(B, N)` the codes of the step before the first, negative where there is none; None: none
                 anywhere.
-            levels: `(B,)` how many levels each sequence has, at most N: codes of the others may be any, their
-                logits mean nothing. None: N.
+            levels: `(B,)` how many levels each sequence has, at most N; codes of the other levels are not
+                looked at, and their logits are undefined. None: N.
         """
         if before is None:
             before = torch.full_like(codes[:, 0], -1)
@@ -163,14 +163,14 @@ class PriorNetwork(nn.Module):
         rows = torch.where(number < levels.view(-1, 1, 1), rows, nothing)
         return F.embedding(rows, table).sum(-2) + self.levels_embedding[levels - 1].unsqueeze(1)
 
-    # Tables that training makes up in another way: see `training.prior.TrainablePrior`.
+    # Tables that training computes in another way: see `training.prior.TrainablePrior`.
 
     def input_embedding(self) -> Tensor:
         """Vectors of codes in the input, `(L K + 1, R)`."""
         return self.code_embedding
 
     def level_embedding(self, level: int, other: int) -> Tensor:
-        """Vectors `(K, 2H)` by which a level's prediction knows the code of a coarser one."""
+        """Vectors `(K, 2H)` by which a level's prediction depends on the code of a coarser one."""
         return self.head_code_embedding[level * (level - 1) // 2 + other]
 
     def output_weights(self, level: int) -> Tensor:

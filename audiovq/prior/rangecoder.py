@@ -13,7 +13,7 @@ from audiovq.prior import kernel
 from audiovq.prior.engine import FORCED_STEPS, PriorEngine
 
 
-def encode(
+def range_encode(
     rows: NDArray[np.uint16], engine: PriorEngine, voice: NDArray[np.float32] | None
 ) -> NDArray[np.uint32]:
     """Words of codes `(T, N)`, of a voice's point `(V,)` or none."""
@@ -28,7 +28,7 @@ def encode(
     first = np.arange(levels) * engine.codebook_size
     for start in range(0, len(rows), FORCED_STEPS):
         part = rows[start : start + FORCED_STEPS]
-        logits = slots.teacher_force([0], part[None])[0].reshape(-1, engine.codebook_size)
+        logits = slots.logits([0], part[None])[0].reshape(-1, engine.codebook_size)
         probs = np.empty(logits.shape)
         kernel.probs_of(logits, probs, counts)
         encoder.encode((part - first).reshape(-1).astype(np.int32), family, probs)
@@ -36,7 +36,7 @@ def encode(
     return words
 
 
-def decode(
+def range_decode(
     words: NDArray[np.uint32], shape: tuple[int, int], engine: PriorEngine, voice: NDArray[np.float32] | None
 ) -> NDArray[np.uint16]:
     """Codes `(T * N,)` of words, `shape` being T and N; none if no encoder writes such words."""
@@ -50,12 +50,13 @@ def decode(
     counts = np.empty(engine.codebook_size, dtype=np.int64)
     probs = np.empty((1, engine.codebook_size))
     codes = np.empty(steps * levels, dtype=np.uint16)
+    past = None
     for n in range(len(codes)):
-        kernel.probs_of(slots.peek(0)[None], probs, counts)
+        kernel.probs_of(slots.step(0, past)[None], probs, counts)
         try:
             index = int(decoder.decode(categorical(probs[0], perfect=False)))
         except (AssertionError, ValueError):
             return codes[:0]
-        codes[n] = n % levels * engine.codebook_size + index
-        slots.push(0, int(codes[n]))
+        past = n % levels * engine.codebook_size + index
+        codes[n] = past
     return codes

@@ -1,4 +1,4 @@
-"""A model's prior at work: codes made up, continued, scored and compressed."""
+"""Samples codes from a model's prior, continues, scores and compresses them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, unreadable
 from audiovq.io.atomic import PartialFile
 from audiovq.prior import bitstream
 from audiovq.prior.engine import PriorEngine, log_likelihoods
@@ -21,11 +22,11 @@ from audiovq.speech.modelfile import ModelHeader
 from audiovq.speech.voices import VoiceSpace
 
 CANDIDATES = 64
-"""Trained speakers among whom one is found for unconditional codes."""
+"""Trained speakers that are compared to find the likeliest one of unconditional codes."""
 HEARD_SECONDS = 2.0
-"""Length of the beginning by which the speaker is found."""
-GUIDANCE = 1.0
-"""How much more of a voice than the prior gives by itself, unless asked: docs/training.md."""
+"""Length of the beginning that they are compared by."""
+PRIOR_GUIDANCE = 1.0
+"""Default of the guidance scale for the voice: docs/training.md."""
 ATTEMPTS = 5
 """How often a sequence is drawn until it is more than a pause."""
 PAUSE_SECONDS = 4.0
@@ -35,16 +36,37 @@ MAX_SLOTS = 16
 """Sequences that are drawn in lockstep."""
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """How to draw: arguments of `PriorSampler.draw` that are the same for every attempt."""
+class _Voice(NamedTuple):
+    """The voice of generated codes."""
 
-    levels: int
-    point: torch.Tensor | None
-    prompt: NDArray[np.integer] | None
+    point: Tensor | None  # (1, V); None: unconditional
+    values: tuple[int, ...] | None = None  # as the result states it
+    speaker: str | None = None  # as the result states it, where there are no values
+
+
+@dataclass(frozen=True)
+class _DrawSettings:
+    """How the sequences of one call are drawn.
+
+    Raises: AudiovqError for a guidance out of range; temperature and top-k are checked by `PriorSlots.start`.
+    """
+
+    voice: NDArray[np.float32] | None  # point (V,); None: unconditional
+    prompt: NDArray[np.uint16]  # codes (T, N) to continue; T may be 0
     temperature: float
     top_k: int
     guidance: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guidance < 100:
+            raise AudiovqError(
+                f"guidance {self.guidance:g}: must lie in 0..100; 0 is the prior's own, 1 is usual"
+            )
+
+    @property
+    def levels(self) -> int:
+        """N."""
+        return int(self.prompt.shape[1])
 
 
 class PriorSampler:
@@ -52,7 +74,7 @@ class PriorSampler:
 
     Args:
         path: of the prior's file.
-        header: of the model whose codes it knows.
+        header: of the model whose codes it predicts.
         voices: the model's voice space.
 
     Raises: AudiovqError if the file is missing, no prior, damaged, or of another model.
@@ -60,70 +82,14 @@ class PriorSampler:
 
     def __init__(self, path: Path, header: ModelHeader, voices: VoiceSpace) -> None:
         prior, self.header = load_prior(path, header.fingerprint)
-        self.path, self.voices, self.model = path, voices, header
+        self.path = path
+        self.voices = voices
+        self.model = header
         self.receptive_field = prior.receptive_field
         self.fingerprint = self.header.fingerprint
         """16 hex digits over configuration and stored tensors."""
         self.engine = PriorEngine(prior)
-
-    @property
-    def levels(self) -> int:
-        """Of the model, L."""
-        return self.engine.levels
-
-    def draw(
-        self,
-        steps: int,
-        count: int = 1,
-        *,
-        levels: int | None = None,
-        point: torch.Tensor | None = None,
-        seed: int = 0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        guidance: float = GUIDANCE,
-        prompt: NDArray[np.integer] | None = None,
-    ) -> NDArray[np.uint16]:
-        """Codes `(count, steps, N)` that the prior makes up; with a prompt, what follows it.
-
-        Args:
-            levels: N; None: as many as the prompt has, else as the model has.
-            point: voice `(1, V)`; None: unconditional.
-            seed: sequence i is that of seed + i drawn alone.
-            temperature, top_k: as in `prior.engine.PriorSlots.start`.
-            guidance: how much more of the voice than the prior itself would give (0: none more).
-            prompt: codes `(T, N)` to continue.
-
-        Raises: AudiovqError for settings out of range or codes that the prior does not know.
-        """
-        if steps < 1 or count < 1:
-            raise AudiovqError(f"{steps} steps, {count} times: nothing to generate; ask for one or more")
-        if not 0 <= guidance < 100:
-            raise AudiovqError(f"guidance {guidance:g}: must lie in 0..100; 0 is the prior's own, 1 is usual")
-        if prompt is not None:
-            self._check(prompt, "prompt")
-        levels = self._checked_levels(levels, None if prompt is None else prompt.shape[1])
-        prompt = None if prompt is None else prompt[:, :levels]
-        how = _Draws(levels, point, prompt, temperature, top_k, guidance)
-        parts = []
-        for first in range(0, count, MAX_SLOTS):
-            parts.append(self._draw_together(steps, seed + first, min(MAX_SLOTS, count - first), how))
-        return np.concatenate(parts)
-
-    def _draw_together(self, steps: int, seed: int, count: int, how: _Draws) -> NDArray[np.uint16]:
-        """Codes `(count, steps, N)` of so many seeds, in lockstep."""
-        voice = None if how.point is None else how.point[0].float().cpu().numpy()
-        each = 2 if how.guidance and voice is not None else 1
-        rows = range(each * count)
-        slots = self.engine.slots(len(rows))
-        for row in rows:
-            # Of a pair the second goes without the voice.
-            own = voice if row % each == 0 else None
-            slots.start(row, own, seed + row // each, how.temperature, how.top_k, how.levels)
-        if how.prompt is not None and len(how.prompt):
-            slots.advance(rows, np.tile(how.prompt, (len(rows), 1, 1)))
-        drawn = slots.draw(rows, steps, how.guidance if each == 2 else 0.0)
-        return drawn[::each].astype(np.uint16)
+        self.levels = prior.levels
 
     def generate(
         self,
@@ -137,72 +103,112 @@ class PriorSampler:
         seed: int = 0,
         temperature: float = 1.0,
         top_k: int = 0,
-        guidance: float = GUIDANCE,
+        guidance: float = PRIOR_GUIDANCE,
     ) -> list[CodeSequence]:
-        """Code sequences that the prior makes up, with the voice that they are to be decoded in.
+        """Draw code sequences, with the voice to decode them in.
 
         Args:
             seconds: of new sound, each.
             levels: of the codes; None: as many as the prompt has, else as the model has.
-            speaker: a trained speaker's name or number; voice: levels of a recording's voice. With neither,
-                codes are unconditional, and get the voice of the trained speaker who would most likely say
-                them, among `CANDIDATES` drawn by the seed.
-            prompt: codes to continue, which come first in the result; theirs is the voice if none is given.
-            guidance: as for `draw`.
-            seed, temperature, top_k: sequence i is that of seed + i, whatever `count` is. One that is hardly
-                more than a pause (`PAUSE_SECONDS`) is drawn again.
+            speaker: a trained speaker's name or number.
+            voice: values of a recording's voice. With neither, codes have the voice of the prompt; without
+                one they are unconditional, and get the trained speaker under whose voice they are the
+                likeliest, among `CANDIDATES` drawn by the seed.
+            prompt: codes to continue, which come first in the result.
+            guidance: how much more of the voice than the prior itself would give (0: none more).
+            seed, temperature, top_k: as in `PriorSlots.start`. Sequence i is that of seed + i for any
+                `count`. One that is hardly more than a pause (`PAUSE_SECONDS`) is drawn again.
 
         Raises: AudiovqError for an unknown speaker, settings out of range, or a prompt of another model.
         """
-        if speaker is not None and voice is not None:
-            raise ValueError("give a speaker or a voice, not both")
         if not 0 < seconds < 3600 * 24:
             raise AudiovqError(f"{seconds:g} seconds: cannot be generated; ask for more than 0, under a day")
+        if count < 1:
+            raise AudiovqError(f"{count} sequences: nothing to generate; ask for one or more")
         steps = max(1, round(seconds * self.model.config.steps_per_second))
-        point = self.voices.of_levels(voice, "voice") if voice is not None else None
-        name = None
-        if speaker is not None:
-            name = self.voices.speakers[self.voices.number(speaker)].name
-            point = self.voices.of_speaker(speaker)
-        before = None
         if prompt is not None:
             prompt = prompt.for_model(self.model.code_format)
-            levels = self._checked_levels(levels, prompt.levels)
-            before = prompt.coarse(levels).rows
-            if point is None:
-                point, voice, name = self.voices.own(prompt), prompt.voice, prompt.speaker
-        how = _Draws(self._checked_levels(levels), point, before, temperature, top_k, guidance)
+        chosen = self._choose_voice(speaker, voice, prompt)
+        before = self._prompt_codes(prompt, levels)
+        settings = _DrawSettings(_array(chosen.point), before, temperature, top_k, guidance)
         made = []
-        for i, codes in enumerate(self._draw_speech(steps, count, seed, how)):
-            who = self._likeliest(codes, seed + i) if point is None else name
-            codes = codes if before is None else np.concatenate([before, codes])
+        for i, codes in enumerate(self._draw_speech(steps, count, seed, settings)):
+            heard = chosen
+            if chosen.point is None:
+                heard = chosen._replace(speaker=self._likeliest_speaker(codes, seed + i))
             gain = 1.0 if prompt is None else prompt.gain
-            made.append(self._sequence(codes, gain, voice, who if voice is None else None))
+            made.append(self._sequence(np.concatenate([before, codes]), gain, heard))
         return made
 
-    def _draw_speech(self, steps: int, count: int, seed: int, how: _Draws) -> NDArray[np.uint16]:
+    def _choose_voice(
+        self, speaker: str | int | None, values: tuple[int, ...] | None, prompt: CodeSequence | None
+    ) -> _Voice:
+        """The voice asked for, else that of the prompt, else none."""
+        if speaker is not None and values is not None:
+            raise ValueError("give a speaker or a voice, not both")
+        if values is not None:
+            return _Voice(self.voices.of_levels(values, "voice"), values)
+        if speaker is not None:
+            name = self.voices.speakers[self.voices.number(speaker)].name
+            return _Voice(self.voices.of_speaker(speaker), speaker=name)
+        if prompt is not None:
+            return _Voice(self.voices.own(prompt), prompt.voice, prompt.speaker)
+        return _Voice(None)
+
+    def _prompt_codes(self, prompt: CodeSequence | None, levels: int | None) -> NDArray[np.uint16]:
+        """Codes `(T, N)` to continue, N being as many levels as asked for; without a prompt T is 0."""
+        most = self.levels if prompt is None else prompt.levels
+        if levels is None:
+            levels = most
+        if not 1 <= levels <= most:
+            owner = "model" if prompt is None else "prompt"
+            raise AudiovqError(f"{levels} levels: the {owner} has {most}; ask for 1 to {most}")
+        return np.zeros((0, levels), dtype=np.uint16) if prompt is None else prompt.coarse(levels).rows
+
+    def _draw_speech(self, steps: int, count: int, seed: int, settings: _DrawSettings) -> NDArray[np.uint16]:
         """Codes `(count, steps, N)`, those that are hardly more than a pause drawn again."""
-        options = {name: getattr(how, name) for name in ("levels", "point", "prompt", "temperature", "top_k")}
-        options["guidance"] = how.guidance
-        drawn = self.draw(steps, count, seed=seed, **options)
+        drawn = self._draw(steps, count, seed, settings)
         enough = min(steps, round(PAUSE_SECONDS * self.model.config.steps_per_second)) // 10
-        if how.temperature == 0 or how.top_k:
+        if settings.temperature == 0 or settings.top_k:
             return drawn
         for i in range(count):
             for attempt in range(1, ATTEMPTS):
-                # One of a hundred is a pause from end to end, which says nothing of anybody.
+                # One of a hundred is a pause from end to end, and has no voice.
                 if len(np.unique(drawn[i, :, 0])) >= enough:
                     break
-                drawn[i] = self.draw(steps, 1, seed=seed + i + (attempt << 40), **options)[0]
+                drawn[i] = self._draw(steps, 1, seed + i + (attempt << 40), settings)[0]
         return drawn
 
-    def _sequence(
-        self,
-        rows: NDArray[np.uint16],
-        gain: float | None,
-        voice: tuple[int, ...] | None,
-        speaker: str | None,
-    ) -> CodeSequence:
+    def _draw(self, steps: int, count: int, seed: int, settings: _DrawSettings) -> NDArray[np.uint16]:
+        """Codes `(count, steps, N)`, sequence i by seed + i."""
+        parts = []
+        for first in range(0, count, MAX_SLOTS):
+            parts.append(self._draw_together(steps, min(MAX_SLOTS, count - first), seed + first, settings))
+        return np.concatenate(parts)
+
+    def _draw_together(
+        self, steps: int, count: int, seed: int, settings: _DrawSettings
+    ) -> NDArray[np.uint16]:
+        """Codes `(count, steps, N)`, in lockstep."""
+        guidance = 0.0 if settings.voice is None else settings.guidance
+        # With guidance each sequence takes two slots, the second without the voice.
+        each = 2 if guidance else 1
+        numbers = range(each * count)
+        slots = self.engine.slots(len(numbers))
+        for slot in numbers:
+            slots.start(
+                slot,
+                settings.voice if slot % each == 0 else None,
+                seed + slot // each,
+                settings.temperature,
+                settings.top_k,
+                settings.levels,
+            )
+        if len(settings.prompt):
+            slots.prefill(numbers, np.tile(settings.prompt, (len(numbers), 1, 1)))
+        return slots.draw(numbers, steps, guidance)[::each].astype(np.uint16)
+
+    def _sequence(self, rows: NDArray[np.uint16], gain: float | None, voice: _Voice) -> CodeSequence:
         """Codes `(T, N)` of this model."""
         form = self.model.code_format
         return CodeSequence(
@@ -213,12 +219,12 @@ class PriorSampler:
             sample_rate=form.model_rate,
             model_rate=form.model_rate,
             gain=gain,
-            voice=voice,
-            speaker=speaker,
+            voice=voice.values,
+            speaker=voice.speaker if voice.values is None else None,
             fingerprint=form.fingerprint,
         )
 
-    def _likeliest(self, codes: NDArray[np.uint16], seed: int) -> str | None:
+    def _likeliest_speaker(self, codes: NDArray[np.uint16], seed: int) -> str | None:
         """Name of the trained speaker, among some, under whose voice codes `(T, N)` are the likeliest."""
         speakers = self.voices.speakers
         if not speakers:
@@ -229,19 +235,24 @@ class PriorSampler:
         bits = self.bits(heard, [self.voices.of_speaker(int(n)) for n in chosen]).sum(axis=(1, 2))
         return speakers[int(chosen[bits.argmin()])].name
 
-    def bits(self, codes: NDArray[np.integer], points: Sequence[torch.Tensor | None]) -> NDArray[np.float64]:
-        """What each code costs under some voices, -log2 p, `(A, T, N)`.
+    def bits(self, codes: NDArray[np.integer], points: Sequence[Tensor | None]) -> NDArray[np.float64]:
+        """Cost of each code under some voices, -log2 p, `(A, T, N)`.
 
         Args:
             codes: `(T, N)`, as `CodeSequence.rows`; points: A voices `(1, V)`, None for none.
+
+        Raises: AudiovqError for codes that are not the model's.
         """
-        self._check(codes, "codes")
-        voices = [None if p is None else p[0].float().cpu().numpy() for p in points]
-        return -log_likelihoods(self.engine, codes, voices)
+        if codes.ndim != 2 or not self.engine.knows(codes):
+            raise AudiovqError(
+                f"codes: not (steps, levels) of codes that the prior knows, {self.engine.codebook_size} at "
+                f"each of {self.levels} levels; use codes of its model"
+            )
+        return -log_likelihoods(self.engine, codes, [_array(point) for point in points])
 
     @property
     def stream_format(self) -> bitstream.StreamFormat:
-        """What `.avq` files leave to this model and prior."""
+        """What a decoder of `.avq` files must know of this model and prior."""
         voice = self.model.config.voice
         dims = voice.dims if voice.encoder else 0
         return bitstream.StreamFormat(self.model.code_format, self.fingerprint, dims, voice.bits)
@@ -254,40 +265,29 @@ class PriorSampler:
         return len(content)
 
     def compressed(self, codes: CodeSequence) -> bytes:
-        """What `save` writes."""
+        """The content of the file that `save` writes."""
         filled = replace(codes.for_model(self.model.code_format), fingerprint=self.model.fingerprint)
         return bitstream.compress(filled, self.engine, self.stream_format)
 
     def load(self, path: str | os.PathLike[str]) -> CodeSequence:
-        """Read an `.avq` file. Raises: AudiovqError if it is damaged, of another model or prior, or not read
-        exactly here."""
-        name = os.fspath(path)
+        """Read an `.avq` file.
+
+        Raises: AudiovqError if it is damaged, of another model or prior, or cannot be decoded exactly here.
+        """
         try:
             content = Path(path).read_bytes()
         except OSError as error:
-            raise AudiovqError(f"{name}: cannot be read ({error.strerror}); check the path") from None
-        return bitstream.expand(bitstream.parse(content, name), self.engine, self.stream_format)
+            raise unreadable(path, error) from None
+        return bitstream.expand(bitstream.parse(content, os.fspath(path)), self.engine, self.stream_format)
 
-    def _check(self, codes: NDArray[np.integer], name: str) -> None:
-        if codes.ndim != 2 or not self.engine.knows(codes):
-            raise AudiovqError(
-                f"{name}: not (steps, levels) of codes that the prior knows, {self.engine.codebook_size} at "
-                f"each of {self.levels} levels; use codes of its model"
-            )
 
-    def _checked_levels(self, levels: int | None, prompt: int | None = None) -> int:
-        """As many levels as asked for; None: as there are."""
-        there = self.levels if prompt is None else prompt
-        if levels is None:
-            return there
-        if not 1 <= levels <= there:
-            what = "model" if prompt is None else "prompt"
-            raise AudiovqError(f"{levels} levels: the {what} has {there}; ask for 1 to {there}")
-        return levels
+def _array(point: Tensor | None) -> NDArray[np.float32] | None:
+    """A voice `(1, V)` as `(V,)`."""
+    return None if point is None else point[0].float().cpu().numpy()
 
 
 def prior_beside(model: Path) -> Path:
-    """Where the prior of a model file is looked for: MODEL-prior.safetensors, else prior.safetensors."""
+    """Path of the prior of a model file: MODEL-prior.safetensors, else prior.safetensors beside it."""
     own = model.with_name(f"{model.stem}-prior{model.suffix}")
     common = model.with_name("prior.safetensors")
     return common if common.exists() and not own.exists() else own

@@ -26,7 +26,7 @@ class WindowEncoder:
     """Encodes signals with one model.
 
     Args:
-        model: in evaluation mode, on the device that is to compute.
+        model: in evaluation mode, on the device that computes.
     """
 
     def __init__(self, model: WaveformModel) -> None:
@@ -51,7 +51,8 @@ class WindowEncoder:
         steps = -(-length // self.model.code_hop)
         frames = -(-length // self.hop)
         count = steps * each
-        span, (left, right) = WINDOW_FRAMES * self.hop, self.reach_samples
+        span = WINDOW_FRAMES * self.hop
+        left, right = self.reach_samples
         signal = np.zeros(left, dtype=np.float32)
         codes = np.empty((steps, codebook.levels), dtype=np.uint16)
         sums: list[Tensor] | None = None
@@ -96,9 +97,11 @@ class WindowEncoder:
     def _window(self, window: Tensor, valid: int, spoken: int) -> tuple[Tensor, list[Tensor]]:
         """Codes `(valid / s, L)` of `(1, left + span + right)` samples, and the voice encoder's sums over the
         first `spoken` frames."""
-        encoder, context = self.model.encoder, self._context_frames
+        encoder = self.model.encoder
+        context = self._context_frames
         part = slice(context, context + valid)
-        frontend, voice = encoder.frontend, self.model.voice_encoder
+        frontend = encoder.frontend
+        voice = self.model.voice_encoder
         pooled: list[Tensor] = []
         if voice is None:
             frames = frontend(window)

@@ -1,129 +1,118 @@
-"""The code sequence of a recording and what is known of it: `codes.npy`, with `codes.json` beside it."""
+"""The code sequence of a recording, `codes.npy`, and its facts, `codes.json` beside it."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.audio.resample import HIGHEST_RATE, LOWEST_RATE, resampled_length
+from audiovq.audio.resample import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
-from audiovq.io.codefile import Kind, checked_codes, read_codes, write_codes
+from audiovq.io import JsonObject
+from audiovq.io.codefile import CodeKind, check_range, checked_codes, other_model, read_codes, write_codes
 
-KIND = Kind("audiovq-codes", 2, "recording", 1, ("num_steps", "hop", "codebook_size", "levels"))
+_KIND = CodeKind("audiovq-codes", 2, "recording", 1, ("num_steps", "hop", "codebook_size", "levels"))
 
 DEFAULT_HOP = 128
-"""Samples at the model's rate per code step where nothing else is known."""
+"""Default samples at the model's rate per code step."""
 
 
 class CodeFormat(NamedTuple):
-    """What a model's codes are like.
+    """The form of a model's codes."""
 
-    hop: samples at `model_rate` per code step; frames_per_step: encoder frames in one.
-    codebook_size: K; levels: L; model_rate: of the model's signals, Hz; fingerprint: of the model.
-    """
-
-    hop: int
-    frames_per_step: int
-    codebook_size: int
-    levels: int
-    model_rate: int
-    fingerprint: str
+    hop: int  # samples at `model_rate` per code step
+    frames_per_step: int  # encoder frames in a code step
+    codebook_size: int  # K
+    levels: int  # L
+    model_rate: int  # of the model's signals, Hz
+    fingerprint: str  # of the model
 
     @property
     def rows(self) -> int:
-        """How many different values codes have, L x K."""
+        """Number of different values of codes, L x K."""
         return self.levels * self.codebook_size
 
 
 @dataclass(frozen=True, eq=False)
 class CodeSequence:
-    """Codes, `levels` of them for every `hop` samples, and what it takes to make the recording of them again.
-
-    Attributes:
-        codes: uint16 `(T * levels,)`, step by step, the coarse level first. Level l has the values
-            `(l - 1) K` to `l K - 1`, so that with K the values tell how many levels there are. Any integers
-            that fit are converted.
-        hop: samples at the model's rate per code step.
-        sample_rate: of the recording, Hz.
-        num_samples: length of the recording at `sample_rate`; None if unknown.
-        gain: linear factor its samples were multiplied by before encoding; 0 for digital silence, None for a
-            stream at a running level.
-        voice: integers that stand for the voice; None if unknown.
-        speaker: name of the speaker; None if unknown.
-        fingerprint: of the model that made the codes; None if unknown.
-        codebook_size: K; None if unknown, then there is one level.
-        frames_per_step: encoder frames in a code step.
-        model_rate: sample rate of the model, Hz.
-        partial: whether only a part of a damaged recording was encoded.
-        name: what messages call them: the file they were loaded from.
+    """Codes, `levels` of them for every `hop` samples, and the facts that decoding needs.
 
     `len` and slices count code steps.
 
-    Raises:
-        AudiovqError: codes or what is known of them make no sense, by themselves or together.
+    Raises: AudiovqError if codes or facts make no sense, by themselves or together.
     """
 
     codes: NDArray[np.uint16]
+    """uint16 `(T * levels,)`, step by step, the coarse level first. Level l has the values `(l - 1) K` to
+    `l K - 1`, so that with K the values tell the number of levels. Any integers that fit are converted."""
     hop: int = DEFAULT_HOP
+    """Samples at the model's rate per code step."""
     sample_rate: int = SAMPLE_RATE
+    """Sample rate of the recording, Hz."""
     num_samples: int | None = None
+    """Length of the recording at `sample_rate`; None if unknown."""
     gain: float | None = 1.0
+    """Linear factor on its samples before encoding; 0 for digital silence, None for a stream at a running
+    level."""
     voice: tuple[int, ...] | None = None
+    """Integers that stand for the voice; None if unknown."""
     speaker: str | None = None
+    """Name of the speaker; None if unknown."""
     fingerprint: str | None = None
+    """Fingerprint of the model that made the codes; None if unknown."""
     codebook_size: int | None = None
+    """K; None if unknown, then there is one level."""
     frames_per_step: int = 1
+    """Encoder frames in a code step."""
     model_rate: int = SAMPLE_RATE
+    """Sample rate of the model, Hz."""
     partial: bool = False
+    """Whether only a part of a damaged recording was encoded."""
     name: str = field(default="codes", kw_only=True, repr=False)
+    """Name in error messages: the file they were loaded from."""
     levels: int = field(init=False)
-    """How many levels the codes have."""
+    """Number of levels of the codes."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codes", checked_codes(self.name, np.asarray(self.codes), KIND))
-        for name in ("hop", "frames_per_step", "sample_rate", "model_rate"):
-            self._require_count(name, getattr(self, name))
-        for name in ("num_samples", "codebook_size"):
-            if getattr(self, name) is not None:
-                self._require_count(name, getattr(self, name))
-        if self.codebook_size is not None and self.codebook_size > 65_536:
-            raise AudiovqError(
-                f"{self.name}: codebook_size is {self.codebook_size}; it must be at most 65536"
-            )
-        if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
-            raise AudiovqError(
-                f"{self.name}: sample_rate is {self.sample_rate} Hz; "
-                f"it must be between {LOWEST_RATE} and {HIGHEST_RATE}"
-            )
-        if not _is_gain(self.gain):
-            raise AudiovqError(f"{self.name}: gain is {self.gain!r}; it must be a number from 0 up, or null")
+        object.__setattr__(self, "codes", checked_codes(self.name, np.asarray(self.codes), _KIND))
+        self._check_facts()
         if self.voice is not None:
-            if not isinstance(self.voice, tuple | list) or not all(_is_count(value) for value in self.voice):
-                raise AudiovqError(f"{self.name}: voice is {self.voice!r}; it must be integers from 0 up")
             object.__setattr__(self, "voice", tuple(int(value) for value in self.voice))
-        for name in ("speaker", "fingerprint"):
-            if not isinstance(getattr(self, name), str | None):
-                raise AudiovqError(f"{self.name}: {name} is {getattr(self, name)!r}; it must be a text")
-        if not isinstance(self.partial, bool):
-            raise AudiovqError(f"{self.name}: partial is {self.partial!r}; it must be true or false")
         object.__setattr__(self, "levels", self._count_levels())
-        if self.num_samples is not None:
-            at_model = resampled_length(self.num_samples, self.sample_rate, self.model_rate)
-            wanted = -(-at_model // self.hop)
-            if wanted != len(self):
-                raise AudiovqError(
-                    f"{self.name}: {self.num_samples} samples at {self.sample_rate} Hz are {wanted} steps of "
-                    f"{self.hop} samples, not {len(self)}; leave num_samples out if the codes were edited"
-                )
+        self._check_length()
 
-    def _require_count(self, name: str, value: object) -> None:
-        if not (_is_count(value) and value > 0):  # type: ignore[operator]
-            raise AudiovqError(f"{self.name}: {name} is {value!r}; it must be a positive integer")
+    def _check_facts(self) -> None:
+        for name in ("hop", "frames_per_step", "sample_rate", "model_rate", "num_samples", "codebook_size"):
+            value = getattr(self, name)
+            unknown = value is None and name in ("num_samples", "codebook_size")
+            self._require(name, unknown or (_is_count(value) and value > 0), "a positive integer")
+        self._require("codebook_size", (self.codebook_size or 0) <= 65_536, "at most 65536")
+        in_bounds = MIN_SAMPLE_RATE <= self.sample_rate <= MAX_SAMPLE_RATE
+        self._require("sample_rate", in_bounds, f"between {MIN_SAMPLE_RATE} and {MAX_SAMPLE_RATE} Hz")
+        self._require("gain", _is_gain(self.gain), "a number from 0 up, or null")
+        self._require("voice", self.voice is None or _are_counts(self.voice), "integers from 0 up")
+        for name in ("speaker", "fingerprint"):
+            self._require(name, isinstance(getattr(self, name), str | None), "a text")
+        self._require("partial", isinstance(self.partial, bool), "true or false")
+
+    def _require(self, name: str, valid: bool, rule: str) -> None:
+        if not valid:
+            raise AudiovqError(f"{self.name}: {name} is {getattr(self, name)!r}; it must be {rule}")
+
+    def _check_length(self) -> None:
+        if self.num_samples is None:
+            return
+        at_model = resampled_length(self.num_samples, self.sample_rate, self.model_rate)
+        wanted = -(-at_model // self.hop)
+        if wanted != len(self):
+            raise AudiovqError(
+                f"{self.name}: {self.num_samples} samples at {self.sample_rate} Hz are {wanted} steps of "
+                f"{self.hop} samples, not {len(self)}; leave num_samples out if the codes were edited"
+            )
 
     def _count_levels(self) -> int:
         """By the values: each level has its own, coarse first. Raises AudiovqError for one out of place."""
@@ -196,25 +185,18 @@ class CodeSequence:
         return replace(self, codes=self.rows[:, :levels].reshape(-1))
 
     def for_model(self, model: CodeFormat) -> CodeSequence:
-        """The same codes, with what the model knows of them filled in.
+        """The same codes, completed by the facts that the model knows.
 
         Raises: AudiovqError for codes of another model, or beyond its codebook.
         """
         if self.fingerprint is not None and self.fingerprint != model.fingerprint:
-            raise AudiovqError(
-                f"{self.name}: made by model {self.fingerprint}, but the model loaded is "
-                f"{model.fingerprint}; give that one with --model"
-            )
+            raise other_model(self.name, self.fingerprint, model.fingerprint)
         if self.hop != model.hop:
             raise AudiovqError(
                 f"{self.name}: one step is {self.hop} samples, but {model.hop} for the model; "
                 "give the model that made them, or the right hop"
             )
-        if (largest := int(self.codes.max())) >= model.rows:
-            raise AudiovqError(
-                f"{self.name}: {largest} is out of range, the model has codes 0 to {model.rows - 1}; "
-                "give the model that made them with --model"
-            )
+        check_range(self.name, self.codes, model.rows)
         if self.codebook_size not in (None, model.codebook_size):
             raise AudiovqError(
                 f"{self.name}: made with K = {self.codebook_size}, but the model has {model.codebook_size}; "
@@ -235,35 +217,30 @@ class CodeSequence:
         Raises:
             AudiovqError: wrong ending, one of the files exists (without `force`), or cannot be written.
         """
-        write_codes(path, self.codes, self._sidecar(), KIND, force)
+        write_codes(path, self.codes, self._sidecar(), _KIND, force)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, hop: int = DEFAULT_HOP) -> CodeSequence:
-        """Read codes, and what the sidecar says of them if there is one.
+        """Read codes, and their sidecar if there is one.
 
         Args:
             path: of the array, or `"-"` for an array on standard input.
-            hop: what to take if there is no sidecar, samples per step at the model's rate.
+            hop: samples per step at the model's rate, used if there is no sidecar.
 
         Raises:
             AudiovqError: missing, no plain 1-D array of integers from 0 to 65535, or a sidecar that is
                 broken, of another version, or at odds with the array.
         """
-        name, codes, sidecar, known = read_codes(path, KIND)
-        if sidecar is None:
-            return cls(codes, hop, name=name)
-        stated = {name: known[name] for name in ("num_steps", "levels")}
-        known = {n: known[n] for n in _KNOWN if n in known}
-        if isinstance(known.get("voice"), list):
-            known["voice"] = tuple(known["voice"])
-        found = replace(cls(codes, **known, name=str(sidecar)), name=name)
-        if stated != {"num_steps": len(found), "levels": found.levels}:
-            raise AudiovqError(
-                f"{sidecar}: does not belong to {sidecar.stem}.npy of {len(found)} steps; move it away"
-            )
+        file = read_codes(path, _KIND)
+        if file.sidecar is None:
+            return cls(file.codes, hop, name=file.name)
+        found = file.build(cls, _KNOWN)
+        stated = (file.metadata["num_steps"], file.metadata["levels"])
+        if stated != (len(found), found.levels):
+            raise file.mismatch(f"of {len(found)} steps")
         return found
 
-    def _sidecar(self) -> dict[str, Any]:
+    def _sidecar(self) -> JsonObject:
         return {
             "fingerprint": self.fingerprint,
             "hop": int(self.hop),
@@ -285,6 +262,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
 
 
+def _are_counts(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(_is_count(entry) for entry in value)
+
+
 def _is_gain(value: object) -> bool:
     # Compared before anything else is done with it: JSON knows integers that no float holds.
     return value is None or (
@@ -297,4 +278,4 @@ def _is_gain(value: object) -> bool:
 _KNOWN = tuple(
     entry.name for entry in fields(CodeSequence) if entry.init and entry.name not in ("codes", "name")
 )
-"""What the sidecar holds, besides what the array holds."""
+"""Fields in the sidecar."""

@@ -2,14 +2,14 @@
 
 The network runs once a group of G samples (G = 1 is the paper's decoder); within a group each sample has
 an output head of its own that also sees the samples drawn just before, so the model stays exactly
-autoregressive: p(x) = prod_t p(x_t | x_<t, features). With `lpc_order > 0` what is drawn is the excitation
+autoregressive: p(x) = prod_t p(x_t | x_<t, features). With `lpc_order > 0` the decoder draws the excitation
 of a linear predictor computed from the conditioner's spectrum (`nn.lpc`); with order 0 the 8-bit mu-law
 sample itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +32,7 @@ HISTORY_SCALE = 64.0
 
 
 class Frames(NamedTuple):
-    """What the decoder computes once a frame, before any sample.
+    """Quantities that the decoder computes once a frame, before any sample.
 
     conditions: `(B, F, L, 2R)`, added to every layer's gates.
     coefficients: `(B, F, P)` and gains `(B, F)`: the predictor of each frame.
@@ -46,8 +46,8 @@ class Frames(NamedTuple):
 class TeacherForcing(NamedTuple):
     """Teacher-forcing input for `(B, N)` samples: see `nn.excitation.excite`.
 
-    codes: `(B, N)` int64 targets; fed: `(B, N)` int64 codes fed back; history: `(B, N)` reconstruction;
-    predictions: `(B, N)`.
+    codes: `(B, N)` int64 targets; forced_codes: `(B, N)` int64 codes fed back; history: `(B, N)`
+    reconstruction; predictions: `(B, N)`.
     """
 
     codes: Tensor
@@ -90,9 +90,11 @@ class WaveNetDecoder(nn.Module):
             raise ValueError(
                 f"the hop ({hop} samples) must be a multiple of samples_per_step ({samples_per_step})"
             )
-        self.hop, self.hidden = hop, hidden
+        self.hop = hop
+        self.hidden = hidden
         self.samples_per_step = group = samples_per_step
-        self.lpc_order, self.pre_emphasis = lpc_order, pre_emphasis
+        self.lpc_order = lpc_order
+        self.pre_emphasis = pre_emphasis
         self.net = WaveNet(residual, skip, dilations)
         self.cond_in_proj = nn.Linear(features + bins, cond_channels)
         self.cond_stack = ResidualStack(cond_channels, (1, 2))
@@ -130,8 +132,7 @@ class WaveNetDecoder(nn.Module):
 
     def excitation_table(self) -> np.ndarray:
         """Value of each code `(256,)` float32, in standard deviations (order 0: in full scale)."""
-        values = np.asarray(mu_law_decode(np.arange(CLASSES, dtype=np.uint8)), dtype=np.float32)
-        return values * np.float32(lpc.EXCITATION_RANGE)
+        return mu_law_decode(np.arange(CLASSES)) * np.float32(lpc.EXCITATION_RANGE)
 
     def frames(self, features: Tensor, log_magnitude: Tensor) -> Frames:
         """Per-frame quantities from conditioner features `(B, F, C)` and spectrum `(B, F, bins)`."""
@@ -186,7 +187,8 @@ class WaveNetDecoder(nn.Module):
             from audiovq.nn import fused
 
             place = self._place(ratio) if self.lpc_order else ratio[:0]
-            y = fused.Head.apply(
+            head: Callable[..., Tensor] = fused.Head.apply
+            y = head(
                 z.flatten(0, 1),
                 self.head_code_embedding,
                 self.head_prediction_embedding,
@@ -195,12 +197,15 @@ class WaveNetDecoder(nn.Module):
             )
         else:
             y = self._heads(z, seen, ratio)
-        return self.head_out_proj(y).view(batch, length, CLASSES)
+        logits: Tensor = self.head_out_proj(y)
+        return logits.view(batch, length, CLASSES)
 
     def _heads(self, z: Tensor, seen: Tensor, ratio: Tensor) -> Tensor:
         """Gated head activations `(B, T, G, H)`; `fused.Head` spelt out.
 
-        Args: what the network gives each head `(B, T, G, 2H)`, codes and prediction ratios `(B, T, G)`.
+        Args:
+            z: the network's output for each head `(B, T, G, 2H)`.
+            seen, ratio: codes and prediction ratios `(B, T, G)`.
         """
         rows = [z[:, :, 0]]
         for j in range(1, self.samples_per_step):
@@ -221,7 +226,7 @@ class WaveNetDecoder(nn.Module):
     def step_network(
         self, past_codes: Tensor, past: Tensor, gain: Tensor, conditions: Tensor, state: WaveNetState
     ) -> Tensor:
-        """Step form, once a group: what the heads start from, `(B, G, 2H)`.
+        """Step form, once a group: input of the heads, `(B, G, 2H)`.
 
         Args:
             past_codes: `(B, G)` codes of the last group (128 before the start), oldest first.
@@ -229,8 +234,8 @@ class WaveNetDecoder(nn.Module):
             gain: `(B,)` of the frame; conditions `(B, L, 2R)`.
         """
         x = self._enter(past_codes.unsqueeze(1), past.unsqueeze(1), gain.unsqueeze(1)).squeeze(1)
-        out = self.net.step(x, conditions, state)
-        return self.head_in_proj(F.relu(out)).view(-1, self.samples_per_step, 2 * self.hidden)
+        starts: Tensor = self.head_in_proj(F.relu(self.net.step(x, conditions, state)))
+        return starts.view(-1, self.samples_per_step, 2 * self.hidden)
 
     def step_head(self, start: Tensor, drawn: list[Tensor], prediction: Tensor, gain: Tensor) -> Tensor:
         """Step form, once a sample: logits `(B, 256)`.
@@ -246,11 +251,12 @@ class WaveNetDecoder(nn.Module):
         if self.lpc_order:
             z = z + self._prediction(prediction / gain)
         a, b = z.chunk(2, dim=-1)
-        return self.head_out_proj(torch.tanh(a) * torch.sigmoid(b))
+        logits: Tensor = self.head_out_proj(torch.tanh(a) * torch.sigmoid(b))
+        return logits
 
     def _enter(self, past_codes: Tensor, past: Tensor, gains: Tensor) -> Tensor:
         """Input of the network: embedded codes of the last group plus companded samples, `(B, T, R)`."""
-        x = self.history_proj(lpc.compand(past / (gains.unsqueeze(-1) * HISTORY_SCALE)))
+        x: Tensor = self.history_proj(lpc.compand(past / (gains.unsqueeze(-1) * HISTORY_SCALE)))
         for k in range(self.samples_per_step):
             x = x + F.embedding(past_codes[..., k], self.code_embedding[k])
         return x

@@ -1,41 +1,114 @@
-"""The compiled loop that draws samples: frames, groups of samples, layers and heads in one function.
+"""The compiled loop that draws samples: frames, groups of samples, layers and heads in one module.
 
 Its specification is the step form in torch (`WaveNetDecoder.step_network` and `step_head`). Two things
 differ, neither in the result:
 
 - `U x[t - d]` of a layer with dilation d is known d steps ahead. It is computed for d steps at once, at the
   start of every d, as one matrix product that reads its weights once for four steps.
-- Several streams, *lanes*, go through each layer together, so that its weights are read once for four of
-  them. Nothing is shared but the weights: a lane's samples are those it would draw alone, bit for bit.
+- Several sequences, in *slots*, go through each layer together, so that its weights are read once for four of
+  them. Nothing is shared but the weights: a slot's samples are those it would draw alone, bit for bit.
 
 Everything is at module level, so that numba's cache is hit by the next process.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
 from audiovq.kernels.matmul import multiply, multiply_add, multiply_all, unowned
-from audiovq.kernels.sampling import STRICT, compand, copy, gate, sample_categorical, uniform
+from audiovq.kernels.sampling import STRICT, compand_scalar, copy, gate, sample_categorical, uniform
 from audiovq.kernels.wavenet import network
 
 if TYPE_CHECKING:
     from audiovq.speech.packing import DecoderScratch, DecoderState, DecoderWeights
 
-SOURCES = "659e1934c36e2698"
-"""As `sampling.SOURCES`."""
+_SOURCES = "8ea4050ed80393fb"
+"""As `sampling._SOURCES`."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def _enter(w: DecoderWeights, s: DecoderState, t: DecoderScratch, slot: int, a: int, recent: Any) -> None:
-    """Input of the network, into `t.x[a]`, from the last samples `(16,)` over their scale and the codes."""
-    past, rescale = recent
-    seen, x = t.companded, t.x[a]
+def draw_samples(
+    w: DecoderWeights,
+    s: DecoderState,
+    t: DecoderScratch,
+    slots: np.ndarray,
+    frames: tuple[np.ndarray, np.ndarray, np.ndarray],
+    hop: int,
+    forced_codes: np.ndarray,
+    audio: np.ndarray,
+    codes: np.ndarray,
+    logits: np.ndarray,
+) -> None:
+    """Draw N = F * hop samples on A slots and advance their states.
+
+    Args:
+        slots: `(A,)` int64, numbers of the slots in `s`, each once.
+        frames: conditions `(A, F, L, 2 Rp)`, coefficients `(A, F, P)`, latest sample first, gains `(A, F)`.
+        forced_codes: `(A, N)` int64, codes to feed back in place of drawn ones; `(0, 0)` to draw.
+        audio, codes: `(A, N)` float32 and uint8, out.
+        logits: `(A, N, 256)` or `(0, 0, 0)`, out.
+    """
+    w = unowned(w)
+    s = unowned(s)
+    t = unowned(t)
+    conditions, coefficients, gains = unowned(frames)
+    count = slots.shape[0]
+    length = audio.shape[1]
+    group = s.past_codes.shape[1]
+    reach = s.history.shape[1]
+    # Reconstructed samples in one straight line: no ring to wrap around in the inner loops.
+    line = np.empty((count, reach + length), dtype=np.float32)
+    for a in range(count):
+        copy(line[a, :reach], s.history[slots[a]])
+    for start in range(0, length, group):
+        frame = start // hop
+        for a in range(count):
+            past = line[a, : reach + start]
+            _embed_past(w, s, t, slots[a], a, past, np.float32(1) / (gains[a, frame] * w.scale))
+        network(w.stack, s.stack, t.x, t.x, t.z, t.gated, t.skip, (conditions, frame, slots), None)
+        _start_heads(w, t, count)
+        for j in range(group):
+            place = start + j
+            for a in range(count):
+                past = line[a, : reach + place]
+                _head(w, s, t, slots[a], a, j, past, coefficients[a, frame], gains[a, frame])
+            multiply_all(t.logits, w.head_out_proj, t.hidden, count)
+            for a in range(count):
+                slot = slots[a]
+                if logits.shape[0] > 0:
+                    copy(logits[a, place], t.logits[a])
+                code = forced_codes[a, place] if forced_codes.shape[0] > 0 else _sample(s, t, slot, a, place)
+                s.past_codes[slot, j] = code
+                codes[a, place] = code
+                value = multiply_add(gains[a, frame], w.table[code], t.predictions[a])
+                line[a, reach + place] = value
+                s.carry[slot] = multiply_add(w.de_emphasis, s.carry[slot], value)
+                audio[a, place] = s.carry[slot]
+    for a in range(count):
+        copy(s.history[slots[a]], line[a, length:])
+        s.drawn[slots[a]] += length
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def _embed_past(
+    w: DecoderWeights,
+    s: DecoderState,
+    t: DecoderScratch,
+    slot: int,
+    a: int,
+    past: np.ndarray,
+    rescale: np.float32,
+) -> None:
+    """Input of the network, into `t.x[a]`: the last 16 of the samples `past` times `rescale`, and the codes
+    of the last group."""
+    seen = t.companded
+    first = past.shape[0] - seen.shape[0]
+    x = t.x[a]
     for i in range(seen.shape[0]):
-        seen[i] = compand(past[i] * rescale)
+        seen[i] = compand_scalar(past[first + i] * rescale)
     copy(x, w.enter_bias)
     multiply(x, w.history_proj, seen)
     for k in range(s.past_codes.shape[1]):
@@ -45,102 +118,66 @@ def _enter(w: DecoderWeights, s: DecoderState, t: DecoderScratch, slot: int, a: 
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def _head(w: DecoderWeights, z: np.ndarray, past_codes: np.ndarray, sample: int, ratio: Any) -> None:
-    """Add to what a head starts from, `z (2 Hp,)`, the codes drawn before it in the group and, if there is
-    one, the prediction of its sample."""
-    wide = z.shape[0]
-    for k in range(sample):
-        row = w.head_code_embedding[k, past_codes[sample - 1 - k]]
-        for i in range(wide):
-            z[i] += row[i]
-    predicted, value = ratio
-    if predicted:
-        rows = w.head_prediction_embedding.shape[0]
-        place = (min(max(compand(value), np.float32(-1)), np.float32(1)) + np.float32(1)) * (
-            np.float32(0.5) * np.float32(rows - 1)
-        )
-        low = min(max(int(place), 0), rows - 2)
-        share = np.float32(place - np.float32(low))
-        lower, upper = w.head_prediction_embedding[low], w.head_prediction_embedding[low + 1]
-        for i in range(wide):
-            z[i] += multiply_add(upper[i] - lower[i], share, lower[i])
+def _start_heads(w: DecoderWeights, t: DecoderScratch, count: int) -> None:
+    """Start all heads of a group, `t.heads`, from the network's output behind a ReLU, projected."""
+    for a in range(count):
+        skip = t.skip[a]
+        for i in range(skip.shape[0]):
+            skip[i] = max(skip[i], np.float32(0))
+        copy(t.heads[a], w.head_bias)
+    multiply_all(t.heads, w.head_in_proj, t.skip, count)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def run(
+def _head(
     w: DecoderWeights,
     s: DecoderState,
     t: DecoderScratch,
-    slots: np.ndarray,
-    frames: Any,
-    hop: int,
-    feed: np.ndarray,
-    audio: np.ndarray,
-    codes: np.ndarray,
-    logits: np.ndarray,
+    slot: int,
+    a: int,
+    sample: int,
+    past: np.ndarray,
+    coefficients: np.ndarray,
+    gain: np.float32,
 ) -> None:
-    """Draw N = F * hop samples on A lanes and advance their states.
+    """Predict one sample of a group, `t.predictions[a]`, and run its head up to the last product:
+    `t.hidden[a]`, and the bias of the logits in `t.logits[a]`."""
+    order = coefficients.shape[0]
+    now = past.shape[0]
+    prediction = np.float32(0)
+    # The oldest sample first: all but the last term can be summed while that is drawn.
+    for k in range(order - 1, -1, -1):
+        prediction = multiply_add(coefficients[k], past[now - 1 - k], prediction)
+    t.predictions[a] = prediction
+    wide = t.heads.shape[1] // s.past_codes.shape[1]
+    z = t.heads[a, sample * wide : (sample + 1) * wide]
+    for k in range(sample):
+        row = w.head_code_embedding[k, s.past_codes[slot, sample - 1 - k]]
+        for i in range(wide):
+            z[i] += row[i]
+    if order > 0:
+        _add_prediction(w, z, prediction * (np.float32(1) / (gain * w.scale)))
+    gate(z, t.hidden[a])
+    copy(t.logits[a], w.head_out_bias)
 
-    Args:
-        lanes: `(A,)` int64, numbers of the lanes in `s`, each once.
-        frames: conditions `(A, F, L, 2 Rp)`, coefficients `(A, F, P)`, latest sample first, gains `(A, F)`.
-        feed: `(A, N)` int64, codes to feed back in place of drawn ones; `(0, 0)` to draw.
-        audio, codes: `(A, N)` float32 and uint8, out.
-        logits: `(A, N, 256)` or `(0, 0, 0)`, out.
-    """
-    w, s, t = unowned(w), unowned(s), unowned(t)
-    conditions, coefficients, gains = unowned(frames)
-    count, length, group = slots.shape[0], audio.shape[1], s.past_codes.shape[1]
-    order, reach = coefficients.shape[2], s.history.shape[1]
-    seen, wide = t.companded.shape[0], t.heads.shape[1] // group
-    # Reconstructed samples in one straight line: no ring to wrap around in the inner loops.
-    line = np.empty((count, reach + length), dtype=np.float32)
-    for a in range(count):
-        copy(line[a, :reach], s.history[slots[a]])
-    for start in range(0, length, group):
-        frame = start // hop
-        for a in range(count):
-            past = line[a, start + reach - seen : start + reach]
-            _enter(w, s, t, slots[a], a, (past, np.float32(1) / (gains[a, frame] * w.scale)))
-        network(w.stack, s.stack, t.x, t.x, t.z, t.gated, t.skip, (conditions, frame, slots), None)
-        for a in range(count):
-            skip = t.skip[a]
-            for i in range(skip.shape[0]):
-                skip[i] = max(skip[i], np.float32(0))
-            copy(t.heads[a], w.head_bias)
-        multiply_all(t.heads, w.head_in_proj, t.skip, count)
-        for j in range(group):
-            now = reach + start + j
-            for a in range(count):
-                gain, line_a = gains[a, frame], line[a]
-                prediction = np.float32(0)
-                # The oldest sample first: all but the last term can be summed while that is drawn.
-                for k in range(order - 1, -1, -1):
-                    prediction = multiply_add(coefficients[a, frame, k], line_a[now - 1 - k], prediction)
-                t.predictions[a] = prediction
-                z = t.heads[a, j * wide : (j + 1) * wide]
-                ratio = prediction * (np.float32(1) / (gain * w.scale))
-                _head(w, z, s.past_codes[slots[a]], j, (order > 0, ratio))
-                gate(z, t.hidden[a])
-                copy(t.logits[a], w.head_out_bias)
-            multiply_all(t.logits, w.head_out_proj, t.hidden, count)
-            for a in range(count):
-                slot = slots[a]
-                if logits.shape[0] > 0:
-                    copy(logits[a, start + j], t.logits[a])
-                if feed.shape[0] > 0:
-                    code = feed[a, start + j]
-                else:
-                    number = uniform(s.seeds[slot], s.drawn[slot] + start + j)
-                    code = sample_categorical(
-                        t.logits[a], t.probs, s.inverse_temperatures[slot], s.top_k[slot], number
-                    )
-                s.past_codes[slot, j] = code
-                codes[a, start + j] = code
-                value = multiply_add(gains[a, frame], w.table[code], t.predictions[a])
-                line[a, now] = value
-                s.carry[slot] = multiply_add(w.de_emphasis, s.carry[slot], value)
-                audio[a, start + j] = s.carry[slot]
-    for a in range(count):
-        copy(s.history[slots[a]], line[a, length:])
-        s.drawn[slots[a]] += length
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def _add_prediction(w: DecoderWeights, z: np.ndarray, ratio: np.float32) -> None:
+    """Add to `z` the row of the table that belongs to a prediction, between two of its rows."""
+    rows = w.head_prediction_embedding.shape[0]
+    place = (min(max(compand_scalar(ratio), np.float32(-1)), np.float32(1)) + np.float32(1)) * (
+        np.float32(0.5) * np.float32(rows - 1)
+    )
+    low = min(max(int(place), 0), rows - 2)
+    share = np.float32(place - np.float32(low))
+    lower = w.head_prediction_embedding[low]
+    upper = w.head_prediction_embedding[low + 1]
+    for i in range(z.shape[0]):
+        z[i] += multiply_add(upper[i] - lower[i], share, lower[i])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+def _sample(s: DecoderState, t: DecoderScratch, slot: int, a: int, place: int) -> int:
+    """Code drawn from `t.logits[a]`, sample `place` of this call."""
+    number = uniform(s.seeds[slot], s.drawn[slot] + place)
+    return sample_categorical(t.logits[a], t.probs, s.inverse_temperatures[slot], s.top_k[slot], number)

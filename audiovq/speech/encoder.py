@@ -1,6 +1,6 @@
 """Raw waveform to one latent vector a hop.
 
-Two fronts lead into the same trunk of dilated residual units: `StridedFront`, the strided convolutions
+Two front ends lead into the same trunk of dilated residual units: `StridedFront`, the strided convolutions
 of the paper (arXiv 1711.00937, section 4.2), and `FilterbankFront`, one wide strided convolution that
 starts as a filterbank, which learns several times faster from little speech (docs/training.md).
 """
@@ -19,7 +19,6 @@ from audiovq.nn.blocks import ResidualStack, TimeConv
 
 LOG_FLOOR = 1e-4
 """Power under which the filterbank's log goes flat; speech at -23 dBFS has a mean power of 5e-3."""
-
 
 INPUT_SCALE = 14.0
 """Brings speech at -23 dBFS to a variance of one: otherwise biases drown it in a stack of convolutions, and
@@ -53,7 +52,9 @@ class FilterbankFront(nn.Module):
         sample_rate: int = 16_000,
     ) -> None:
         super().__init__()
-        self.hop, self.long = hop, long
+        self.hop = hop
+        self.long = long
+        self.short = short
         n_fft = 512
         # librosa's filters, from a library that loads forty times faster.
         mel = melscale_fbanks(
@@ -65,8 +66,7 @@ class FilterbankFront(nn.Module):
         self.bands = nn.Parameter(torch.from_numpy(np.sqrt(mel[:, :used])).float())
         pitch_bins = np.arange(1, int(pitch_hz * long / sample_rate) + 1)
         self.long_filters = nn.Parameter(_fourier_filters(long, long, pitch_bins))
-        self.short = short
-        self.pitch_bins, self.short_bins = len(pitch_bins), used
+        self.pitch_bins = len(pitch_bins)
         self.out_proj = nn.Linear(bands + self.pitch_bins, out_channels)
 
     @property
@@ -122,12 +122,13 @@ class FilterbankFront(nn.Module):
         wanted = centres / ratio.unsqueeze(-1)
         right = torch.searchsorted(centres, wanted).clamp(1, bands - 1)
         place = right - 1 + (wanted - centres[right - 1]) / (centres[right] - centres[right - 1])
-        # Mirrored at the end of the band: an empty end would tell how far spectra were moved.
+        # Mirrored at the end of the band: an empty end would reveal how far spectra were moved.
         place = torch.where(place > bands - 1, 2 * (bands - 1) - place, place)
         return torch.cat([_at(mel, place), pitch], dim=-1)
 
     def forward(self, signal: Tensor) -> Tensor:
-        return self.out_proj(self.log_powers(signal))
+        features: Tensor = self.out_proj(self.log_powers(signal))
+        return features
 
 
 class StridedFront(nn.Module):
@@ -144,7 +145,7 @@ class StridedFront(nn.Module):
     def __init__(self, strides: Sequence[int], channels: int, kernel: int = 4) -> None:
         super().__init__()
         self.hop = int(np.prod(strides))
-        # A kernel of twice the stride sees every sample twice, whatever the stride.
+        # A kernel of twice the stride sees every sample twice.
         kernels = [kernel if s == 2 else 2 * s for s in strides]
         self._shapes = list(zip(kernels, strides, strict=True))
         inputs = [1] + [channels] * (len(strides) - 1)
@@ -155,7 +156,8 @@ class StridedFront(nn.Module):
     @property
     def reach_samples(self) -> tuple[int, int]:
         """Samples read before the first and after the last hop."""
-        span, jump = 1, 1
+        span = 1
+        jump = 1
         for kernel, stride in self._shapes:
             span += (kernel - 1) * jump
             jump *= stride
@@ -212,7 +214,8 @@ class Encoder(nn.Module):
 
     def from_frames(self, frames: Tensor) -> Tensor:
         """Trunk over the frontend's output `(B, F, C)`. The outer `reach_frames` see zeros as neighbours."""
-        return self.trunk(self.smooth(frames))
+        latents: Tensor = self.trunk(self.smooth(frames))
+        return latents
 
 
 def _fourier_filters(window: int, n_fft: int, bins: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""Drawing speech from a `WaveNetDecoder` by the compiled loop: one stream, or many in lockstep."""
+"""Drawing speech from a `WaveNetDecoder` by the compiled loop, many sequences in lockstep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from audiovq.kernels.options import Precision, check_sampling
 from audiovq.kernels.packing import in_one_block, widen
 from audiovq.speech import decoder_kernel
 from audiovq.speech.decoder import CLASSES, Frames, WaveNetDecoder
-from audiovq.speech.packing import decoder_scratch, decoder_state, pack_decoder
+from audiovq.speech.packing import DecoderWeights, decoder_scratch, decoder_state, pack_decoder
 
 _NO_CODES = np.zeros((0, 0), dtype=np.int64)
 _NO_LOGITS = np.zeros((0, 0, 0), dtype=np.float32)
@@ -28,44 +28,39 @@ class WaveNetEngine:
     """
 
     def __init__(self, decoder: WaveNetDecoder, precision: Precision = "float32") -> None:
-        self.hop, self.samples_per_step, self.layers = (
-            decoder.hop,
-            decoder.samples_per_step,
-            decoder.net.layers,
-        )
-        self.residual, self.lpc_order = decoder.net.residual, decoder.lpc_order
-        self.precision = precision
-        self.weights = in_one_block(pack_decoder(decoder, precision))
-
-    def stream(self, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> Stream:
-        """An independent stream from silence; arguments as for `BatchSlots.start`."""
-        return Stream(self, seed, temperature, top_k)
+        self.hop = decoder.hop
+        self.samples_per_step = decoder.samples_per_step
+        self.layers = decoder.net.layers
+        self.residual = decoder.net.residual
+        self.lpc_order = decoder.lpc_order
+        self.weights: DecoderWeights = in_one_block(pack_decoder(decoder, precision))
 
     def slots(self, count: int) -> BatchSlots:
-        """Room for `count` streams that are drawn in lockstep."""
+        """Room for `count` sequences that are drawn in lockstep."""
         return BatchSlots(self, count)
 
 
 class BatchSlots:
-    """Streams that go through each layer together: weights are read once for several of them.
+    """Sequences that go through each layer together: weights are read once for several of them.
 
-    A lane draws what a stream of the same seed draws alone, bit for bit, whatever the others do. Lanes are
-    drawn by one thread at a time; the loop lets go of the interpreter's lock, so that several `BatchSlots`
-    run on several threads at once.
+    A slot draws what a sequence of the same seed draws alone, bit for bit. One thread
+    at a time may draw; the loop releases the interpreter's lock, so that several `BatchSlots` can run on
+    several threads at once.
     """
 
     def __init__(self, engine: WaveNetEngine, count: int) -> None:
-        self.engine, self.count = engine, count
+        self.engine = engine
+        self.count = count
         self._state = decoder_state(engine.weights, engine.samples_per_step, engine.lpc_order, count)
         self._scratch = decoder_scratch(engine.weights, engine.samples_per_step, count)
 
     def start(self, slot: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> None:
-        """Begin a new stream on a lane, from silence.
+        """Begin a new sequence in a slot, from silence.
 
         Args:
-            lane: 0..count - 1.
-            seed: any integer (modulo 2^64). Sample n of the stream depends on it and n alone, not on blocks,
-                threads or other streams.
+            slot: 0..count - 1.
+            seed: any integer (modulo 2^64). Sample n of the sequence depends on it and n alone, not on
+                blocks, threads or other sequences.
             temperature: divides the logits; 0 always takes the likeliest code.
             top_k: draw among the k likeliest codes only (0: all).
 
@@ -81,15 +76,15 @@ class BatchSlots:
         state.top_k[slot] = top_k
 
     def position(self, slot: int) -> int:
-        """Samples drawn so far on a lane."""
+        """Samples drawn so far in a slot."""
         return int(self._state.drawn[slot])
 
     def draw(self, frames: Frames, slots: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """The next `F * hop` samples of some lanes and their mu-law codes, `(A, F * hop)` each.
+        """The next `F * hop` samples of some slots and their mu-law codes, `(A, F * hop)` each.
 
         Args:
             frames: of batch A: conditions `(A, F, L, 2R)`, coefficients `(A, F, P)`, gains `(A, F)`.
-            lanes: A of them, each once.
+            slots: A of them, each once.
 
         Samples are de-emphasised, at the model's normalised level.
         """
@@ -99,12 +94,12 @@ class BatchSlots:
         self, frames: Frames, slots: Sequence[int], forced_codes: NDArray[np.integer]
     ) -> NDArray[np.float32]:
         """Teacher forcing: logits `(A, N, 256)` of the next N = F * hop samples, given codes `(A, N)`."""
-        feed: NDArray[np.int64] = np.ascontiguousarray(forced_codes, dtype=np.int64)
+        forced: NDArray[np.int64] = np.ascontiguousarray(forced_codes, dtype=np.int64)
         shape = (len(slots), frames.gains.shape[1] * self.engine.hop)
-        if feed.shape != shape or (feed.size and not 0 <= feed.min() <= feed.max() < CLASSES):
-            raise ValueError(f"fed codes: expected {shape} values in 0..{CLASSES - 1}, got {feed.shape}")
+        if forced.shape != shape or (forced.size and not 0 <= forced.min() <= forced.max() < CLASSES):
+            raise ValueError(f"forced codes: expected {shape} values in 0..{CLASSES - 1}, got {forced.shape}")
         logits = np.empty((*shape, CLASSES), dtype=np.float32)
-        self._run(frames, slots, feed, logits)
+        self._run(frames, slots, forced, logits)
         return logits
 
     def _run(
@@ -114,27 +109,27 @@ class BatchSlots:
         forced_codes: NDArray[np.int64],
         logits: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        engine, count = self.engine, frames.gains.shape[-1]
+        engine = self.engine
         if len(set(slots)) != len(slots) or not all(0 <= slot < self.count for slot in slots):
-            raise ValueError(f"lanes {list(slots)}: must be different and under {self.count}")
+            raise ValueError(f"slots {list(slots)}: must be different and under {self.count}")
         batch = len(slots)
-        arrays = [_array(tensor) for tensor in frames]
+        count = frames.gains.shape[-1]
+        conditions, coefficients, gains = (_array(tensor) for tensor in frames)
         shapes = [
             (batch, count, engine.layers, 2 * engine.residual),
             (batch, count, engine.lpc_order),
             (batch, count),
         ]
-        if [a.shape for a in arrays] != shapes:
+        if [conditions.shape, coefficients.shape, gains.shape] != shapes:
             raise ValueError(f"frames: expected {shapes}, got {[tuple(f.shape) for f in frames]}")
-        arrays[0] = widen(arrays[0], 2)
         audio = np.empty((batch, count * engine.hop), dtype=np.float32)
         codes = np.empty(audio.shape, dtype=np.uint8)
-        decoder_kernel.run(
+        decoder_kernel.draw_samples(
             engine.weights,
             self._state,
             self._scratch,
             np.array(slots, dtype=np.int64),
-            tuple(arrays),
+            (widen(conditions, 2), coefficients, gains),
             engine.hop,
             forced_codes,
             audio,
@@ -144,34 +139,7 @@ class BatchSlots:
         return audio, codes
 
 
-class Stream:
-    """One stream of samples; made by `WaveNetEngine.stream`."""
-
-    def __init__(self, engine: WaveNetEngine, seed: int, temperature: float, top_k: int) -> None:
-        self._slots = BatchSlots(engine, 1)
-        self._slots.start(0, seed, temperature, top_k)
-        self.codes: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
-        """mu-law codes of the last call, `(F * hop,)`."""
-
-    @property
-    def position(self) -> int:
-        """Samples drawn so far."""
-        return self._slots.position(0)
-
-    def draw(self, frames: Frames) -> NDArray[np.float32]:
-        """The next `F * hop` samples from frames of batch 1: see `BatchSlots.draw`.
-
-        A hundred frames at once or one by one give the same bits.
-        """
-        audio, codes = self._slots.draw(frames, [0])
-        self.codes = codes[0]
-        return audio[0]
-
-    def logits(self, frames: Frames, forced_codes: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Teacher forcing: logits `(N, 256)` of the next samples, with codes `forced_codes (N,)`."""
-        return self._slots.logits(frames, [0], np.asarray(forced_codes)[None])[0]
-
-
 def _array(tensor: Tensor) -> NDArray[np.float32]:
     """A contiguous float32 array."""
-    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+    array: NDArray[np.float32] = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+    return array

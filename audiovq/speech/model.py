@@ -19,7 +19,7 @@ from audiovq.speech.voice_encoder import VoiceEncoder, VoiceTable
 
 
 class Warp(NamedTuple):
-    """How far the encoder hears crops moved in training.
+    """Warping of the crops that the encoder hears in training.
 
     stride: `(B,)` hops from a frame to the next. frames: F.
     formants: `(B,)` ratios by which the bands are moved (`FilterbankFront.warp`).
@@ -45,7 +45,7 @@ class WaveformModel(nn.Module):
         speakers: number of trained speakers (rows of the voice table besides 'no speaker').
     """
 
-    MUON = (
+    MUON: tuple[str, ...] = (
         r"encoder\.frontend\.out_proj\.weight",
         r"encoder\.smooth\.weight",
         r"(encoder|conditioner|spectral_head|wavenet)\.\w+\.units\.\d+\.(dilated|pointwise|film)\.weight",
@@ -56,7 +56,7 @@ class WaveformModel(nn.Module):
         r"wavenet\.net\.skip_proj\.weight",
     )
     """Hidden matrices: names of the parameters that Muon moves (`training.optimizer`)."""
-    ADAMW = (
+    ADAMW: tuple[str, ...] = (
         r"(encoder|conditioner|spectral_head|wavenet)\..*bias",
         r".*\.norm\.weight",
         r"encoder\.frontend\.(short_filters|long_filters|bands)",
@@ -73,7 +73,9 @@ class WaveformModel(nn.Module):
     def __init__(self, config: ModelConfig, speakers: int) -> None:
         super().__init__()
         self.config = config
-        e, c, v = config.encoder, config.conditioner, config.voice
+        e = config.encoder
+        c = config.conditioner
+        v = config.voice
         self.frame_hop = e.hop
         self.code_hop = config.code_hop
         frontend: FilterbankFront | StridedFront
@@ -162,7 +164,8 @@ class WaveformModel(nn.Module):
         Args:
             levels: `(B,)`, how many levels are seen of each item; None: all.
         """
-        return self.conditioner(self.codebook.lookup(codes, levels), voice)
+        condition: Condition = self.conditioner(self.codebook.lookup(codes, levels), voice)
+        return condition
 
     def log_powers(self, signal: Tensor) -> Tensor:
         """The filterbank's log powers `(B, F, features)` of `(B, N)` samples, zeros around them."""
@@ -183,10 +186,10 @@ class WaveformModel(nn.Module):
             # The filterbank learns from the encoder alone: a third of a step's cost saved.
             with torch.no_grad():
                 log_powers = self.log_powers(voice_signal)
-            points = self.voice_encoder(log_powers)
+            points: Tensor = self.voice_encoder(log_powers)
         else:
             points = self.voice_table(rows)
         if drop is not None:
-            nobody = self.voice_table(torch.zeros_like(rows))
-            points = torch.where(drop.unsqueeze(-1), nobody, points)
+            no_speaker = self.voice_table(torch.zeros_like(rows))
+            points = torch.where(drop.unsqueeze(-1), no_speaker, points)
         return points

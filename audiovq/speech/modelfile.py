@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audiovq.config.speech import ModelConfig
 from audiovq.config.toml import from_dict, to_dict
-from audiovq.errors import AudiovqError
-from audiovq.io.atomic import PartialFile
-from audiovq.io.tensorfile import FileKind, not_one, pack, read_metadata, read_tensors, stored_tensors
+from audiovq.io import JsonObject, tensorfile
 from audiovq.speech.codes import CodeFormat
 
 if TYPE_CHECKING:
     from audiovq.speech.model import WaveformModel
 
-KIND = FileKind("audiovq-model", 2, "an audiovq model")
+KIND = tensorfile.FileKind("audiovq-model", 2, "an audiovq model")
 NOT_STORED = (
     "codebook.ema_counts",
     "codebook.ema_sums",
@@ -33,7 +31,7 @@ MAY_DIFFER = (
     "codebook.step_out_proj.weight",
     "codebook.step_out_proj.bias",
 )
-"""What training that starts from a model of another shape begins anew."""
+"""Tensors initialised afresh when training starts from a model of another shape."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +46,16 @@ class Speaker:
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """What a model file says of itself. `fingerprint`: 16 hex digits over configuration and tensors."""
+    """Header of a model file. `fingerprint`: 16 hex digits over configuration and tensors."""
 
     config: ModelConfig
     speakers: tuple[Speaker, ...]
-    training: dict[str, Any]
+    training: JsonObject
     fingerprint: str
 
     @property
     def code_format(self) -> CodeFormat:
-        """What the model's codes are like."""
+        """The form of the model's codes."""
         config = self.config
         return CodeFormat(
             config.code_hop,
@@ -73,38 +71,30 @@ def save_model(
     path: str | Path,
     model: WaveformModel,
     speakers: list[Speaker],
-    training: dict[str, Any],
+    training: JsonObject,
     force: bool = False,
 ) -> str:
-    """Write a model, weights as float16 (half the size; what is loaded is what was scored).
-
-    Returns: the fingerprint. Raises: AudiovqError if the file exists (without `force`) or cannot be written.
-    """
+    """Write a model. Returns: the fingerprint. Raises: AudiovqError as `tensorfile.save_tensors`."""
     header = {
         "config": to_dict(model.config),
         "speakers": [asdict(s) for s in speakers],
         "training": training,
     }
-    content, made = pack(stored_tensors(model, NOT_STORED), header, KIND)
-    with PartialFile(path, force=force) as file:
-        file.write(content)
-    return made
+    return tensorfile.save_tensors(path, model, header, KIND, NOT_STORED, force)
 
 
 def read_header(path: str | Path) -> ModelHeader:
-    """Read what a model says of itself, without its weights and without torch.
+    """Read the header, without the weights and without torch.
 
-    Raises: AudiovqError if the file is missing, no audiovq model, damaged, or of a newer version.
+    Raises: AudiovqError if the file is missing, no audiovq model, damaged, or of another version.
     """
-    tree = read_metadata(path, KIND)
-    try:
+
+    def build(tree: JsonObject) -> ModelHeader:
         speakers = tuple(Speaker(**s) for s in tree["speakers"])
         config = from_dict(ModelConfig, tree["config"])
         return ModelHeader(config, speakers, tree["training"], tree["fingerprint"])
-    except (KeyError, TypeError):
-        raise not_one(path, KIND) from None
-    except AudiovqError as error:
-        raise AudiovqError(f"{path}: {error}") from None
+
+    return tensorfile.read_metadata(path, KIND, build)
 
 
 def load_model(path: str | Path) -> tuple[WaveformModel, ModelHeader]:
@@ -116,45 +106,29 @@ def load_model(path: str | Path) -> tuple[WaveformModel, ModelHeader]:
 
     header = read_header(path)
     model = WaveformModel(header.config, len(header.speakers))
-    held = load_weights(model, path, exactly=True)
-    missing = sorted(n for n in set(model.state_dict()) - held if not n.startswith(NOT_STORED))
-    if missing:
-        raise AudiovqError(f"{path}: lacks {missing[0]}, so it is damaged; use a file that training wrote")
-    return model.eval(), header
+    tensorfile.load_tensors(model, tensorfile.read_tensors(path, KIND), path, NOT_STORED)
+    return model, header
 
 
-def load_weights(model: WaveformModel, path: str | Path, exactly: bool = False) -> set[str]:
-    """Copy a file's weights into a model of the same shape; what a file does not store keeps its value.
+def load_weights(model: WaveformModel, path: str | Path) -> set[str]:
+    """Copy a file's weights into a model to train on; what is not copied keeps its value.
 
-    Returns: the names that the model took. Raises: AudiovqError if the file holds tensors the model lacks, or
-        of other shapes; but unless `exactly`, a voice table of other speakers and a codebook of other levels
-        or steps are left out.
+    A voice table of other speakers and a codebook of other levels or steps are left out.
+
+    Returns: the names copied. Raises: AudiovqError if any other tensor of the file does not fit the model.
     """
     theirs = read_header(path).config.codebook
     own = model.config.codebook
-    # Tables of the same shape mean something else where levels or steps are cut in another way.
-    other_codes = (theirs.levels, theirs.frames_per_step) != (own.levels, own.frames_per_step)
-    left_out = MAY_DIFFER[1:] if other_codes and not exactly else ()
-    stored = read_tensors(path, KIND)
-    state = model.state_dict()
-    taken = set()
-    for name, value in stored.items():
-        if name in left_out:
-            continue
-        if name in state and state[name].shape == value.shape:
-            state[name].copy_(value)
-            taken.add(name)
-        elif exactly or name not in MAY_DIFFER:
-            raise AudiovqError(
-                f"{path}: its {name} does not fit this configuration; use the one it was made with"
-            )
-    return taken
+    tensors = tensorfile.read_tensors(path, KIND)
+    if (theirs.levels, theirs.frames_per_step) != (own.levels, own.frames_per_step):
+        # Tables of the same shape mean something else where levels or steps are cut in another way.
+        tensors = {name: value for name, value in tensors.items() if name not in MAY_DIFFER[1:]}
+    return tensorfile.copy_tensors(model, tensors, path, MAY_DIFFER)
 
 
 def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str, object]:
-    """What a model is: rates, sizes, speakers, receptive field, fingerprint."""
+    """Facts of a model: rates, sizes, speakers, receptive field, fingerprint."""
     config = header.config
-    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     return {
         "model": config.name,
         "fingerprint": header.fingerprint,
@@ -170,8 +144,7 @@ def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str,
         "bits_per_second": config.bits_per_second(),
         "voice_bits": model.voice_encoder.bits if model.voice_encoder is not None else 0,
         "speakers": len(header.speakers),
-        "parameters": sum(parameters.values()),
-        **{f"parameters_{name}": count for name, count in parameters.items()},
+        **tensorfile.count_parameters(model),
         **_look_ahead(model, config),
         "encoder_receptive_field_samples": model.encoder.receptive_field,
         "wavenet_receptive_field_samples": model.wavenet.receptive_field,

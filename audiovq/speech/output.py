@@ -1,8 +1,9 @@
-"""How to decode, and the last step of it: the recording's own level, rate and length."""
+"""Options of decoding, and its last step: the recording's own level, rate and length."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
@@ -10,20 +11,38 @@ from numpy.typing import NDArray
 
 from audiovq.audio.resample import StreamResampler, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
+from audiovq.kernels.options import check_sampling
 from audiovq.speech.codes import CodeSequence
 
+TEMPERATURE = 1.0
+"""Default temperature of the WaveNet's draws: docs/training.md has the scores of others."""
 
-class DecodeOptions(TypedDict, total=False):
-    """How to decode.
 
-    speaker: a trained speaker's name or number, instead of the recording's own voice.
-    voice: a recording whose voice to take, or what `voice_of` found there.
-    seed: of the WaveNet's draws.
-    temperature: of the draws; lower is less noisy and flatter.
-    fast: use the spectral head (one pass, no sampling) instead of the WaveNet.
-    levels: decode the first so many levels of the codes only.
-    corrections: passes of the spectral correction; None: as the model is configured.
-    """
+@dataclass(frozen=True)
+class DecodeOptions:
+    """Options of decoding. Raises: AudiovqError for a temperature out of range."""
+
+    speaker: str | int | None = None
+    """A trained speaker's name or number, instead of the recording's own voice."""
+    voice: str | os.PathLike[str] | tuple[int, ...] | None = None
+    """A recording whose voice to take, or the integers of `Tokenizer.voice_of`."""
+    seed: int = 0
+    """Random seed of the WaveNet's draws."""
+    temperature: float = TEMPERATURE
+    """Of the draws; lower is less noisy and flatter."""
+    fast: bool = False
+    """Use the spectral head (one pass, no sampling) instead of the WaveNet."""
+    levels: int | None = None
+    """Number of levels of the codes to decode, the coarse ones first; None: all."""
+    corrections: int | None = None
+    """Passes of the spectral correction; None: as the model is configured."""
+
+    def __post_init__(self) -> None:
+        check_sampling(self.temperature, 0)
+
+
+class DecodeKeywords(TypedDict, total=False):
+    """The fields of `DecodeOptions` as keyword arguments."""
 
     speaker: str | int | None
     voice: str | os.PathLike[str] | tuple[int, ...] | None
@@ -49,11 +68,11 @@ class OutputStage:
         self._resampler = StreamResampler(SAMPLE_RATE, codes.sample_rate, decoded_length(codes))
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take the next samples `(T,)`; return what is final by now."""
+        """Take the next samples `(T,)`; return those final by now."""
         return self._resampler.push(block * self._level)
 
     def flush(self) -> NDArray[np.float32]:
-        """What is left after the last block."""
+        """The rest after the last block."""
         return self._resampler.flush()
 
 

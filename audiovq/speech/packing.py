@@ -11,19 +11,19 @@ from audiovq.kernels.packing import (
     Stack,
     StackState,
     aligned,
-    layout,
     pack_stack,
     panels,
     parameters,
     stack_state,
     widen,
+    with_precision,
 )
 from audiovq.kernels.sampling import BLOCK
 from audiovq.speech.decoder import CLASSES, HISTORY, HISTORY_SCALE, WaveNetDecoder
 
 
 class DecoderWeights(NamedTuple):
-    """A `WaveNetDecoder` as `kernel.run` reads it; Hp is H rounded up to whole panels."""
+    """A `WaveNetDecoder` as `decoder_kernel.draw_samples` reads it; Hp is H rounded up to whole panels."""
 
     stack: Stack
     enter_bias: np.ndarray  # (Rp,)
@@ -41,7 +41,7 @@ class DecoderWeights(NamedTuple):
 
 
 class DecoderState(NamedTuple):
-    """What B lanes of a decoder carry, and how each of them draws."""
+    """State of B slots of a decoder, and how each of them draws."""
 
     stack: StackState
     drawn: np.ndarray  # (B,) int64, samples drawn
@@ -54,7 +54,7 @@ class DecoderState(NamedTuple):
 
 
 class DecoderScratch(NamedTuple):
-    """Memory in which B lanes are computed; nothing in it outlives a step."""
+    """Memory in which B slots are computed; nothing in it outlives a step."""
 
     x: np.ndarray  # (B, Rp)
     z: np.ndarray  # (B, 2 Rp)
@@ -70,19 +70,21 @@ class DecoderScratch(NamedTuple):
 
 def pack_decoder(decoder: WaveNetDecoder, precision: Precision) -> DecoderWeights:
     """Copy of a decoder's parameters."""
-    values, group = parameters(decoder), decoder.samples_per_step
-    laid = layout(precision)
+    values = parameters(decoder)
+    group = decoder.samples_per_step
+    history_proj = panels(values["history_proj.weight"], pad_columns=False)
+    head_in_proj = panels(values["head_in_proj.weight"], row_parts=2 * group)
     return DecoderWeights(
         stack=pack_stack(decoder.net, precision),
         enter_bias=widen(values["history_proj.bias"]),
-        history_proj=laid(panels(values["history_proj.weight"], pad_columns=False)),
+        history_proj=with_precision(history_proj, precision),
         code_embedding=widen(values["code_embedding"]),
         head_bias=widen(values["head_in_proj.bias"], 2 * group),
-        head_in_proj=laid(panels(values["head_in_proj.weight"], row_parts=2 * group)),
+        head_in_proj=with_precision(head_in_proj, precision),
         head_code_embedding=widen(values["head_code_embedding"], 2),
         head_prediction_embedding=widen(values["head_prediction_embedding"], 2),
         head_out_bias=widen(values["head_out_proj.bias"]),
-        head_out_proj=laid(panels(values["head_out_proj.weight"])),
+        head_out_proj=with_precision(panels(values["head_out_proj.weight"]), precision),
         table=np.ascontiguousarray(decoder.excitation_table(), dtype=np.float32),
         scale=np.float32(HISTORY_SCALE),
         de_emphasis=np.float32(decoder.pre_emphasis),
@@ -90,7 +92,7 @@ def pack_decoder(decoder: WaveNetDecoder, precision: Precision) -> DecoderWeight
 
 
 def decoder_state(weights: DecoderWeights, group: int, lpc_order: int, slots: int) -> DecoderState:
-    """State of lanes that have drawn nothing: zeros, and silence (code 128) as their past codes."""
+    """State of slots that have drawn nothing: zeros, and silence (code 128) as their past codes."""
     return DecoderState(
         stack=stack_state(weights.stack, slots),
         drawn=np.zeros(slots, dtype=np.int64),
@@ -104,8 +106,9 @@ def decoder_state(weights: DecoderWeights, group: int, lpc_order: int, slots: in
 
 
 def decoder_scratch(weights: DecoderWeights, group: int, slots: int) -> DecoderScratch:
-    """Scratch memory for so many lanes at once."""
-    width, stack = len(weights.enter_bias), weights.stack
+    """Scratch memory for so many slots at once."""
+    width = len(weights.enter_bias)
+    stack = weights.stack
     return DecoderScratch(
         x=aligned((slots, width)),
         z=aligned((slots, 2 * width)),

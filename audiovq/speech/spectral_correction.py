@@ -5,8 +5,7 @@ of drawing is an error of several dB in every bin. The conditioner has predicted
 each short-time spectrum of the drawn signal keeps its phase and takes a magnitude moved towards the predicted
 one, once or a few times over (one pass is one step of Griffin and Lim, 1984, that starts from the WaveNet's
 phase and not from a random one). With momentum each pass goes on in the direction of the one before, as in
-the fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard, 2013). What it gave is measured in
-docs/training.md.
+the fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard, 2013). docs/training.md has measurements.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from torch import Tensor
 
 from audiovq.nn.stft import istft, pass_reach, stft
 
-FLOOR = 0.003
+_FLOOR = 0.003
 """Magnitude added to both spectra before their ratio is taken: silence is not amplified."""
-LIMIT = 2.5
+_LIMIT = 2.5
 """Largest change of a bin in one pass, in nats of magnitude (21.7 dB)."""
 
 
@@ -61,13 +60,13 @@ class SpectralCorrection:
         self._before = 0
 
     def push(self, signal: NDArray[np.float32], log_magnitude: Tensor) -> NDArray[np.float32]:
-        """Take `(F * hop,)` samples and their predicted spectra `(F, bins)`; return what is final by now."""
+        """Take `(F * hop,)` samples and their predicted spectra `(F, bins)`; return those final by now."""
         self._signal = torch.cat([self._signal, torch.from_numpy(signal)])
         self._target = log_magnitude if self._target is None else torch.cat([self._target, log_magnitude])
         return self._ready(len(self._target) - self.reach)
 
     def flush(self) -> NDArray[np.float32]:
-        """What is left after the last block."""
+        """The rest after the last block."""
         return self._ready(0 if self._target is None else len(self._target))
 
     def _ready(self, end: int) -> NDArray[np.float32]:
@@ -81,7 +80,8 @@ class SpectralCorrection:
             corrected = correct(drawn, target, self.window, self.hop, self.passes, self.momentum)
         out = corrected[0, self._before * self.hop : end * self.hop].numpy().copy()
         drop = max(0, end - self.reach)
-        self._signal, self._target = self._signal[drop * self.hop :], self._target[drop:]
+        self._signal = self._signal[drop * self.hop :]
+        self._target = self._target[drop:]
         self._before = end - drop
         return out
 
@@ -94,29 +94,16 @@ def correct(
     Args:
         signal: `(B, F * hop)`; log_magnitude: `(B, F, window // 2 + 1)`.
         window, hop: samples.
-        momentum: `u_n = x_n + momentum (x_n - x_(n-1))` goes into pass n + 1, x_n being what pass n gave.
+        momentum: `u_n = x_n + momentum (x_n - x_(n-1))` goes into pass n + 1, x_n being the result of pass n.
     """
-    wanted = torch.exp(2 * log_magnitude) + FLOOR**2
-    before = None
+    wanted = torch.exp(2 * log_magnitude) + _FLOOR**2
+    before: Tensor | None = None
     given = signal
     for _ in range(passes):
         spectrum = stft(given, window, hop)
         power = spectrum.real.square() + spectrum.imag.square()
-        change = 0.5 * torch.log(wanted / (power + FLOOR**2))
-        signal = istft(spectrum * torch.exp(change.clamp(-LIMIT, LIMIT)), window, hop)
+        change = 0.5 * torch.log(wanted / (power + _FLOOR**2))
+        signal = istft(spectrum * torch.exp(change.clamp(-_LIMIT, _LIMIT)), window, hop)
         given = signal if before is None or not momentum else signal + momentum * (signal - before)
         before = signal
     return signal
-
-
-def corrected(
-    blocks: Iterator[tuple[NDArray[np.float32], Tensor]], correction: SpectralCorrection
-) -> Iterator[NDArray[np.float32]]:
-    """Run pairs of samples and predicted spectra through a correction."""
-    for signal, log_magnitude in blocks:
-        out = correction.push(signal, log_magnitude)
-        if len(out):
-            yield out
-    out = correction.flush()
-    if len(out):
-        yield out

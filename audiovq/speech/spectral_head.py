@@ -23,7 +23,8 @@ class SpectralHead(nn.Module):
     def __init__(self, channels: int, dilations: Sequence[int], window: int, hop: int) -> None:
         super().__init__()
         bins = window // 2 + 1
-        self.window, self.hop = window, hop
+        self.window = window
+        self.hop = hop
         self.in_proj = nn.Linear(channels + bins, channels)
         self.trunk = ResidualStack(channels, dilations)
         self.out_proj = nn.Linear(channels, 3 * bins)

@@ -13,7 +13,7 @@ from torch import Tensor
 from audiovq.kernels.options import Precision
 from audiovq.speech.decoder import Frames
 from audiovq.speech.model import WaveformModel
-from audiovq.speech.spectral_correction import SpectralCorrection, corrected, one_thread
+from audiovq.speech.spectral_correction import SpectralCorrection, one_thread
 
 if TYPE_CHECKING:
     from audiovq.speech.engine import WaveNetEngine
@@ -24,20 +24,21 @@ BLOCK_FRAMES = 500
 FIRST_FRAMES = 64
 """Frames of the first block; the next ones double up to `BLOCK_FRAMES`. First sound comes early."""
 GUIDANCE = 5.0
-"""How far a conversion goes beyond the voice asked for, away from the recording's own: docs/training.md."""
-MAGNITUDE_LIMIT, FEATURE_LIMIT = 1.5, 0.22
+"""Factor by which a conversion exaggerates the change of voice: docs/training.md."""
+MAGNITUDE_LIMIT = 1.5
+FEATURE_LIMIT = 0.22
 """The most that guidance may move a log magnitude (nats) and a feature: voices change, words stay."""
 PRECISION: Precision = "bfloat16"
-"""Of the WaveNet's weights, unless asked: docs/design.md has what each gives."""
+"""Default precision of the WaveNet's weights: docs/design.md compares both."""
 
 Audio = NDArray[np.float32]
 
 
 class Voices(NamedTuple):
-    """Whose voice to take, `(1, V)`, and whose to leave, if the codes are known to be that one's.
+    """The voice to take, `(1, V)`, and the one to leave: that of the codes, if it is known.
 
-    Codes tell of their speaker too. As in classifier-free guidance (arXiv 2207.12598) what the change of
-    voice does to the conditioner's output is therefore exaggerated, up to a limit:
+    Codes carry traces of their speaker. As in classifier-free guidance (arXiv 2207.12598) the effect of the
+    change of voice on the conditioner's output is therefore exaggerated, up to a limit:
     `c(to) + clip(GUIDANCE * (c(to) - c(away)))`.
     """
 
@@ -46,7 +47,7 @@ class Voices(NamedTuple):
 
 
 class DecodeJob(NamedTuple):
-    """One sequence to draw: codes `(T, N)` int64 of N levels, whose voice, and how.
+    """One sequence to draw: codes `(T, N)` int64 of N levels, the voice, and how.
 
     corrections: passes of the spectral correction; None: as the model is configured.
     """
@@ -62,7 +63,7 @@ class Synthesiser:
     """Decodes code sequences of one model; packs its WaveNet on first use.
 
     Args:
-        model: in evaluation mode, on the device that is to compute.
+        model: in evaluation mode, on the device that computes.
         precision: of the weights in the compiled loop.
         compiled: draw by the compiled loop, on the CPU; otherwise by torch, on the model's device.
     """
@@ -70,12 +71,14 @@ class Synthesiser:
     def __init__(
         self, model: WaveformModel, precision: Precision | None = None, compiled: bool = True
     ) -> None:
-        self.model, self.precision, self.compiled = model, precision or PRECISION, compiled
+        self.model = model
+        self.precision = precision or PRECISION
+        self.compiled = compiled
         self._engine: WaveNetEngine | TorchEngine | None = None
 
     @property
     def engine(self) -> WaveNetEngine | TorchEngine:
-        """What draws, made on first use."""
+        """The engine that draws, made on first use."""
         if self._engine is None:
             # Imported here: the compiler behind it takes longer to load than a recording to encode.
             if self.compiled:
@@ -93,63 +96,69 @@ class Synthesiser:
 
         Raises: ValueError if the model has no spectral head.
         """
-        model, head = self.model, self.model.spectral_head
+        hop = self.model.frame_hop
+        head = self.model.spectral_head
         if head is None:
             raise ValueError("this model has no spectral head")
-
-        def pairs() -> Iterator[tuple[Audio, Tensor]]:
-            for features, log_magnitude, own in self._conditions(decode_job, head.reach_frames):
-                with torch.inference_mode(), one_thread():
-                    audio = head(features, log_magnitude)[0].cpu().numpy()
-                yield (
-                    audio[own.start * model.frame_hop : own.stop * model.frame_hop],
-                    log_magnitude[0, own].cpu(),
-                )
-
-        return corrected(pairs(), self._correction(decode_job))
+        correction = self._correction(decode_job)
+        for features, log_magnitude, own in self._conditions(decode_job, head.reach_frames):
+            with torch.inference_mode(), one_thread():
+                audio = head(features, log_magnitude)[0].cpu().numpy()
+            own_audio = audio[own.start * hop : own.stop * hop]
+            if len(out := correction.push(own_audio, log_magnitude[0, own].cpu())):
+                yield out
+        if len(out := correction.flush()):
+            yield out
 
     def drawn(self, decode_job: DecodeJob) -> Iterator[Audio]:
         """Audio blocks drawn by the WaveNet, at the normalised level.
 
         Raises: AudiovqError for a temperature out of range.
         """
-        for _, block in self.drawn_together([decode_job], slots=1):
+        for _, block in self.drawn_together([decode_job], 1):
             if block is not None:
                 yield block
 
     def drawn_together(
-        self, decode_jobs: Iterable[DecodeJob], slots: int
+        self, decode_jobs: Iterable[DecodeJob], count: int
     ) -> Iterator[tuple[int, Audio | None]]:
-        """Audio blocks of many sequences, drawn on lanes in lockstep; a lane that is done takes the next.
+        """Audio blocks of many sequences, drawn in `count` slots in lockstep; a free slot takes the next.
 
-        Yields: pairs of the request's number and its next block, or None after its last.
+        Yields: pairs of the job's number and its next block, or None after its last.
 
-        Every sequence gives the samples it would give alone. `decode_jobs` is read as lanes come free.
+        Every sequence gives the samples it would give alone. `decode_jobs` is read as slots become free.
         """
-        room = self.engine.slots(slots)
-        free, active = list(range(slots - 1, -1, -1)), dict[int, _Progress]()
+        slots = self.engine.slots(count)
+        free = list(range(count - 1, -1, -1))
+        active: dict[int, _Progress] = {}
         source = enumerate(decode_jobs)
         while True:
             while free and (following := next(source, None)) is not None:
                 number, decode_job = following
-                room.start(free[-1], decode_job.seed, decode_job.temperature)
-                active[free.pop()] = _Progress(number, self._pieces(decode_job), self._correction(decode_job))
+                slot = free.pop()
+                slots.start(slot, decode_job.seed, decode_job.temperature)
+                active[slot] = _Progress(number, self._blocks(decode_job), self._correction(decode_job))
             if not active:
                 return
+            # All slots draw as many frames as the one with the least left of its block: only then does one of
+            # them need the next block, or end.
             order = sorted(active)
-            count = min(active[slot].left for slot in order)
-            parts = [active[slot].take(count) for slot in order]
-            audio, _ = room.draw(Frames(*(torch.cat(values) for values in zip(*parts, strict=True))), order)
+            frames = min(active[slot].left for slot in order)
+            parts = [active[slot].take(frames) for slot in order]
+            audio, _ = slots.draw(Frames(*(torch.cat(values) for values in zip(*parts, strict=True))), order)
             for slot, samples in zip(order, audio, strict=True):
                 progress = active[slot]
-                for block in progress.push(samples):
-                    yield progress.number, block
-                if progress.left == 0:
-                    yield progress.number, None
-                    del active[slot]
-                    free.append(slot)
+                if len(out := progress.push(samples)):
+                    yield progress.number, out
+                if progress.left:
+                    continue
+                if len(out := progress.flush()):
+                    yield progress.number, out
+                yield progress.number, None
+                del active[slot]
+                free.append(slot)
 
-    def _pieces(self, decode_job: DecodeJob) -> Iterator[tuple[Frames, Tensor]]:
+    def _blocks(self, decode_job: DecodeJob) -> Iterator[tuple[Frames, Tensor]]:
         """Frames and log magnitudes `(F, bins)` of one block after the other."""
         wavenet = self.model.wavenet
         for features, log_magnitude, own in self._conditions(decode_job, wavenet.reach_frames):
@@ -166,18 +175,20 @@ class Synthesiser:
         )
 
     def _conditions(self, decode_job: DecodeJob, reach: int) -> Iterator[tuple[Tensor, Tensor, slice]]:
-        """Features and log magnitudes of each block with `reach` frames around it, and where its own lie.
+        """Features and log magnitudes of each block with `reach` frames around it, and the slice of its own.
 
         At the recording's ends there is no context: there the networks pad by themselves, as in training.
         """
-        model, codes = self.model, decode_job.codes
-        each = model.codebook.frames_per_step
+        codes = decode_job.codes
+        each = self.model.codebook.frames_per_step
         count = len(codes) * each
-        wide = model.conditioner.reach_frames
-        start, size = 0, min(FIRST_FRAMES, BLOCK_FRAMES)
+        wide = self.model.conditioner.reach_frames
+        start = 0
+        size = min(FIRST_FRAMES, BLOCK_FRAMES)
         while start < count:
             end = min(start + size, count)
-            low, high = max(0, start - reach), min(count, end + reach)
+            low = max(0, start - reach)
+            high = min(count, end + reach)
             # Whole code steps around them.
             first = max(0, low - wide) // each
             last = -(-min(count, high + wide) // each)
@@ -186,7 +197,8 @@ class Synthesiser:
             inside = slice(low - first * each, high - first * each)
             own = slice(start - low, end - low)
             yield features[:, inside], log_magnitude[:, inside], own
-            start, size = end, min(2 * size, BLOCK_FRAMES)
+            start = end
+            size = min(2 * size, BLOCK_FRAMES)
 
     def _condition(self, codes: Tensor, voices: Voices) -> tuple[Tensor, Tensor]:
         """Features and log magnitudes of codes `(1, T, N)`, guided away from a voice if there is one."""
@@ -203,43 +215,49 @@ class Synthesiser:
 
 
 class _Progress:
-    """Where a lane stands in its sequence."""
+    """Progress of the sequence in a slot.
+
+    Args:
+        number: of its job.
+        blocks: its frames and log magnitudes, block by block.
+        correction: of its spectrum.
+    """
 
     def __init__(
-        self, number: int, pieces: Iterator[tuple[Frames, Tensor]], correction: SpectralCorrection
+        self, number: int, blocks: Iterator[tuple[Frames, Tensor]], correction: SpectralCorrection
     ) -> None:
         self.number = number
-        self._pieces, self._correction = pieces, correction
+        self._blocks = blocks
+        self._correction = correction
         self._drawn: list[Audio] = []
         self._next()
 
     def _next(self) -> None:
         self._at = 0
-        self._piece = next(self._pieces, None)
+        self._block = next(self._blocks, None)
 
     @property
     def left(self) -> int:
         """Frames of the current block that are not drawn yet; 0 at the end of the sequence."""
-        return 0 if self._piece is None else self._piece[0].gains.shape[1] - self._at
+        return 0 if self._block is None else self._block[0].gains.shape[1] - self._at
 
     def take(self, count: int) -> Frames:
         """The next frames."""
-        assert self._piece is not None
+        assert self._block is not None
         self._at += count
-        return Frames(*(v[:, self._at - count : self._at] for v in self._piece[0]))
+        return Frames(*(v[:, self._at - count : self._at] for v in self._block[0]))
 
-    def push(self, samples: Audio) -> Iterator[Audio]:
-        """Add what was drawn from the frames taken last; yields what is final, at the end of a block."""
+    def push(self, samples: Audio) -> Audio:
+        """Add the samples drawn from the frames taken last; return final ones at the end of a block."""
         self._drawn.append(samples)
         if self.left:
-            return
-        assert self._piece is not None
-        out = self._correction.push(np.concatenate(self._drawn), self._piece[1])
+            return np.zeros(0, dtype=np.float32)
+        assert self._block is not None
+        out = self._correction.push(np.concatenate(self._drawn), self._block[1])
         self._drawn.clear()
-        if len(out):
-            yield out
         self._next()
-        if self._piece is None:
-            out = self._correction.flush()
-            if len(out):
-                yield out
+        return out
+
+    def flush(self) -> Audio:
+        """The rest after the last block."""
+        return self._correction.flush()

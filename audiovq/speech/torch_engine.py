@@ -1,7 +1,7 @@
 """Drawing by the decoder's own step form, in plain torch, on any device that torch knows.
 
-It is the specification of `engine.WaveNetEngine`, and what draws where the compiled loop does not run. Slow:
-each step is some sixty small operations.
+It is the specification of `engine.WaveNetEngine`, and draws where the compiled loop does not run. Slow: each
+step is some sixty small operations.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Drawn(NamedTuple):
 
 
 class TorchStream:
-    """B streams in step, from silence; state carried from call to call, on the decoder's device.
+    """B sequences in lockstep, from silence; state carried from call to call, on the decoder's device.
 
     Args:
-        seeds: B integers; row b draws what a stream of the compiled engine with `seeds[b]` draws.
+        seeds: B integers; row b draws what a slot of the compiled engine with `seeds[b]` draws.
         temperature, top_k: as in `engine.BatchSlots.start`.
 
     Raises: AudiovqError for a temperature or top_k out of range.
@@ -42,9 +42,13 @@ class TorchStream:
         self, decoder: WaveNetDecoder, seeds: Sequence[int], temperature: float = 1.0, top_k: int = 0
     ) -> None:
         check_sampling(temperature, top_k)
-        device, batch = decoder.code_embedding.device, len(seeds)
-        self.decoder, self.seeds, self.position = decoder, seeds, 0
-        self.temperature, self.top_k = temperature, top_k
+        device = decoder.code_embedding.device
+        batch = len(seeds)
+        self.decoder = decoder
+        self.seeds = seeds
+        self.temperature = temperature
+        self.top_k = top_k
+        self.position = 0
         self._table = torch.from_numpy(decoder.excitation_table()).to(device)
         self._state = decoder.initial_state(batch)
         self._reach = max(HISTORY, decoder.lpc_order)
@@ -58,13 +62,16 @@ class TorchStream:
 
         Args:
             frames: of batch B.
-            fed: `(B, N)` codes to feed back in place of the drawn ones.
+            forced_codes: `(B, N)` codes to feed back in place of the drawn ones.
         """
-        decoder, reach, group = self.decoder, self._reach, self.decoder.samples_per_step
+        decoder = self.decoder
+        reach = self._reach
+        group = decoder.samples_per_step
+        order = decoder.lpc_order
         batch, count = frames.gains.shape
         if batch != len(self.seeds):
             raise ValueError(f"{len(self.seeds)} seeds for a batch of {batch}")
-        length, order = count * decoder.hop, decoder.lpc_order
+        length = count * decoder.hop
         history = torch.cat([self._history, self._history.new_zeros(batch, length)], dim=1)
         codes = torch.cat([self._codes, self._codes.new_zeros(batch, length)], dim=1)
         logits = history.new_empty(batch, length, CLASSES)
@@ -76,25 +83,28 @@ class TorchStream:
             starts = decoder.step_network(codes[:, t : t + group], past, gain, conditions, self._state)
             drawn: list[Tensor] = []
             for j in range(group):
-                recent = history[:, reach + t + j - order : reach + t + j].flip(-1)
+                place = t + j
+                recent = history[:, reach + place - order : reach + place].flip(-1)
                 prediction = (frames.coefficients[:, frame] * recent).sum(-1)
-                row = decoder.step_head(starts[:, j], drawn, prediction, gain)
-                logits[:, t + j] = row
-                code = (
-                    self._sample(row, self.position + t + j)
-                    if forced_codes is None
-                    else forced_codes[:, t + j].long()
-                )
+                logits[:, place] = decoder.step_head(starts[:, j], drawn, prediction, gain)
+                if forced_codes is None:
+                    code = self._sample(logits[:, place], self.position + place)
+                else:
+                    code = forced_codes[:, place].long()
                 drawn.append(code)
-                codes[:, group + t + j] = code
-                history[:, reach + t + j] = prediction + gain * self._table[code]
-        audio = history[:, reach:].clone()
-        for t in range(length):
-            audio[:, t] += decoder.pre_emphasis * self._carry
-            self._carry = audio[:, t].clone()
-        self._history, self._codes = history[:, length:], codes[:, length:]
+                codes[:, group + place] = code
+                history[:, reach + place] = prediction + gain * self._table[code]
+        self._history = history[:, length:]
+        self._codes = codes[:, length:]
         self.position += length
-        return Drawn(codes[:, group:], audio, logits)
+        return Drawn(codes[:, group:], self._de_emphasised(history[:, reach:]), logits)
+
+    def _de_emphasised(self, signal: Tensor) -> Tensor:
+        audio = signal.clone()
+        for t in range(signal.shape[1]):
+            audio[:, t] += self.decoder.pre_emphasis * self._carry
+            self._carry = audio[:, t].clone()
+        return audio
 
     def _sample(self, logits: Tensor, index: int) -> Tensor:
         """Codes `(B,)` from logits `(B, 256)` by the numbers that the compiled engine uses at this sample."""
@@ -113,47 +123,31 @@ class TorchStream:
 
 
 class TorchEngine:
-    """What `engine.WaveNetEngine` does, by `TorchStream`.
-
-    Args:
-        decoder: on the device that is to draw.
-    """
+    """The interface of `engine.WaveNetEngine` over `TorchStream`; `decoder` is on the device that draws."""
 
     def __init__(self, decoder: WaveNetDecoder) -> None:
         self.decoder = decoder
 
     def slots(self, count: int) -> TorchSlots:
-        """Room for `count` streams."""
-        return TorchSlots(self.decoder, count)
+        """Room for any number of sequences."""
+        return TorchSlots(self.decoder)
 
 
 class TorchSlots:
-    """What `engine.BatchSlots` does, each stream by itself."""
+    """The interface of `engine.BatchSlots`, each sequence by itself."""
 
-    def __init__(self, decoder: WaveNetDecoder, count: int) -> None:
-        self.decoder, self.count = decoder, count
+    def __init__(self, decoder: WaveNetDecoder) -> None:
+        self.decoder = decoder
         self._streams: dict[int, TorchStream] = {}
 
     def start(self, slot: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> None:
-        """Begin a new stream on a lane, from silence."""
+        """Begin a new sequence in a slot, from silence."""
         self._streams[slot] = TorchStream(self.decoder, [seed], temperature, top_k)
 
     def draw(self, frames: Frames, slots: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """The next `F * hop` samples of some lanes and their mu-law codes, `(A, F * hop)` each."""
+        """The next `F * hop` samples of some slots and their mu-law codes, `(A, F * hop)` each."""
         drawn = [
             self._streams[slot].draw(Frames(*(v[a : a + 1] for v in frames))) for a, slot in enumerate(slots)
         ]
         audio = torch.cat([d.audio for d in drawn]).cpu().numpy()
         return audio, torch.cat([d.codes for d in drawn]).cpu().numpy().astype(np.uint8)
-
-
-def draw_reference(
-    decoder: WaveNetDecoder,
-    frames: Frames,
-    seeds: Sequence[int],
-    temperature: float = 1.0,
-    top_k: int = 0,
-    forced_codes: Tensor | None = None,
-) -> Drawn:
-    """All samples of some frames, of batch B, from silence: see `TorchStream`."""
-    return TorchStream(decoder, seeds, temperature, top_k).draw(frames, forced_codes)

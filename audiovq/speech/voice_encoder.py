@@ -1,4 +1,4 @@
-"""Who is speaking, as a point in a small voice space.
+"""The speaker's voice as a point in a small space.
 
 A voice is a vector of integers (default 16 values of 6 bits: 96 bits a recording). The voice encoder
 draws it from any recording; a trained speaker is a named point (the mean over that speaker's training
@@ -30,7 +30,8 @@ class VoiceEncoder(nn.Module):
 
     def __init__(self, features: int, channels: int, dims: int, bits: int) -> None:
         super().__init__()
-        self.dims, self.levels = dims, 1 << bits
+        self.dims = dims
+        self.levels = 1 << bits
         self.in_proj = nn.Linear(features, channels)
         self.trunk = ResidualStack(channels, (1, 2, 4))
         self.out_proj = nn.Linear(2 * channels, dims)
@@ -55,7 +56,7 @@ class VoiceEncoder(nn.Module):
             over F.
         """
         x = self.trunk(self.in_proj(log_powers)).float()
-        # Frames count by their loudness: silence says nothing of a voice.
+        # Frames count by their loudness: silence carries no voice.
         loudness = log_powers.float().mean(-1, keepdim=True)
         weight = torch.sigmoid(8 * (loudness + 0.2))
         return weight, weight * x, weight * x.square()

@@ -1,4 +1,4 @@
-"""Whose voice: points of a model's voice space, by speaker, by recording, or nobody's."""
+"""Points of a model's voice space: of a speaker, of a recording, or 'no speaker'."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ class VoiceSpace:
     """Points `(1, V)` of one model's voice space.
 
     Args:
-        model: whose space.
+        model: the model.
         speakers: trained ones, by number.
         name: of the model, for messages.
     """
 
     def __init__(self, model: WaveformModel, speakers: tuple[Speaker, ...], name: str) -> None:
-        self.model, self.speakers, self.name = model, speakers, name
+        self.model = model
+        self.speakers = speakers
+        self.name = name
 
     def number(self, speaker: str | int) -> int:
-        """Number of a trained speaker. Raises: AudiovqError if there is no such one."""
+        """Number of a trained speaker. Raises: AudiovqError for an unknown one."""
         if isinstance(speaker, int):
             if 0 <= speaker < len(self.speakers):
                 return speaker
@@ -39,13 +41,14 @@ class VoiceSpace:
         )
 
     def of_speaker(self, speaker: str | int | None) -> Tensor:
-        """Point of a trained speaker; None: 'no speaker'. Raises: AudiovqError if there is no such one."""
+        """Point of a trained speaker; None: 'no speaker'. Raises: AudiovqError for an unknown one."""
         row = 0 if speaker is None else self.number(speaker) + 1
         device = next(self.model.parameters()).device
-        return self.model.voice_table(torch.tensor([row], device=device)).detach()
+        point: Tensor = self.model.voice_table(torch.tensor([row], device=device))
+        return point.detach()
 
     def of_levels(self, levels: tuple[int, ...], name: str) -> Tensor:
-        """Point of a recording's voice; `name` says whose. Raises: AudiovqError if it is of another space."""
+        """Point of a voice; `name` is its name in errors. Raises: AudiovqError if it is of another space."""
         encoder = self.model.voice_encoder
         if encoder is None:
             raise AudiovqError(f"{self.name}: this model has no voice encoder; use --speaker")
@@ -58,7 +61,7 @@ class VoiceSpace:
         return encoder.from_levels(torch.tensor([levels], device=device))
 
     def own(self, codes: CodeSequence) -> Tensor | None:
-        """Point that codes came with; None if they tell none."""
+        """Point of the voice that codes come with; None if they have none."""
         if codes.voice is not None and self.model.voice_encoder is not None:
             return self.of_levels(codes.voice, codes.name)
         return None if codes.speaker is None else self.of_speaker(codes.speaker)

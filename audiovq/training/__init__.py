@@ -1,1 +1,1 @@
-"""The training loop, its stages, losses and checkpoints."""
+"""Training: the trainer, stages, losses and checkpoints."""

@@ -10,7 +10,7 @@ import torch
 
 @dataclass
 class Best:
-    """The best held-out score of a stage so far, how many were no better since, and the weights it had."""
+    """The best held-out score of a stage so far, the number of scores since, and its weights."""
 
     score: float | None = None
     misses: int = 0
@@ -18,12 +18,14 @@ class Best:
     values: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def see(self, score: float, step: int, values: dict[str, torch.Tensor]) -> None:
-        """Take note of a score."""
+        """Compare a score, and keep the weights if it is the best."""
         # One that is not finite compares with nothing, and is never the best.
         if not math.isfinite(score) or (self.score is not None and score >= self.score):
             self.misses += 1
             return
-        self.score, self.misses, self.step = score, 0, step
+        self.score = score
+        self.misses = 0
+        self.step = step
         self.values = {name: value.clone() for name, value in values.items()}
 
 
@@ -33,7 +35,7 @@ def left_behind(
     before: dict[str, torch.Tensor],
     blend: float,
 ) -> dict[str, torch.Tensor]:
-    """Weights that a stage leaves behind, by name: averaged, those of the best score if there is one, and
-    with `blend` a share of those from before the stage."""
+    """Weights that a stage leaves behind, by name: averaged, of the best score if there is one, and blended
+    with those from before the stage."""
     values = ema | best
     return {name: value.lerp(before[name], blend) if before else value for name, value in values.items()}

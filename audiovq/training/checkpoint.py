@@ -1,9 +1,9 @@
-"""Checkpoints: one safetensors file with everything that training needs to continue with the same result.
+"""Checkpoints: one safetensors file with everything that an identical continuation needs.
 
-Tensors are named `model.*` (weights), `ema.*` (their running average), `best.*` (that of a stage's best
+Tensors are named `model.*` (weights), `ema.*` (their moving average), `best.*` (the average at a stage's best
 score), `before.*` (from before the stage), `optimizer.*` and `stage.*` (a discriminator). The header holds
-the configuration, the stage, the step and the speaker table. Batches depend on the step number alone, so that
-no reader state is stored. Written to a temporary name, then renamed.
+the configuration, the stage, the step and the speakers. Batches depend on the step number alone, so that
+readers have no state to store.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Checkpoint:
     groups: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write atomically: a reader sees the old file or the new one, never a part.
+        """Write the file whole or not at all.
 
-        Raises: AudiovqError if the disk refuses, or a tensor is not finite: what is there is kept then.
+        Raises: AudiovqError if the disk refuses or a tensor is not finite; the old file is kept then.
         """
         flat = {
             f"{group}.{name}": tensor.detach().contiguous()
@@ -59,14 +59,16 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
-        """Read a file that `save` wrote; of joined processes the first reads it, for all.
+        """Read a file that `save` wrote; rank zero reads it for all processes.
 
-        Raises: AudiovqError if it is missing or no such file.
+        Raises: AudiovqError if it is missing or damaged.
         """
-        if distributed.rank_info().first and not path.is_file():
+        if distributed.rank_info().is_first and not path.is_file():
             raise AudiovqError(f"{path}: no checkpoint there; start a training in this folder first")
         try:
-            content = distributed.broadcast_bytes(path.read_bytes() if distributed.rank_info().first else b"")
+            content = distributed.broadcast_bytes(
+                path.read_bytes() if distributed.rank_info().is_first else b""
+            )
             length = int.from_bytes(content[:8], "little")
             header = json.loads(content[8 : 8 + length])["__metadata__"]["audiovq"]
             groups: dict[str, dict[str, Tensor]] = {}

@@ -1,4 +1,4 @@
-"""How many bits codes cost: under a prior, and under models that need none of its kind."""
+"""Bits of codes under a prior, and under unigram and bigram models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMOOTHING = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 Bits = dict[str, list[float]]
 
 
-def measure(prior: PriorNetwork, train: CodeCorpus, held_out: CodeCorpus) -> Bits:
+def measure_bits(prior: PriorNetwork, train: CodeCorpus, held_out: CodeCorpus) -> Bits:
     """Mean bits of a held-out code at each level, coarse first.
 
     Returns: `uniform` (log2 K); `unigram` and `bigram`, counted on `train` at each level by itself, the
@@ -26,7 +26,8 @@ def measure(prior: PriorNetwork, train: CodeCorpus, held_out: CodeCorpus) -> Bit
         for each number of levels N that codes can have, `prior_N` without a voice and `prior_voice_N` with
         the recording's own, N values each.
     """
-    size, levels = prior.codebook_size, prior.levels
+    size = prior.codebook_size
+    levels = prior.levels
     bits: Bits = {"uniform": [math.log2(size)] * levels, "unigram": [], "bigram": []}
     for level in range(levels):
         own = [s[:, level] - level * size for s in train.sequences]
@@ -62,8 +63,10 @@ def code_nats(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 
 
 def bits_table(rows: dict[str, Bits], steps_per_second: float) -> str:
-    """Markdown table of `measure`'s results by name: bits of a code at each level, their sum, and bit/s. The
-    last lines are of codes that have fewer levels."""
+    """Markdown table of `measure_bits` results by name: bits of a code at each level, their sum, and bit/s.
+
+    The last lines are of codes with fewer levels.
+    """
     lines = ["| held out | model | bits by level | bits a step | bit/s |", "| --- | --- | --- | --- | --- |"]
     for title, bits in rows.items():
         for name, values in bits.items():

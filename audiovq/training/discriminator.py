@@ -1,9 +1,9 @@
 """A patch discriminator on log spectra, for the end of the codes stage.
 
-Losses between spectra predict medians, and what is decoded lacks energy and detail above 4 kHz. A
-discriminator that has to tell predicted spectra from real ones, in patches of some frames and bins, cures
-that for a quarter of an hour of training at frame rate (docs/training.md). Hinge loss (arXiv 1705.02894) and
-feature matching (arXiv 1910.06711, equation 3).
+Losses between spectra predict medians, so that decoded speech lacks energy and detail above 4 kHz. A
+discriminator that tells predicted spectra from real ones, in patches of some frames and bins, cures that with
+a quarter of an hour of training at frame rate (docs/training.md). Hinge loss (arXiv 1705.02894) and feature
+matching (arXiv 1910.06711, equation 3).
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from audiovq.training.losses import FLOOR
+from audiovq.training.losses import MAGNITUDE_FLOOR
 
 CHANNELS = 48
 FEATURE_WEIGHT = 4.0
 """Of the distance between features, beside the mean logit."""
-CENTRE, SPREAD = -4.9, 0.83
+CENTRE = -4.9
+SPREAD = 0.83
 """Mean and standard deviation of log magnitudes of the training speech, floor included."""
 LAYERS = (
     ((3, 8), (1, 2), (1, 3)),
@@ -83,13 +84,13 @@ class Adversary(nn.Module):
     def forward(
         self, predicted: Tensor, target: Tensor, step: int
     ) -> tuple[AdversarialLoss, dict[str, float]]:
-        """Losses of a step and what to report.
+        """Losses and metrics of a step.
 
         Args:
             predicted: log magnitudes `(B, F, bins)`; target: of the recording, with the losses' floor.
         """
-        # With the same floor: what lies below it would give the prediction away.
-        predicted = 0.5 * torch.log(torch.exp(2 * predicted.clamp_max(6.0)) + FLOOR**2)
+        # With the same floor: values below it would give the prediction away.
+        predicted = 0.5 * torch.log(torch.exp(2 * predicted.clamp_max(6.0)) + MAGNITUDE_FLOOR**2)
         fake, _ = self.net(predicted.detach())
         real, features = self.net(target)
         discriminator = F.relu(1 + fake.float()).mean() + F.relu(1 - real.float()).mean()

@@ -1,8 +1,8 @@
-"""What becomes of a training step whose loss or gradient is not finite.
+"""Handling of training steps whose loss or gradient is not finite.
 
-A loss that is not finite ends training: the batch or the weights are broken, and every further step would
-be too. A finite loss may have a gradient that overflows once in a while, in bfloat16 above all; such a step
-moves nothing, and training goes on unless many follow one another.
+A loss that is not finite ends training: the batch or the weights are broken, and so is every further step. A
+gradient may overflow once in a while, above all in bfloat16: such a step is skipped, and training goes on
+unless many follow one another.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SkippedSteps:
         """Up to now; 0 after a step with a finite gradient."""
 
     def exceed(self, norm: float) -> bool:
-        """Take note of a step's gradient norm; whether more than `MOST_SKIPPED` in a row were not finite."""
+        """Count a step's gradient norm; whether more than `MOST_SKIPPED` in a row were not finite."""
         self.count = 0 if math.isfinite(norm) else self.count + 1
         return self.count > MOST_SKIPPED
 

@@ -10,7 +10,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,32 +23,29 @@ from audiovq.errors import AudiovqError
 from audiovq.image.dataset import Pictures, open_pictures
 from audiovq.image.loader import PictureBatch, PictureReader
 from audiovq.image.model import ImageModel
-from audiovq.training.launch import Run, chosen_stages
+from audiovq.image.modelfile import load_image_weights, read_image_header, save_image_model
+from audiovq.image.tokenizer import DEFAULT_IMAGE_MODEL
+from audiovq.io import JsonObject
+from audiovq.training.launch import chosen_stages, launch
 from audiovq.training.losses import vq_loss
-from audiovq.training.metrics_log import Example, say
+from audiovq.training.metrics_log import Example
+from audiovq.training.options import RunOptions
 from audiovq.training.stage import Metrics, Stage
 
 
-def main_train(
+def main_image_train(
     config_path: str | Path,
     data: str | Path,
-    out: str | Path,
-    resume: bool = False,
-    threads: int | None = None,
+    options: RunOptions,
     overrides: Sequence[str] = (),
     init: str | Path | None = None,
     stages: Sequence[str] = (),
-    device: str = "cpu",
-    grad_accum: int = 1,
 ) -> Path:
     """Train an image model from a configuration; returns the path of the finished model.
 
     Args:
         config_path: TOML file or the name of a configuration that ships.
         data: pictures (`image.dataset.open_pictures`).
-        out: run folder: checkpoint, metrics and finally `model.safetensors`.
-        resume: go on from the run's checkpoint; the configuration stored there must be the same.
-        threads, device, grad_accum: of `training.launch.Run`.
         overrides: `key=value` pairs on the configuration.
         init: model file whose weights training starts from.
         stages: names of the stages to run; none: all.
@@ -59,55 +55,48 @@ def main_train(
     """
     config = load_image_config(config_path, list(overrides))
     chosen = chosen_stages(config.train.stages, stages, config_path)
-    return _train(config, chosen, data, Run(Path(out), resume, threads, device, grad_accum), init)
+    return _train(config, chosen, data, options, init)
 
 
-def main_prior(
-    model: str | Path,
-    data: str | Path,
-    out: str | Path,
+def main_image_prior(
     config_path: str | Path,
-    resume: bool = False,
-    threads: int | None = None,
+    data: str | Path,
+    options: RunOptions,
     overrides: Sequence[str] = (),
-    device: str = "cpu",
-    grad_accum: int = 1,
+    model: str | Path = DEFAULT_IMAGE_MODEL,
 ) -> Path:
-    """Train the prior of a finished image model anew, its codes as they are; arguments as for `main_train`.
+    """Train a new prior for a finished image model, whose codes do not change.
 
-    Args:
-        model: whose encoder and codebook are kept; its configuration holds for all but the prior.
-        config_path: where the prior's dimensions and its stage stand.
+    Args: as for `main_image_train`.
+        config_path: dimensions of the prior and its stage "pixelcnn"; the rest is the model's.
+        model: gives everything but the prior.
 
-    Raises: as `main_train`.
+    Raises: as `main_image_train`.
     """
-    from audiovq.image.modelfile import read_header
-
     config = load_image_config(config_path, list(overrides))
     kept = dataclasses.replace(
-        read_header(model).config, prior=config.model.prior, condition=config.model.condition
+        read_image_header(model).config, prior=config.model.prior, condition=config.model.condition
     )
     config = ImageConfig(kept, config.train)
     chosen = chosen_stages(config.train.stages, ["pixelcnn"], config_path)
-    run = Run(Path(out), resume, threads, device, grad_accum)
-    return _train(config, chosen, data, run, model, anew=True)
+    return _train(config, chosen, data, options, model, new_prior=True)
 
 
 def _train(
     config: ImageConfig,
     stages: tuple[StageConfig, ...],
     data: str | Path,
-    run: Run,
+    options: RunOptions,
     init: str | Path | None,
-    anew: bool = False,
+    new_prior: bool = False,
 ) -> Path:
     config = ImageConfig(config.model, dataclasses.replace(config.train, stages=stages))
 
     def task(_: Path) -> ImageTask:
-        kept, held_out = open_pictures(data, config.model.channels, report=say)
-        return ImageTask(config, kept, held_out, init, anew)
+        kept, held_out = open_pictures(data, config.model.channels)
+        return ImageTask(config, kept, held_out, init, new_prior)
 
-    return run.train(task)
+    return launch(options, task)
 
 
 class ImageTask:
@@ -116,12 +105,13 @@ class ImageTask:
     Args:
         config: model and training.
         pictures, held_out: to train on and to score.
-        init: model to start from; anew: without its prior.
+        init: model to start from, without its prior if `new_prior`.
 
     Raises: AudiovqError if `init` does not fit.
     """
 
-    unit, file = "images", "model.safetensors"
+    unit = "images"
+    file = "model.safetensors"
 
     def __init__(
         self,
@@ -129,27 +119,29 @@ class ImageTask:
         pictures: Pictures,
         held_out: Pictures,
         init: str | Path | None = None,
-        anew: bool = False,
+        new_prior: bool = False,
     ) -> None:
         self.config = config
-        self.train, self.stages = config.train, config.train.stages
-        self.pictures, self.held_out = pictures, held_out
+        self.train = config.train
+        self.stages = config.train.stages
+        self.pictures = pictures
+        self.held_out = held_out
         self.identity = {"config": to_dict(config), "classes": list(pictures.classes)}
         torch.manual_seed(config.train.seed)
         self.model = ImageModel(config.model, len(pictures.classes))
-        self.history: list[dict[str, Any]] = []
+        self.history: list[JsonObject] = []
         if init is not None:
-            from audiovq.image.modelfile import load_weights, read_header
-
-            load_weights(self.model, init, prior=not anew)
+            load_image_weights(self.model, init, prior=not new_prior)
             self.model.codebook.restart_averages()
-            header = read_header(init)
+            header = read_image_header(init)
             done = header.training.get("stages", [])
-            self.history = [stage for stage in done if not (anew and stage["stage"] == "pixelcnn")]
-            told = self.model.decoder.class_embedding is not None and header.classes != pictures.classes
-            if told and all(stage.stage == "pixelcnn" for stage in self.stages):
+            self.history = [stage for stage in done if not (new_prior and stage["stage"] == "pixelcnn")]
+            conditioned = self.model.decoder.class_embedding is not None
+            only_prior = all(stage.stage == "pixelcnn" for stage in self.stages)
+            if conditioned and only_prior and header.classes != pictures.classes:
                 raise AudiovqError(
-                    f"{init}: its decoder is told classes, these pictures have others; train it on them first"
+                    f"{init}: its decoder is conditioned on other classes than these pictures have; train it "
+                    "on them first"
                 )
 
     def amount(self, config: StageConfig) -> float:
@@ -157,11 +149,11 @@ class ImageTask:
         return config.batch
 
     def stage(self, config: StageConfig) -> Stage:
-        """What a stage optimises."""
-        kinds: dict[str, type[ImageStage]] = {"image": AutoencoderStage, "pixelcnn": PriorStage}
+        """The stage of a configuration."""
+        kinds: dict[str, type[ImageStage]] = {"image": AutoencoderStage, "pixelcnn": PixelCNNStage}
         return kinds[config.stage](self.model, config)
 
-    def reader(self, number: int, train: bool, share: Shard = ALL) -> PictureReader | None:
+    def reader(self, number: int, train: bool, shard: Shard = ALL) -> PictureReader | None:
         """Pictures for a stage."""
         pictures = self.pictures if train else self.held_out
         if not len(pictures):
@@ -173,20 +165,18 @@ class ImageTask:
             self.train.seed * 100 + number,
             self.config.train.flip and train,
             self.config.train.shift if train else 0,
-            share,
+            shard,
         )
 
     def examples(self, config: StageConfig) -> list[Example]:
         """None: pictures make no sound."""
         return []
 
-    def write(self, path: Path, done: list[dict[str, Any]]) -> None:
-        """Write the model, with what it was trained on and for how long in its header."""
-        from audiovq.image.modelfile import save_model
-
+    def write(self, path: Path, done: list[JsonObject]) -> None:
+        """Write the model, with pictures and stages of its training in the header."""
         stages = [{("pictures" if k == "amount" else k): v for k, v in row.items()} for row in done]
         training = {"pictures": len(self.pictures), "stages": self.history + stages}
-        save_model(path, self.model, self.pictures.classes, training, force=True)
+        save_image_model(path, self.model, self.pictures.classes, training, force=True)
 
 
 class ImageStage(Stage):
@@ -198,13 +188,14 @@ class ImageStage(Stage):
     def default_weights(self) -> dict[str, float]:
         return {"likelihood": 1.0}
 
-    def _rows(self, batch: PictureBatch, step: int) -> Tensor:
-        """Rows of the class table; in training, a share of the pictures is shown without its class."""
+    def _class_ids(self, batch: PictureBatch, step: int) -> Tensor:
+        """Class ids; in training, a share of the pictures is shown without its class."""
         if not any(m.training for m in self.modules()):
-            return batch.rows
+            return batch.class_ids
         generator = torch.Generator().manual_seed(step)
         drawn = batch.part.of(torch.rand(batch.part.total, generator=generator))
-        return batch.rows.masked_fill((drawn < self.model.config.drop_prob).to(batch.rows.device), 0)
+        dropped = (drawn < self.model.config.drop_prob).to(batch.class_ids.device)
+        return batch.class_ids.masked_fill(dropped, 0)
 
 
 class AutoencoderStage(ImageStage):
@@ -215,7 +206,7 @@ class AutoencoderStage(ImageStage):
 
     def loss(self, batch: PictureBatch, step: int) -> tuple[Tensor, Metrics]:
         quantise = step >= self.config.quantize_after or not self.model.codebook.training
-        distribution, quantised = self.model.reconstruct(batch.pixels, self._rows(batch, step), quantise)
+        distribution, quantised = self.model.reconstruct(batch.pixels, self._class_ids(batch, step), quantise)
         nats = distribution.nats(batch.pixels).mean()
         # While nothing is quantised, commitment would only pull all latents onto one code.
         beta = self.model.config.codebook.beta * float(quantise)
@@ -228,7 +219,7 @@ class AutoencoderStage(ImageStage):
         }
 
 
-class PriorStage(ImageStage):
+class PixelCNNStage(ImageStage):
     """The PixelCNN on frozen codes, by their likelihood."""
 
     def modules(self) -> list[nn.Module]:
@@ -238,6 +229,6 @@ class PriorStage(ImageStage):
         # In fp32, as encoding does: under autocast some codes would be others.
         with torch.autocast(batch.pixels.device.type, enabled=False):
             codes = self.model.encode(batch.pixels)
-        logits = self.model.prior(codes, self._rows(batch, step))
+        logits = self.model.prior(codes, self._class_ids(batch, step))
         nats = F.cross_entropy(logits.flatten(0, 2).float(), codes.flatten())
         return self.weights["likelihood"] * nats, {"bits": float(nats.detach()) / math.log(2)}

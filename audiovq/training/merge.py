@@ -1,10 +1,10 @@
-"""Parts of a model that were trained side by side, put into one file."""
+"""Merges parts of a model that were trained separately into one file."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,18 +13,20 @@ from audiovq.config.toml import apply_override, from_dict, to_dict
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
 from audiovq.prior.file import load_prior, save_prior
-from audiovq.speech.modelfile import NOT_STORED, load_model, save_model
+from audiovq.speech.modelfile import NOT_STORED, ModelHeader, load_model, save_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from audiovq.speech.model import WaveformModel
+
 PARTS = ("spectral_head", "wavenet")
-"""Of a model, that train on frozen codes."""
+"""Parts of a model that train on frozen codes."""
 SETTINGS = ("name", "corrections", "correction_momentum", "output_gain_db")
-"""Of the configuration, that no weight depends on."""
+"""Values of the configuration that no weight depends on."""
 NOT_COMPARED = (*PARTS, *NOT_STORED, "voice_table.")
-"""Beside what only training needs, the speakers' points: each run takes them anew from the voice encoder,
-whose weights it read rounded. BASE's are kept."""
+"""What may differ between the models: parts, state of training, and the points of the speakers, which each
+run computes from its voice encoder, whose weights it read rounded. BASE's points are kept."""
 
 
 def merge_models(
@@ -39,7 +41,7 @@ def merge_models(
 
     Args:
         parts: model files by name of the part that is taken from them.
-        overrides: `key=value` pairs on those values of the model's configuration that `SETTINGS` names.
+        overrides: `key=value` pairs on the values of the model's configuration that `SETTINGS` names.
         prior: of `base`; it is written beside `out`, as that of the merged model, whose codes are the same.
 
     Returns: the fingerprint.
@@ -47,33 +49,38 @@ def merge_models(
         configuration, a value that weights depend on, or an output that cannot be written.
     """
     model, header = load_model(base)
-    network, of_base = (None, None) if prior is None else load_prior(prior, header.fingerprint)
+    loaded = None if prior is None else load_prior(prior, header.fingerprint)
     beside = out.with_name(f"{out.stem}-prior{out.suffix}")
-    if network is not None:
+    if loaded is not None:
         PartialFile(beside, force=force).discard()  # before the model is written, not after it
-    state = model.state_dict()
     stages = list(header.training.get("stages", []))
     for name, path in parts.items():
-        other, theirs = load_model(path)
-        if _shapes(theirs.config) != _shapes(header.config):
-            raise AudiovqError(f"{path}: has another configuration than {base}; train both with the same")
-        values = other.state_dict()
-        if not any(key.startswith(f"{name}.") for key in values):
-            raise AudiovqError(f"{path}: this model has no {name}; leave it out")
-        for key, value in state.items():
-            if key.startswith(f"{name}."):
-                value.copy_(values[key])
-            elif not key.startswith(NOT_COMPARED) and not torch.equal(value, values[key]):
-                raise AudiovqError(
-                    f"{path}: its {key} is not that of {base}; train its {name} with --init {base}"
-                )
+        theirs = _take_part(model, name, path, base)
         stages += [row for row in theirs.training.get("stages", []) if row not in stages]
     model.config = _with_settings(header.config, overrides)
-    training: dict[str, Any] = {**header.training, "stages": stages}
-    fingerprint = save_model(out, model, list(header.speakers), training, force)
-    if network is not None and of_base is not None:
+    fingerprint = save_model(out, model, list(header.speakers), {**header.training, "stages": stages}, force)
+    if loaded is not None:
+        network, of_base = loaded
         save_prior(beside, network, replace(of_base, model=fingerprint), force)
     return fingerprint
+
+
+def _take_part(model: WaveformModel, name: str, path: Path, base: Path) -> ModelHeader:
+    """Copy a part of the model of a file into the model of `base`; returns the file's header."""
+    other, header = load_model(path)
+    if _shapes(header.config) != _shapes(model.config):
+        raise AudiovqError(f"{path}: has another configuration than {base}; train both with the same")
+    values = other.state_dict()
+    if not any(key.startswith(f"{name}.") for key in values):
+        raise AudiovqError(f"{path}: this model has no {name}; leave it out")
+    for key, value in model.state_dict().items():
+        if key.startswith(f"{name}."):
+            value.copy_(values[key])
+        elif not key.startswith(NOT_COMPARED) and not torch.equal(value, values[key]):
+            raise AudiovqError(
+                f"{path}: its {key} is not that of {base}; train its {name} with --init {base}"
+            )
+    return header
 
 
 def _with_settings(config: ModelConfig, overrides: Sequence[str]) -> ModelConfig:
@@ -85,11 +92,10 @@ def _with_settings(config: ModelConfig, overrides: Sequence[str]) -> ModelConfig
     tree = to_dict(config)
     for override in overrides:
         apply_override(tree, override.removeprefix("model."))
-    changed: ModelConfig = from_dict(ModelConfig, tree)
-    return changed
+    return from_dict(ModelConfig, tree)
 
 
 def _shapes(config: ModelConfig) -> ModelConfig:
-    """A configuration without what no weight depends on."""
+    """A configuration with the defaults for `SETTINGS`."""
     plain = ModelConfig()
     return replace(config, **{name: getattr(plain, name) for name in SETTINGS})

@@ -1,14 +1,14 @@
-"""What training tells while it runs: lines on standard error, a CSV and TensorBoard."""
+"""Progress of a training: log lines, a CSV file and TensorBoard."""
 
 from __future__ import annotations
 
 import csv
 import io
-import sys
+import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,62 +17,62 @@ from numpy.typing import NDArray
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.io.atomic import PartialFile
 
-COLUMNS = ["stage", "step", "seconds", "name", "value"]
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_COLUMNS = ["stage", "step", "seconds", "name", "value"]
 """Of `metrics.csv`."""
 
+_logger = logging.getLogger(__name__)
 
-class Progress:
-    """A line every `every` seconds: stage, step, share, speed in units a second, time left.
+
+class ProgressLog:
+    """Logs a line every `every` seconds: stage, step, percentage, speed, time left and mean metrics.
 
     Args:
         stage: name; steps: in all; start: step at which this process begins.
         amount: units a step; unit: their name ("s of audio").
-        silent: count without telling.
     """
 
     def __init__(
-        self,
-        stage: str,
-        steps: int,
-        start: int,
-        amount: float,
-        unit: str,
-        every: float = 15.0,
-        silent: bool = False,
+        self, stage: str, steps: int, start: int, amount: float, unit: str, every: float = 15.0
     ) -> None:
-        self.stage, self.steps, self.start, self.every = stage, steps, start, every
-        self.amount, self.unit, self.silent = amount, unit, silent
-        self._began = self._last = time.monotonic()
+        self.stage = stage
+        self.steps = steps
+        self.start = start
+        self.amount = amount
+        self.unit = unit
+        self.every = every
+        self._began = time.monotonic()
+        self._last = self._began
         self._sums: dict[str, float] = {}
         self._count = 0
 
-    @property
-    def speed(self) -> float:
-        """Units a second since this process began the stage."""
-        return self._done * self.amount / max(1e-9, time.monotonic() - self._began)
-
     def update(self, step: int, metrics: dict[str, float]) -> None:
-        """Count a finished step and print when it is time."""
-        self._done = step + 1 - self.start
+        """Count a finished step, and log a line when it is time."""
         self._count += 1
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         now = time.monotonic()
-        if self.silent or (now - self._last < self.every and step + 1 < self.steps):
+        if now - self._last < self.every and step + 1 < self.steps:
             return
         self._last = now
-        left = (now - self._began) / self._done * (self.steps - step - 1)
+        done = step + 1 - self.start
+        spent = now - self._began
+        speed = done * self.amount / max(1e-9, spent)
+        left = clock(spent / done * (self.steps - step - 1))
         means = "  ".join(f"{n} {v / self._count:.3f}" for n, v in self._sums.items())
-        say(
+        _logger.info(
             f"{self.stage}  {step + 1}/{self.steps}  {100 * (step + 1) / self.steps:.0f} %  "
-            f"{self.speed:.1f} {self.unit}/s  left {clock(left)}  {means}"
+            f"{speed:.1f} {self.unit}/s  left {left}  {means}"
         )
-        self._sums, self._count = {}, 0
+        self._sums = {}
+        self._count = 0
 
 
 class Example(NamedTuple):
-    """A recording and what the model made of it, samples `(T,)` at 16 kHz each, and both as one picture:
-    grey levels `(H, W)` uint8, the original above."""
+    """A recording and what the model made of it, samples `(T,)` at 16 kHz each, and the spectrograms of both
+    as one picture: grey levels `(H, W)` uint8, the original above."""
 
     name: str
     original: NDArray[np.float32]
@@ -83,8 +83,8 @@ class Example(NamedTuple):
 class MetricsLog:
     """`metrics.csv` (stage, step, seconds of training, name, value) and TensorBoard if it is installed.
 
-    A row's step counts finished steps. On resuming at a step, rows of later steps and stages are dropped; a
-    kill at any moment leaves the rows from before or those that are kept.
+    A row's step counts finished steps. Resuming at a step drops the rows of later steps and stages; the file
+    is replaced at once, so that a kill loses no row that is kept.
 
     Raises: AudiovqError if the file cannot be written.
     """
@@ -93,14 +93,14 @@ class MetricsLog:
         self.path = run / "metrics.csv"
         text = io.StringIO(newline="")
         writer = csv.writer(text)
-        writer.writerow(COLUMNS)
+        writer.writerow(_COLUMNS)
         writer.writerows(_rows_until(self.path, stage, step))
         with PartialFile(self.path, force=True) as rewritten:
             rewritten.write(text.getvalue().encode())
         self._file = open(self.path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._csv = csv.writer(self._file)
         self._stages = stages
-        self._board: Any = None
+        self._board: SummaryWriter | None = None
         self._shown: set[str] = set()
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -119,23 +119,21 @@ class MetricsLog:
 
     @property
     def shows(self) -> bool:
-        """Whether there is a TensorBoard for what can be heard and seen."""
+        """Whether TensorBoard is there to show examples."""
         return self._board is not None
 
     def show(self, stage: int, step: int, examples: Iterable[Example]) -> None:
         """Put sound and picture of some recordings into TensorBoard; their originals once."""
+        board = self._board
+        assert board is not None, "there is no TensorBoard"
         name = self._stages[stage]
         for example in examples:
-            self._hear(f"{name}/{example.name}", example.made, step)
-            self._board.add_image(f"{name}/{example.name}", example.picture, step, dataformats="HW")
+            board.add_audio(f"{name}/{example.name}", _clipped(example.made), step, SAMPLE_RATE)
+            board.add_image(f"{name}/{example.name}", example.picture, step, dataformats="HW")
             if example.name not in self._shown:
                 self._shown.add(example.name)
-                self._hear(f"original/{example.name}", example.original, step)
-        self._board.flush()
-
-    def _hear(self, tag: str, samples: NDArray[np.float32], step: int) -> None:
-        # Torch clips too, and says so on standard output.
-        self._board.add_audio(tag, torch.from_numpy(samples.clip(-1, 1))[None], step, SAMPLE_RATE)
+                board.add_audio(f"original/{example.name}", _clipped(example.original), step, SAMPLE_RATE)
+        board.flush()
 
     def close(self) -> None:
         """Close both."""
@@ -144,20 +142,19 @@ class MetricsLog:
             self._board.close()
 
 
+def _clipped(samples: NDArray[np.float32]) -> torch.Tensor:
+    """Samples `(1, T)` in -1..1: torch clips too, but prints a line about it."""
+    return torch.from_numpy(samples.clip(-1, 1))[None]
+
+
 def _rows_until(path: Path, stage: int, step: int) -> list[list[str]]:
-    """Rows of a `metrics.csv` up to a step of a stage, if it is there; torn ones, as a kill leaves them, are
-    left out."""
+    """Rows of a `metrics.csv` up to a step of a stage, if it is there, without those that a kill tore."""
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)]
+        rows = [row for row in csv.reader(file) if len(row) == len(_COLUMNS)]
     whole = [row for row in rows if row[0].isdecimal() and row[1].isdecimal()]
     return [row for row in whole if (int(row[0]), int(row[1])) <= (stage, step)]
-
-
-def say(line: str) -> None:
-    """A line on standard error: standard output is for results."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -14,13 +14,14 @@ def bf16_is_faster(device: torch.device) -> bool:
     counts as slower.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(False)
+        return bool(torch.cuda.is_bf16_supported(False))
     if device.type != "cpu":
         return False
-    from llvmlite import binding  # type: ignore[import-untyped]
+    from llvmlite import binding
 
     try:
-        name, features = binding.get_host_cpu_name(), binding.get_host_cpu_features()
+        name = binding.get_host_cpu_name()
+        features = binding.get_host_cpu_features()
     except RuntimeError:  # a processor that LLVM has no list for
         return False
     amd = str(name).startswith("znver")

@@ -1,8 +1,8 @@
-"""A few held-out recordings as the model makes them while it trains: sound, and spectrograms to look at."""
+"""A few held-out recordings as the model makes them in training: sound and spectrograms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,32 +31,31 @@ SECONDS = 4.0
 """The most that is taken of each."""
 PHASE_PASSES = 32
 """Passes of the spectral correction that find a phase for spectra which have none yet."""
-RANGE_DB = 80.0
+_RANGE_DB = 80.0
 """From black to white in a spectrogram."""
+
+_logger = logging.getLogger(__name__)
 
 
 class _Chosen(NamedTuple):
-    """A recording to make again: samples `(1, N)`, N a multiple of the hop, and its speaker's row."""
+    """A recording to make again: samples `(1, N)`, N a multiple of the hop."""
 
     name: str
     signal: Tensor
-    row: int
+    speaker_id: int
 
 
 class SpeechExamples:
-    """The first recordings of a corpus, one a speaker; read on first use.
+    """The first readable recordings of a corpus, one a speaker; read on first use.
 
     Args:
         corpus: held-out recordings.
         speakers: trained ones, in order.
-        report: takes a line for a recording that cannot be read; another one takes its place.
     """
 
-    def __init__(
-        self, corpus: Corpus, speakers: tuple[str, ...], report: Callable[[str], None] | None = None
-    ) -> None:
-        self._corpus, self._report = corpus, report
-        self._rows = {name: row for row, name in enumerate(speakers, 1)}
+    def __init__(self, corpus: Corpus, speakers: tuple[str, ...]) -> None:
+        self._corpus = corpus
+        self._speaker_ids = {name: number for number, name in enumerate(speakers, 1)}
         self._chosen: list[_Chosen] | None = None
 
     @torch.no_grad()
@@ -76,20 +75,20 @@ class SpeechExamples:
             self._chosen = self._choose(model.code_hop, model.config.high_pass_hz)
         examples = []
         synthesiser = Synthesiser(model)  # packs the weights as they are by now
-        for name, signal, row in self._chosen:
-            made = self._made(synthesiser, stage, signal.to(next(model.parameters()).device), row)
+        for name, signal, speaker_id in self._chosen:
+            made = self._made(synthesiser, stage, signal.to(next(model.parameters()).device), speaker_id)
             original = signal[0].numpy()
             picture = np.concatenate([spectrogram(x, model) for x in (original, made)])
             examples.append(Example(name, original, made, picture))
         return examples
 
     def _made(
-        self, synthesiser: Synthesiser, stage: StageConfig, signal: Tensor, row: int
+        self, synthesiser: Synthesiser, stage: StageConfig, signal: Tensor, speaker_id: int
     ) -> NDArray[np.float32]:
         """What comes back of `(1, N)` samples."""
         model = synthesiser.model
         codes = model.encode(signal)[0]
-        point = model.voice_points(signal, torch.tensor([row], device=signal.device))
+        point = model.voice_points(signal, torch.tensor([speaker_id], device=signal.device))
         decode_job = DecodeJob(codes, Voices(point))
         if stage.stage in ("wavenet", "end-to-end"):
             return np.concatenate(list(synthesiser.drawn(decode_job)))
@@ -108,13 +107,12 @@ class SpeechExamples:
                 samples = _beginning(self._corpus.root / u.path)
                 samples = high_pass(samples, high_pass_hz) * np.float32(u.gain)
             except AudiovqError as error:
-                if self._report is not None:
-                    self._report(str(error))
+                _logger.warning("%s", error)
                 continue
             length = len(samples) // hop * hop
             if length:
                 signal = torch.from_numpy(samples[:length])[None]
-                chosen.append(_Chosen(u.path, signal, self._rows.get(u.speaker, 0)))
+                chosen.append(_Chosen(u.path, signal, self._speaker_ids.get(u.speaker, 0)))
             if len(chosen) == COUNT:
                 break
         return chosen
@@ -130,13 +128,14 @@ def spectrogram(signal: NDArray[np.float32], model: WaveformModel) -> NDArray[np
     """Grey levels `(bins, F)` uint8 of a signal in the conditioner's window, high frequencies on top."""
     spectrum = stft(torch.from_numpy(signal)[None], model.config.conditioner.window, model.frame_hop)[0]
     level = 20 * torch.log10(spectrum.abs() + 1e-5)
-    shade = 1 + (level - level.max()) / RANGE_DB
+    shade = 1 + (level - level.max()) / _RANGE_DB
     return (255 * shade.clamp(0, 1)).to(torch.uint8).T.flip(0).numpy()
 
 
 def _beginning(path: Path) -> NDArray[np.float32]:
     """The first seconds of a recording, at 16 kHz. Raises AudiovqError if it cannot be read."""
-    wanted, parts = round(SECONDS * SAMPLE_RATE), []
+    wanted = round(SECONDS * SAMPLE_RATE)
+    parts = []
     with AudioReader(path) as reader:
         for block in reader.blocks():
             parts.append(block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,39 +21,37 @@ from audiovq.errors import AudiovqError
 from audiovq.prior.file import PriorHeader, save_prior
 from audiovq.prior.network import PriorNetwork
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.training.code_bits import bits_table, code_nats, measure
-from audiovq.training.launch import Run
-from audiovq.training.metrics_log import Example, say
+from audiovq.training.code_bits import bits_table, code_nats, measure_bits
+from audiovq.training.launch import launch
+from audiovq.training.metrics_log import Example
+from audiovq.training.options import RunOptions
 from audiovq.training.prior_data import CodeCorpus, CodeCrops, CodeReader, HeldOutReader, encode_corpus
 from audiovq.training.stage import Metrics, Stage
 from audiovq.training.trainer import EVAL_BATCHES
 
 CONTEXT = 32
-"""Steps at the start of a crop that do not count: there less is known than in the middle of a recording."""
+"""Steps at the start of a crop that the loss leaves out, as they lack the context of earlier steps."""
 RESIDUAL_SCALE = 0.5
-"""Of what a layer adds to the residual stream, while it is trained."""
+"""Factor of what a layer adds to the residual stream in training."""
+
+_logger = logging.getLogger(__name__)
 
 
 def main_prior(
     config_path: str | Path,
     data: str | Path,
-    out: str | Path,
-    model: str | Path | None = None,
-    resume: bool = False,
-    threads: int | None = None,
+    options: RunOptions,
     overrides: Sequence[str] = (),
-    device: str = "cpu",
-    grad_accum: int = 1,
-    snapshot: str | Path | None = None,
+    model: str | Path | None = None,
 ) -> Path:
-    """Encode a corpus, train a prior over its codes and report what they cost; returns the prior's path.
+    """Encode a corpus, train a prior over its codes and log their bits; returns the prior's path.
 
     Args:
         config_path: TOML file or the name of a configuration that ships ("prior").
         data: corpus folder (`data.corpus.open_corpus`).
-        out: run folder: codes, checkpoint, metrics and finally `prior.safetensors`.
+        options: the run folder also gets the codes.
+        overrides: `key=value` pairs on the configuration.
         model: model file; None: the default model.
-        resume, threads, overrides, device, grad_accum: as for `training.speech.main_train`.
 
     Raises: AudiovqError for a bad configuration, corpus, model or checkpoint, or a full disk.
     """
@@ -63,27 +62,26 @@ def main_prior(
     def task(folder: Path) -> PriorTask:
         tokenizer = load(model)
         with rank_zero_first():
-            corpus = open_corpus(data, folder / "corpus.safetensors", report=say)
+            corpus = open_corpus(data, folder / "corpus.safetensors")
         train, held_out = corpus.divide(config.train.train_splits, config.train.eval_split)
         if not train.utterances:
             splits = ", ".join(config.train.train_splits)
             raise AudiovqError(f"{corpus.root}: no recordings in splits {splits}; set train.train_splits")
-        kept, held = folder / "codes", None
-        codes = encode_corpus(tokenizer, train, kept, config.speeds, say, threads)
+        codes = encode_corpus(tokenizer, train, folder / "codes", config.speeds, options.threads)
+        held = None
         if held_out.utterances:
-            held = encode_corpus(tokenizer, held_out, kept, (1.0,), say, threads)
+            held = encode_corpus(tokenizer, held_out, folder / "codes", (1.0,), options.threads)
         return PriorTask(config, tokenizer, codes, held)
 
-    written = None if snapshot is None else Path(snapshot)
-    return Run(Path(out), resume, threads, device, grad_accum, written).train(task)
+    return launch(options, task)
 
 
 class TrainablePrior(PriorNetwork):
-    """A prior in the form that learns fastest; `folded` gives the plain one, which is what is stored.
+    """A prior in the form that learns fastest; `folded` gives the plain one that is stored.
 
     The vectors of codes, in the input and between levels, and the weights of logits are a free table plus a
-    linear map of the codebook's vectors, so that what is learned of a code holds for its neighbours too. The
-    residual stream gets `RESIDUAL_SCALE` of what a layer gives.
+    linear map of the codebook's vectors, so that similar codes learn from each other. A layer's output enters
+    the residual stream with the factor `RESIDUAL_SCALE`.
 
     Args:
         table: `(L K, s dim)`, the model's codebook; codebook_size: K.
@@ -163,8 +161,9 @@ class PriorStage(Stage):
         return self.weights["likelihood"] * nats.sum(), self._metrics(by_level.tolist())
 
     def _disturbed(self, voices: Tensor, batch: CodeCrops, step: int) -> Tensor:
-        """Noise on the voices stands for voices nobody has; some crops have none."""
-        generator, part = torch.Generator().manual_seed(step), batch.part
+        """Voices with noise, so that unknown ones work too; some crops get no voice at all."""
+        generator = torch.Generator().manual_seed(step)
+        part = batch.part
         noise = torch.randn(part.total, voices.shape[1] - 1, generator=generator)
         kept = torch.rand(part.total, 1, generator=generator) >= self.settings.voice_drop_prob
         voices[:, :-1] += self.settings.voice_noise * part.of(noise).to(voices.device)
@@ -188,7 +187,8 @@ class PriorTask:
         codes: to train on; held_out: None for none.
     """
 
-    unit, file = "code steps", "prior.safetensors"
+    unit = "code steps"
+    file = "prior.safetensors"
 
     def __init__(
         self,
@@ -197,9 +197,12 @@ class PriorTask:
         codes: CodeCorpus,
         held_out: CodeCorpus | None,
     ) -> None:
-        self.config, self.tokenizer = config, tokenizer
-        self.codes, self.held_out = codes, held_out
-        self.train, self.stages = config.train, config.train.stages
+        self.config = config
+        self.tokenizer = tokenizer
+        self.codes = codes
+        self.held_out = held_out
+        self.train = config.train
+        self.stages = config.train.stages
         self.identity = {"config": to_dict(config), "model": tokenizer.fingerprint}
         torch.manual_seed(config.train.seed)
         codebook = tokenizer.model.codebook
@@ -217,23 +220,23 @@ class PriorTask:
         """The prior's one stage."""
         return PriorStage(self.model, config, self.config)
 
-    def reader(self, number: int, train: bool, share: Shard = ALL) -> CodeReader | None:
+    def reader(self, number: int, train: bool, shard: Shard = ALL) -> CodeReader | None:
         """Crops of codes."""
         config = self.stages[number]
         length = self._length(config)
         if train:
             seed = self.train.seed * 100 + number
-            return CodeReader(self.codes, length, CONTEXT, config.batch, seed, config.coarse_prob, share)
+            return CodeReader(self.codes, length, CONTEXT, config.batch, seed, config.coarse_prob, shard)
         if self.held_out is None:
             return None
-        return HeldOutReader(self.held_out, length, EVAL_BATCHES, share)
+        return HeldOutReader(self.held_out, length, EVAL_BATCHES, shard)
 
     def examples(self, config: StageConfig) -> list[Example]:
-        """None: what it learns is heard in what it makes up, and that by `audiovq generate`."""
+        """None: a prior has no recordings to reconstruct."""
         return []
 
     def write(self, path: Path, done: list[dict[str, Any]]) -> None:
-        """Write the prior, and say how many bits codes cost under it and without it."""
+        """Write the prior, and log the bits of held-out codes under it and under simpler models."""
         training: dict[str, Any] = {
             "code_steps": self.codes.steps,
             "recordings": len(self.codes.sequences),
@@ -242,10 +245,10 @@ class PriorTask:
         }
         prior = self.model.folded()
         if self.held_out is not None:
-            bits = measure(prior, self.codes, self.held_out)
+            bits = measure_bits(prior, self.codes, self.held_out)
             training["held_out_bits"] = bits
             rate = self.tokenizer.header.config.steps_per_second
-            say(bits_table({self.train.eval_split: bits}, rate))
+            _logger.info("%s", bits_table({self.train.eval_split: bits}, rate))
         header = PriorHeader(
             config=self.config.prior,
             codebook_size=prior.codebook_size,

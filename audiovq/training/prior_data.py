@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,9 @@ from audiovq.io.atomic import remove_leftovers
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer
 
-REPORT_SECONDS = 15.0
+_LOG_SECONDS = 15.0
+
+_logger = logging.getLogger(__name__)
 
 
 class CodeCrops(NamedTuple):
@@ -51,19 +54,18 @@ class CodeCrops(NamedTuple):
 
 
 class CodeCrop(NamedTuple):
-    """Which crop: number of the recording, first step in it, number of the recording whose voice it gets, and
-    how many levels."""
+    """Where a crop comes from."""
 
-    number: int
-    start: int
-    voice: int
+    number: int  # of the recording
+    start: int  # first step in it
+    voice: int  # number of the recording that gives the voice
     levels: int
 
 
 @dataclass(frozen=True)
 class CodeCorpus:
-    """Code sequences `(T, L)` uint16, the voice point `(V,)` of each, and a number that recordings of the
-    same voice share (-1: unknown); files of the codes, if they come from files."""
+    """Code sequences `(T, L)` uint16, the voice point `(V,)` of each, a number that recordings of the same
+    voice share (-1: unknown), and the files of the codes, if there are any."""
 
     sequences: list[NDArray[np.uint16]]
     voices: NDArray[np.float32]
@@ -72,13 +74,13 @@ class CodeCorpus:
 
     @property
     def steps(self) -> int:
-        """How many code steps in all."""
+        """Number of code steps in all."""
         return sum(map(len, self.sequences))
 
     @property
     def levels(self) -> int:
         """L."""
-        return self.sequences[0].shape[1]
+        return int(self.sequences[0].shape[1])
 
 
 def encode_corpus(
@@ -86,54 +88,60 @@ def encode_corpus(
     corpus: Corpus,
     folder: Path,
     speeds: Sequence[float],
-    report: Callable[[str], None],
     threads: int | None = None,
 ) -> CodeCorpus:
-    """Codes of every recording at every speed, kept under `folder`: what is there is not encoded again.
+    """Codes of every recording at every speed; those that `folder` already holds are not encoded again.
 
-    Joined processes share the work; `folder` must be one that all of them see.
+    The processes of a group share the work, so all of them must see `folder`. Unreadable files are logged and
+    skipped.
 
     Args:
         speeds: 1.1 is a tenth faster and higher.
-        report: called with a line for each file that cannot be encoded, and with progress.
 
-    Raises: AudiovqError if nothing can be encoded, or what `folder` holds is another model's.
+    Raises: AudiovqError if nothing can be encoded, or `folder` holds codes of another model.
     """
     remove_leftovers(folder)
-    wanted: list[tuple[Job, float, int]] = []
+    jobs: dict[Job, tuple[float, int]] = {}
     numbers = {name: i for i, name in enumerate(corpus.speakers)}
     for column, speed in enumerate(speeds):
         for u in corpus.utterances:
             target = folder / f"{speed:g}" / Path(u.path).with_suffix(".npy")
             # At another speed it is another voice.
             number = numbers[u.speaker] + column * len(numbers) if u.speaker else -1
-            wanted.append((Job(corpus.root / u.path, target), speed, number))
-    speed_of = {job.target: speed for job, speed, _ in wanted}
-    missing = [job for job in rank_info().share([job for job, _, _ in wanted]) if not _is_there(job)]
-    began = last = time.monotonic()
-    count = 0
-
-    def done(job: Job, error: Exception | None) -> None:
-        nonlocal count, last
-        count += 1
-        if error is not None:
-            report(f"{job.source}: skipped ({error})")
-        now = time.monotonic()
-        if now - last > REPORT_SECONDS or (count == len(missing) and count > 1):
-            last = now
-            left = (now - began) / count * (len(missing) - count)
-            report(f"encoding  {count}/{len(missing)} recordings  left {left:.0f} s")
+            jobs[Job(corpus.root / u.path, target)] = (speed, number)
+    missing = [job for job in rank_info().shard(list(jobs)) if not _is_there(job)]
+    progress = _EncodingLog(len(missing))
 
     def encode(job: Job) -> CodeSequence:
-        speed = speed_of[job.target]
+        speed, _ = jobs[job]
         if speed == 1:
             return tokenizer.encode(job.source)
         samples, rate = read_span(job.source)
         return tokenizer.encode(samples, round(rate * speed))
 
-    encode_files(tokenizer, missing, done=done, threads=threads, encode=encode)
+    encode_files(tokenizer, missing, done=progress.done, threads=threads, encode=encode)
     barrier()
-    return _gather(tokenizer, [(job.target, n) for job, _, n in wanted if _is_there(job)])
+    return _gather(tokenizer, [(job.target, number) for job, (_, number) in jobs.items() if _is_there(job)])
+
+
+class _EncodingLog:
+    """Logs failed jobs, and every `_LOG_SECONDS` how many jobs are done."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._count = 0
+        self._began = time.monotonic()
+        self._last = self._began
+
+    def done(self, job: Job, error: Exception | None) -> None:
+        self._count += 1
+        if error is not None:
+            _logger.warning("%s: skipped (%s)", job.source, error)
+        now = time.monotonic()
+        if now - self._last > _LOG_SECONDS or self._count == self._total > 1:
+            self._last = now
+            left = (now - self._began) / self._count * (self._total - self._count)
+            _logger.info("encoding  %d/%d recordings  left %.0f s", self._count, self._total, left)
 
 
 def _is_there(job: Job) -> bool:
@@ -141,8 +149,9 @@ def _is_there(job: Job) -> bool:
 
 
 def _gather(tokenizer: Tokenizer, rows: list[tuple[Path, int]]) -> CodeCorpus:
-    sequences, voices, speakers = [], [], []
-    paths = tuple(path for path, _ in rows)
+    sequences = []
+    voices = []
+    speakers = []
     for path, number in rows:
         found = CodeSequence.load(path)
         if found.fingerprint != tokenizer.fingerprint or found.levels != tokenizer.code_format.levels:
@@ -155,7 +164,7 @@ def _gather(tokenizer: Tokenizer, rows: list[tuple[Path, int]]) -> CodeCorpus:
         speakers.append(number)
     if not sequences:
         raise AudiovqError("no recording of the corpus could be encoded; check its path")
-    return CodeCorpus(sequences, np.stack(voices), np.array(speakers), paths)
+    return CodeCorpus(sequences, np.stack(voices), np.array(speakers), tuple(path for path, _ in rows))
 
 
 class CodeReader(ReadAhead[CodeCrops]):
@@ -168,7 +177,7 @@ class CodeReader(ReadAhead[CodeCrops]):
         batch: B of a whole batch.
         seed: with a step number it fixes a batch.
         coarse_prob: share of crops that have a random smaller number of levels.
-        share: what of a batch is read here.
+        shard: part of a batch that this process reads.
     """
 
     def __init__(
@@ -179,11 +188,14 @@ class CodeReader(ReadAhead[CodeCrops]):
         batch: int,
         seed: int,
         coarse_prob: float = 0.0,
-        share: Shard = ALL,
+        shard: Shard = ALL,
     ) -> None:
-        super().__init__(batch, share)
-        self.corpus, self.length, self.context = corpus, length, context
-        self.seed, self.coarse_prob = seed, coarse_prob
+        super().__init__(batch, shard)
+        self.corpus = corpus
+        self.length = length
+        self.context = context
+        self.seed = seed
+        self.coarse_prob = coarse_prob
         lengths = np.array([len(s) for s in corpus.sequences], dtype=np.float64)
         self._shares = np.cumsum(lengths / lengths.sum())
         self._same = {n: np.flatnonzero(corpus.speakers == n) for n in np.unique(corpus.speakers)}
@@ -207,7 +219,7 @@ class CodeReader(ReadAhead[CodeCrops]):
         number = int(np.searchsorted(self._shares, rng.random(), side="right"))
         number = min(number, len(self._shares) - 1)
         size = len(self.corpus.sequences[number])
-        # The beginning of a recording is a place as likely as `context` others.
+        # The beginning of a recording is as likely as `context` other positions.
         start = int(rng.integers(-self.context, max(size - self.length, 0) + 1))
         speaker = self.corpus.speakers[number]
         same = self._same[speaker] if speaker >= 0 else np.array([number])
@@ -228,7 +240,7 @@ class CodeReader(ReadAhead[CodeCrops]):
             sequence = self.corpus.sequences[crop.number]
             rows = sequence[crop.start : crop.start + self.length]
             codes[i, : len(rows)] = rows
-            # Any codes that their levels have.
+            # Padding: any valid codes.
             codes[i, len(rows) :] = sequence[0]
             steps = slice(*self._counted(crop))
             weights[i, steps, : crop.levels] = part.total / part.size / max(1, counted.sum())
@@ -245,7 +257,7 @@ class CodeReader(ReadAhead[CodeCrops]):
         )
 
     def _counted(self, crop: CodeCrop) -> tuple[int, int]:
-        """From which to which step the codes of a crop count."""
+        """First and last step (exclusive) of a crop whose codes count."""
         size = len(self.corpus.sequences[crop.number])
         return (self.context if crop.start else 0), min(self.length, size - crop.start)
 
@@ -259,21 +271,22 @@ class CodeReader(ReadAhead[CodeCrops]):
 
 
 class HeldOutReader(CodeReader):
-    """Every recording from its beginning, with its own voice and all levels, in as many batches as asked for.
+    """Every recording once, from its beginning, with its own voice and all levels.
 
-    Args: as `CodeReader`; batches: how many until they repeat.
+    Args: as `CodeReader`; batches: number of batches until they repeat.
     """
 
-    def __init__(self, corpus: CodeCorpus, length: int, batches: int, share: Shard = ALL) -> None:
-        grad_accum = share.processes * share.grad_accum
-        each = -(-len(corpus.sequences) // (batches * grad_accum)) * grad_accum
-        super().__init__(corpus, length, 0, each, 0, 0.0, share)
+    def __init__(self, corpus: CodeCorpus, length: int, batches: int, shard: Shard = ALL) -> None:
+        # Recordings of a batch, rounded up to a multiple of the micro-batches, which must be of one size.
+        each = -(-len(corpus.sequences) // (batches * shard.count)) * shard.count
+        super().__init__(corpus, length, 0, each, 0, 0.0, shard)
         self.batches = batches
 
     def _crops(self, step: int) -> list[CodeCrop]:
+        # Batch n of N takes recordings n, n + N, n + 2 N and so on.
         numbers = range(step % self.batches, self.batch * self.batches, self.batches)
         levels = self.corpus.levels
-        # What lies beyond the last recording is the end of the first one, where no code is left to count.
+        # The batch is filled up with the end of the first recording, where no code is left to count.
         nothing = CodeCrop(0, len(self.corpus.sequences[0]), 0, levels)
         known = len(self.corpus.sequences)
         return [CodeCrop(n, 0, n, levels) if n < known else nothing for n in numbers]

@@ -14,13 +14,14 @@ from audiovq.config.speech import SAMPLE_RATE, Config, load_config
 from audiovq.config.toml import to_dict
 from audiovq.config.training import StageConfig
 from audiovq.data.corpus import Corpus, open_corpus, speaker_details
-from audiovq.data.crops import CropReader
+from audiovq.data.crops import NO_AUGMENTATION, Augmentation, CropReader
 from audiovq.data.sharding import ALL, Shard
 from audiovq.distributed import rank_zero_first
 from audiovq.errors import AudiovqError
 from audiovq.speech.model import WaveformModel
-from audiovq.training.launch import Run, chosen_stages
-from audiovq.training.metrics_log import Example, say
+from audiovq.training.launch import chosen_stages, launch
+from audiovq.training.metrics_log import Example
+from audiovq.training.options import RunOptions
 from audiovq.training.previews import SpeechExamples
 from audiovq.training.speech_stages import SpeechStage, make_stage
 
@@ -31,24 +32,16 @@ VOICE_TABLE_SECONDS = 4.0
 def main_train(
     config_path: str | Path,
     data: str | Path,
-    out: str | Path,
-    resume: bool = False,
-    threads: int | None = None,
+    options: RunOptions,
     overrides: Sequence[str] = (),
     init: str | Path | None = None,
     stages: Sequence[str] = (),
-    device: str = "cpu",
-    grad_accum: int = 1,
-    snapshot: str | Path | None = None,
 ) -> Path:
     """Train a model from a configuration; returns the path of the finished model.
 
     Args:
         config_path: TOML file or the name of a configuration that ships.
         data: corpus folder (`data.corpus.open_corpus`).
-        out: run folder: checkpoint, metrics, index and finally `model.safetensors`.
-        resume: go on from the run's checkpoint; the configuration stored there must be the same.
-        threads, device, grad_accum, snapshot: of `training.launch.Run`.
         overrides: `key=value` pairs on the configuration.
         init: model file whose weights training starts from.
         stages: names of the stages to run; none: all.
@@ -62,13 +55,11 @@ def main_train(
 
     def task(folder: Path) -> SpeechTask:
         with rank_zero_first():
-            corpus = open_corpus(
-                data, folder / "corpus.safetensors", report=say, high_pass_hz=config.model.high_pass_hz
-            )
+            index = folder / "corpus.safetensors"
+            corpus = open_corpus(data, index, high_pass_hz=config.model.high_pass_hz)
         return SpeechTask(config, corpus, init)
 
-    written = None if snapshot is None else Path(snapshot)
-    return Run(Path(out), resume, threads, device, grad_accum, written).train(task)
+    return launch(options, task)
 
 
 class SpeechTask:
@@ -82,11 +73,13 @@ class SpeechTask:
     Raises: AudiovqError if no recording is in the splits to train on, or `init` does not fit.
     """
 
-    unit, file = "s of audio", "model.safetensors"
+    unit = "s of audio"
+    file = "model.safetensors"
 
     def __init__(self, config: Config, corpus: Corpus, init: str | Path | None = None) -> None:
         self.config = config
-        self.train, self.stages = config.train, config.train.stages
+        self.train = config.train
+        self.stages = config.train.stages
         self.corpus, self.held_out = corpus.divide(config.train.train_splits, config.train.eval_split)
         if not self.corpus.utterances:
             raise AudiovqError(
@@ -99,7 +92,7 @@ class SpeechTask:
         torch.manual_seed(config.train.seed)
         self.model = WaveformModel(config.model, len(self.speakers))
         shown = self.held_out if self.held_out.utterances else self.corpus
-        self._examples = SpeechExamples(shown, self.speakers, report=say)
+        self._examples = SpeechExamples(shown, self.speakers)
         self.history: list[dict[str, Any]] = []
         if init is not None:
             from audiovq.speech.modelfile import load_weights, read_header
@@ -117,14 +110,23 @@ class SpeechTask:
         """What a stage optimises."""
         return make_stage(self.model, config)
 
-    def reader(self, number: int, train: bool, share: Shard = ALL) -> CropReader | None:
+    def reader(self, number: int, train: bool, shard: Shard = ALL) -> CropReader | None:
         """Crops for a stage."""
         corpus = self.corpus if train else self.held_out
         if not corpus.utterances:
             return None
         config = self.stages[number]
-        # A crop that does not fit its voice is for models that hear voices, while they learn their codes.
-        warps = train and config.stage == "codes" and self.config.model.voice.encoder
+        augmentation = NO_AUGMENTATION
+        if train:
+            # Warped crops do not fit their voice: they need a voice encoder, and codes that still change.
+            warps = config.stage == "codes" and self.config.model.voice.encoder
+            augmentation = Augmentation(
+                speed=self.train.speed,
+                level_db=self.train.level_db,
+                disturb_prob=self.train.disturb_prob,
+                warp_prob=config.warp_prob if warps else 0.0,
+                warp_octaves=config.warp_octaves,
+            )
         hop = self.config.model.code_hop
         samples = max(1, round(config.seconds * SAMPLE_RATE / hop)) * hop
         voice = round(VOICE_SECONDS * SAMPLE_RATE / hop) * hop if self.config.model.voice.encoder else hop
@@ -134,19 +136,14 @@ class SpeechTask:
             samples,
             voice,
             config.batch,
-            self.train.seed * 100 + number,
-            self.train.speed if train else 0.0,
-            self.train.level_db if train else 0.0,
-            share,
-            report=say,
+            seed=self.train.seed * 100 + number,
+            shard=shard,
             high_pass_hz=self.config.model.high_pass_hz,
-            disturb_prob=self.train.disturb_prob if train else 0.0,
-            warp_prob=config.warp_prob if warps else 0.0,
-            warp_octaves=config.warp_octaves,
+            augmentation=augmentation,
         )
 
     def examples(self, config: StageConfig) -> list[Example]:
-        """A few held-out recordings, or where none are held out some of the others, by the model as it is."""
+        """A few held-out recordings (or others where none are held out) as the model makes them now."""
         return self._examples.make(self.model, config)
 
     def write(self, path: Path, done: list[dict[str, Any]]) -> None:
@@ -156,7 +153,8 @@ class SpeechTask:
         sexes = speaker_details(self.corpus.root)
         seconds = self.corpus.speaker_seconds()
         table = [
-            Speaker(i, n, sexes.get(n, ""), round(seconds[n] / 60, 2)) for i, n in enumerate(self.speakers)
+            Speaker(number, name, sexes.get(name, ""), round(seconds[name] / 60, 2))
+            for number, name in enumerate(self.speakers)
         ]
         self._fill_voice_table()
         stages = [{("audio_seconds" if k == "amount" else k): v for k, v in row.items()} for row in done]
@@ -169,21 +167,18 @@ class SpeechTask:
 
     @torch.no_grad()
     def _fill_voice_table(self, per_speaker: int = 8) -> None:
-        """Named points of trained speakers: the mean of the voice encoder over some of their recordings."""
+        """Voice points of the trained speakers: the voice encoder's mean over some recordings of each."""
         encoder = self.model.voice_encoder
         if encoder is None:
             return
         self.model.eval()
+        hop = self.model.frame_hop
+        length = round(VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
+        high_pass_hz = self.config.model.high_pass_hz
         for number, name in enumerate(self.speakers):
             own = self.corpus.of_speaker(name).utterances[:per_speaker]
-            hop = self.model.frame_hop
-            length = round(VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
             corpus = Corpus(self.corpus.root, own)
-            high_pass_hz = self.config.model.high_pass_hz
-            # A recording that cannot be read must not cost a model that is all but finished.
-            reader = CropReader(
-                corpus, (name,), length, hop, len(own), seed=0, report=say, high_pass_hz=high_pass_hz
-            )
+            reader = CropReader(corpus, (name,), length, hop, len(own), seed=0, high_pass_hz=high_pass_hz)
             signal = reader.read(0).signal.to(self.model.voice_table.points.device)
             sums = encoder.pool(self.model.log_powers(signal))
             reader.close()

@@ -1,4 +1,4 @@
-"""What each stage of training optimises, and with which parts of the model moving.
+"""The stages of training a speech model: their losses, and the parts of the model that they train.
 
 codes       encoder, codebook, voice encoder and conditioner, by the conditioner's spectra
 spectral    the spectral head, on frozen codes
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.config.training import StageConfig
-from audiovq.data.crops import Batch
+from audiovq.data.crops import SpeechBatch
 from audiovq.errors import AudiovqError
 from audiovq.nn import fused
 from audiovq.nn.blocks import fusable
@@ -40,41 +40,42 @@ class SpeechStage(Stage):
 
     model: WaveformModel
 
-    def _voices(self, batch: Batch, step: int) -> Tensor:
+    def _voices(self, batch: SpeechBatch, step: int) -> Tensor:
         drop = None
         if self.model.training or any(m.training for m in self.modules()):
             generator = torch.Generator().manual_seed(step)
             drawn = batch.part.of(torch.rand(batch.part.total, generator=generator))
-            drop = (drawn < self.model.config.voice.drop_prob).to(batch.rows.device)
-            # What comes of a warped crop is for its voice to say.
+            drop = (drawn < self.model.config.voice.drop_prob).to(batch.speaker_ids.device)
+            # A warped crop always has a voice, which its target follows.
             drop &= batch.stride == 1
-        return self.model.voice_points(batch.voice, batch.rows, drop)
+        return self.model.voice_points(batch.voice, batch.speaker_ids, drop)
 
     def _quantises(self, step: int) -> bool:
         """Whether the codebook quantises by now; outside training it always does."""
         return step >= self.config.quantize_after or not self.model.codebook.training
 
     @torch.no_grad()
-    def _frozen_condition(self, batch: Batch, step: int) -> Condition:
+    def _frozen_condition(self, batch: SpeechBatch, step: int) -> Condition:
         """Conditioner output for the batch's codes, without gradient."""
-        codes = self.model.encode(batch.heard)
+        codes = self.model.encode(batch.encoder_input)
         return self.model.condition(codes, self._voices(batch, step), self._levels(batch, step))
 
     @torch.no_grad()
-    def _target(self, batch: Batch, log_magnitude: Tensor) -> Tensor:
-        """What a decoder is to make of the codes, `(B, N)`: the recording, or with `target_passes` the
-        recording moved towards the spectra `(B, F, bins)` that the codes predict.
+    def _target(self, batch: SpeechBatch, log_magnitude: Tensor) -> Tensor:
+        """Target of a decoder, `(B, N)`: the recording, with `target_passes` moved towards the spectra
+        `(B, F, bins)` that the codes predict.
 
-        The difference is what the codes do not say; taught on it, a decoder makes it up as noise.
+        The codes do not hold the difference, and a decoder trained on it produces noise instead.
         """
         passes = self.config.target_passes
         if not passes:
             return batch.signal
-        window, hop = self.model.config.conditioner.window, self.model.frame_hop
-        return correct(batch.signal, log_magnitude.detach(), window, hop, passes, TARGET_MOMENTUM)
+        window = self.model.config.conditioner.window
+        spectra = log_magnitude.detach()
+        return correct(batch.signal, spectra, window, self.model.frame_hop, passes, TARGET_MOMENTUM)
 
-    def _levels(self, batch: Batch, step: int) -> Tensor | None:
-        """How many levels each crop is decoded from, `(B,)`; None: all of them."""
+    def _levels(self, batch: SpeechBatch, step: int) -> Tensor | None:
+        """Number of levels that each crop is decoded from, `(B,)`; None: all of them."""
         count = self.model.config.codebook.levels
         if count == 1 or not self.config.coarse_prob or not any(m.training for m in self.modules()):
             return None
@@ -87,7 +88,7 @@ class SpeechStage(Stage):
 
 
 class CodesStage(SpeechStage):
-    """Codes and conditioner from log spectra at code rate: cheap, and nothing but the codes can explain."""
+    """Codes and conditioner from log spectra at code rate: cheap, and only the codes can explain them."""
 
     def __init__(self, model: WaveformModel, config: StageConfig) -> None:
         super().__init__(model, config)
@@ -120,12 +121,12 @@ class CodesStage(SpeechStage):
     def modules(self) -> list[nn.Module]:
         return _up_to_conditioner(self.model)
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Metrics]:
         voice = self._voices(batch, step)
         quantise = self._quantises(step)
         warp = self._warp(batch, step)
         levels = self._levels(batch, step)
-        condition, quantised = self.model.encode_decode(batch.heard, voice, quantise, warp, levels)
+        condition, quantised = self.model.encode_decode(batch.encoder_input, voice, quantise, warp, levels)
         terms = self.spectra(condition, batch.signal)
         reconstruction = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
         loss = vq_loss(reconstruction, quantised, self.model.config.codebook.beta)
@@ -137,11 +138,11 @@ class CodesStage(SpeechStage):
             metrics |= seen
         return loss, metrics
 
-    def _warp(self, batch: Batch, step: int) -> Warp | None:
-        """How far the encoder hears each crop moved, most of them not at all; None: none of them.
+    def _warp(self, batch: SpeechBatch, step: int) -> Warp | None:
+        """How far the pitch and formants of the encoder's input differ from the crop; None: nowhere.
 
-        A crop that is heard at another pitch, with other formants, does not fit its voice, and is to come out
-        like the voice. That teaches the decoder to follow the voice over speaker cues left in the codes.
+        The target of a warped crop fits the voice, not the encoder's input. That teaches the decoder to
+        follow the voice over speaker cues left in the codes.
         """
         if not (self.config.warp_prob and self.model.voice_encoder and self.model.codebook.training):
             return None
@@ -167,7 +168,7 @@ class SpectralStage(SpeechStage):
             raise AudiovqError("configuration: stage spectral needs model.spectral_head.enabled = true")
         return [self.model.spectral_head]
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Metrics]:
         assert self.model.spectral_head is not None
         condition = self._frozen_condition(batch, step)
         output = self.model.spectral_head(condition.features, condition.log_magnitude)
@@ -185,12 +186,12 @@ class WaveNetStage(SpeechStage):
     def modules(self) -> list[nn.Module]:
         return [self.model.wavenet]
 
-    def condition(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
-        """Features, log magnitude, additional loss (a zero here) and what to report of it."""
+    def condition(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
+        """Features, log magnitude, additional loss (a zero here) and its metrics."""
         condition = self._frozen_condition(batch, step)
         return condition.features, condition.log_magnitude, batch.signal.new_zeros(()), {}
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Metrics]:
         decoder = self.model.wavenet
         features, log_magnitude, extra, metrics = self.condition(batch, step)
         reach = decoder.reach_frames
@@ -199,7 +200,7 @@ class WaveNetStage(SpeechStage):
         signal = signal[:, 1:] - decoder.pre_emphasis * signal[:, :-1]
         jitter = self._jitter(batch, step)
         context = math.ceil(decoder.receptive_field / decoder.hop)
-        # Codes near the crop's ends saw zeros beyond it; leave them out when the crop is long enough.
+        # Codes near the crop's ends saw zeros beyond it: leave them out where the crop is long enough.
         skip = min(reach, max(0, (batch.signal.shape[1] // decoder.hop - context) // 4))
         frames = Frames(*(v[:, skip : v.shape[1] - skip] for v in frames))
         part = slice(skip * decoder.hop, signal.shape[1] - skip * decoder.hop)
@@ -220,11 +221,11 @@ class WaveNetStage(SpeechStage):
         metrics["bits"] = float(nats.detach()) / math.log(2)
         return self.weights["likelihood"] * nats + extra, metrics
 
-    def _jitter(self, batch: Batch, step: int) -> Tensor:
+    def _jitter(self, batch: SpeechBatch, step: int) -> Tensor:
         """Random code offsets, of a random strength for each crop, in training only."""
         offsets = torch.zeros(batch.signal.shape, dtype=torch.long)
         if self.config.jitter and self.model.wavenet.training:
-            # Each crop its own generator: nobody draws for crops that others work on.
+            # A generator for each crop, so that no process draws for the crops of others.
             for row, item in zip(offsets, batch.part.numbers, strict=True):
                 generator = torch.Generator().manual_seed(step * batch.part.total + item)
                 strength = self.config.jitter * torch.rand((), generator=generator)
@@ -238,11 +239,11 @@ class EndToEndStage(WaveNetStage):
     def modules(self) -> list[nn.Module]:
         return [*_up_to_conditioner(self.model), self.model.wavenet]
 
-    def condition(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
+    def condition(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
         voice = self._voices(batch, step)
         quantise = self._quantises(step)
         levels = self._levels(batch, step)
-        condition, quantised = self.model.encode_decode(batch.heard, voice, quantise, levels=levels)
+        condition, quantised = self.model.encode_decode(batch.encoder_input, voice, quantise, levels=levels)
         # While nothing is quantised, commitment would only pull all latents onto one code.
         extra = vq_loss(batch.signal.new_zeros(()), quantised, self.model.config.codebook.beta) * float(
             quantise
@@ -251,7 +252,7 @@ class EndToEndStage(WaveNetStage):
 
 
 def _up_to_conditioner(model: WaveformModel) -> list[nn.Module]:
-    """Everything that codes are learned with."""
+    """The parts that learn the codes."""
     voice = [] if model.voice_encoder is None else [model.voice_encoder]
     return [model.encoder, model.codebook, model.conditioner, model.voice_table, *voice]
 

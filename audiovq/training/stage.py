@@ -1,4 +1,4 @@
-"""What every stage of training is: parameters that move, and a loss."""
+"""Base class of the stages of training: the parameters that train, and a loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Stage:
     """Name of the metric that `patience` watches on held-out data; less is better."""
 
     def __init__(self, model: Any, config: StageConfig) -> None:
-        self.model, self.config = model, config
+        self.model = model
+        self.config = config
         self.weights = self.default_weights() | config.weights
         unknown = set(config.weights) - set(self.default_weights())
         if unknown:
@@ -50,23 +51,24 @@ class Stage:
         raise TypeError("a stage defines its modules")
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, Metrics]:
-        """Loss of a batch or of a part of it, and what to report.
+        """Loss of a micro-batch, and metrics.
 
-        What is drawn at random hangs on the step and the item, not on the part that the item is in.
+        Every random draw is seeded by the step and the item, whichever micro-batch the item is in.
         """
         raise TypeError("a stage defines its loss")
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
+        """Device of the model."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def update_ema(self) -> Metrics:
-        """After the optimizer step: update what no gradient moves, the codebook. Returns how it is used."""
+        """After the optimizer step: update the codebook EMA. Returns the usage of the codes."""
         return {k: v for m in self._codebooks() if m.training for k, v in m.update_ema().metrics().items()}
 
     def usage(self) -> Metrics:
-        """How the codebook was used since `update_ema` or the last call; the entropy of a code in bits."""
+        """Usage of the codes since `update_ema` or the last call, and the entropy of a code in bits."""
         found: Metrics = {}
         for codebook in self._codebooks():
             usage = codebook.usage()
@@ -82,7 +84,7 @@ class Stage:
         return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of a stage besides the model."""
+        """Tensors of a checkpoint besides the model and the optimizer."""
         return {}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:

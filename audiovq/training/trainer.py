@@ -1,91 +1,55 @@
-"""The loop that trains whatever a `Task` describes: stages in order, checkpoints, resuming, metrics."""
+"""Trains what a `Task` describes: stages in order, checkpoints, resuming, metrics."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import signal
-import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from audiovq import distributed
-from audiovq.config.training import StageConfig, TrainConfig
+from audiovq.config.training import StageConfig
 from audiovq.data.sharding import MicroBatch, Shard, full_batch
 from audiovq.errors import AudiovqError
 from audiovq.training.best import Best, left_behind
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.finite import SkippedSteps, not_finite
-from audiovq.training.metrics_log import Example, MetricsLog, Progress, say
+from audiovq.training.metrics_log import MetricsLog, ProgressLog
 from audiovq.training.optimizer import Average, Declared, Optimizer
 from audiovq.training.precision import bf16_is_faster
-from audiovq.training.stage import Stage
+from audiovq.training.stage import Metrics, Stage
+from audiovq.training.stop import StopSignals
+from audiovq.training.task import Reader, Task
 
 CHECKPOINT = "checkpoint.safetensors"
-OTHER = {"config": "another configuration", "speakers": "other speakers"}
-"""How parts of an identity that differ are spoken of."""
 EVAL_BATCHES = 4
 EVAL_EVERY = 500
 LOG_EVERY = 20
 
+_DIFFERENT = {"config": "another configuration", "speakers": "other speakers"}
+"""How an error names a part of the identity that differs."""
 
-class Reader(Protocol):
-    """This process's share of batches, by step number; what it is depends on nothing else."""
-
-    def get(self, step: int) -> list[Any]:
-        """Pieces of a step's batch, while the next ones are prepared."""
-
-    def micro_batches(self, step: int) -> list[Any]:
-        """Pieces of a step's batch, now."""
-
-    def names(self, step: int, part: MicroBatch) -> list[str]:
-        """What some items of a step's batch were read from."""
-
-    def close(self) -> None:
-        """Free what reading holds."""
+_logger = logging.getLogger(__name__)
 
 
-class Task(Protocol):
-    """What a loop trains.
+@dataclass
+class _ActiveStage:
+    """A stage while it trains."""
 
-    model: all of it, whatever a stage moves.
-    train: seed and interval of checkpoints.
-    stages: in order.
-    identity: JSON by name ("config", "speakers"); a run resumes only where all of it is the same.
-    unit: what progress counts; file: name of what is made.
-    """
-
-    @property
-    def model(self) -> nn.Module: ...
-    @property
-    def train(self) -> TrainConfig: ...
-    @property
-    def stages(self) -> tuple[StageConfig, ...]: ...
-    @property
-    def identity(self) -> dict[str, Any]: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def file(self) -> str: ...
-
-    def amount(self, config: StageConfig) -> float:
-        """Units in one step."""
-
-    def stage(self, config: StageConfig) -> Stage:
-        """A stage, with its parameters ready to be trained."""
-
-    def reader(self, number: int, train: bool, share: Shard) -> Reader | None:
-        """Batches for stage `number`, to train on or held out; None if nothing is held out."""
-
-    def examples(self, config: StageConfig) -> list[Example]:
-        """Recordings as the model makes them now, for TensorBoard; none where there is nothing to hear."""
-
-    def write(self, path: Path, done: list[dict[str, Any]]) -> None:
-        """Write the finished model; `done`: steps and seconds of each stage."""
+    config: StageConfig
+    stage: Stage
+    optimizer: Optimizer
+    average: Average
+    before: dict[str, Tensor]
+    """Weights from before the stage, where the stage blends them in."""
+    skipped: SkippedSteps = field(default_factory=SkippedSteps)
 
 
 class Trainer:
@@ -93,40 +57,43 @@ class Trainer:
 
     Args:
         task: what to train.
-        folder: for checkpoint, metrics and the finished model; of joined processes the first writes them.
+        folder: for checkpoint, metrics and the finished model; rank zero writes them.
         device: where to compute.
-        grad_accum: into how many a process cuts its share of a batch, to need less memory at once.
+        grad_accum: micro-batches that a process cuts its shard of a batch into, to need less memory.
     """
 
     def __init__(
         self, task: Task, folder: Path, device: str | torch.device = "cpu", grad_accum: int = 1
     ) -> None:
-        self.task, self.folder, self.device = task, folder, torch.device(device)
+        self.task = task
+        self.folder = folder
+        self.device = torch.device(device)
         self.rank_info = distributed.rank_info()
-        self.share = Shard(self.rank_info.rank, self.rank_info.size, grad_accum)
+        self.shard = Shard(self.rank_info.rank, self.rank_info.world_size, grad_accum)
         task.model.to(self.device)
         self._bf16 = bf16_is_faster(self.device)
-        self.stage_number, self.step = 0, 0
+        self.stage_number = 0
+        self.step = 0
         self.seconds = [0.0] * len(task.stages)
         self._best = Best()
         self._pending: Checkpoint | None = None
-        self._stop: int | None = None
-        self._handlers: dict[int, Any] = {}
+        self._signals = StopSignals()
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint. Raises AudiovqError if it is of another task."""
+        """Continue from a checkpoint. Raises AudiovqError if it belongs to another task."""
         header = checkpoint.header
         for name, value in self.task.identity.items():
             if header.get(name) != json.loads(json.dumps(value)):
-                other = OTHER.get(name, f"another {name}")
+                other = _DIFFERENT.get(name, f"another {name}")
                 raise AudiovqError(f"{self.folder / CHECKPOINT}: was made with {other}; resume with the same")
         self.task.model.load_state_dict(checkpoint.groups["model"])
-        self.stage_number, self.step = header["stage"], header["step"]
+        self.stage_number = header["stage"]
+        self.step = header["step"]
         self.seconds = header["seconds"]
         self._pending = checkpoint
 
     def run(self) -> Path:
-        """All remaining stages; then write and return the finished model.
+        """Run all remaining stages, then write the finished model and return its path.
 
         Raises: KeyboardInterrupt (on SIGINT) or SystemExit (on SIGTERM) after the checkpoint is written;
             AudiovqError for a full disk, for a loss, gradient or weight that is not finite, and what the task
@@ -134,21 +101,20 @@ class Trainer:
         """
         stages = self.task.stages
         names = [s.stage for s in stages]
-        log = MetricsLog(self.folder, names, self.stage_number, self.step) if self.rank_info.first else None
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._ask_to_stop)
+        log = (
+            MetricsLog(self.folder, names, self.stage_number, self.step) if self.rank_info.is_first else None
+        )
         try:
-            while self.stage_number < len(stages):
-                self._run_stage(stages[self.stage_number], log)
-                self.stage_number, self.step = self.stage_number + 1, 0
+            with self._signals:
+                while self.stage_number < len(stages):
+                    self._run_stage(stages[self.stage_number], log)
+                    self.stage_number += 1
+                    self.step = 0
         finally:
             if log is not None:
                 log.close()
-            for caught, handler in self._handlers.items():
-                signal.signal(caught, handler)
         path = self.folder / self.task.file
-        if self.rank_info.first:
+        if self.rank_info.is_first:
             self.task.write(path, self._done())
         distributed.barrier()
         return path
@@ -156,12 +122,12 @@ class Trainer:
     def snapshot(self, path: Path) -> None:
         """Write the model that the loaded checkpoint's stage would leave behind if it ended now."""
         assert self._pending is not None, "load a checkpoint first"
-        state = self.task.model.state_dict()
         groups = self._pending.groups
-        ema = groups.get("ema", {})
-        best = groups.get("best", {})
-        before = groups.get("before", {})
         if self.stage_number < len(self.task.stages):
+            ema = groups.get("ema", {})
+            best = groups.get("best", {})
+            before = groups.get("before", {})
+            state = self.task.model.state_dict()
             blend = self.task.stages[self.stage_number].blend
             for name, value in left_behind(ema, best, before, blend).items():
                 state[name].copy_(value)
@@ -179,138 +145,163 @@ class Trainer:
                 )
         return done
 
-    def _run_stage(self, config: StageConfig, log: MetricsLog | None) -> None:
-        task = self.task
-        stage = task.stage(config)
-        names = {n for m in stage.modules() for n in _names_in(task.model, m)}
+    def _begin_stage(self, config: StageConfig) -> _ActiveStage:
+        """A stage as it begins, or as the loaded checkpoint left it."""
+        model = self.task.model
+        stage = self.task.stage(config)
+        names = {n for m in stage.modules() for n in _names_in(model, m)}
+        optimizer = Optimizer(stage.named_parameters(), config, cast(Declared, model))
+        average = Average(model, names, config.ema_decay)
+        before = {n: v.clone() for n, v in average.values.items()} if config.blend else {}
         self._best = Best()
-        optimizer = Optimizer(stage.named_parameters(), config, cast(Declared, task.model))
-        average = Average(task.model, names, config.ema_decay)
-        before_stage = {n: v.clone() for n, v in average.values.items()} if config.blend else {}
         if self._pending is not None:
             groups = self._pending.groups
             optimizer.load_state(groups.get("optimizer", {}))
             stage.load_state(self._to_device(groups.get("stage", {})))
             average.values.update(self._to_device(groups.get("ema", {})))
-            score, misses, at = self._pending.header["best"]
-            self._best = Best(score, misses, at, self._to_device(groups.get("best", {})))
-            before_stage = self._to_device(groups.get("before", before_stage))
+            score, misses, step = self._pending.header["best"]
+            self._best = Best(score, misses, step, self._to_device(groups.get("best", {})))
+            before = self._to_device(groups.get("before", before))
             self._pending = None
-        reader = task.reader(self.stage_number, True, self.share)
+        return _ActiveStage(config, stage, optimizer, average, before)
+
+    def _run_stage(self, config: StageConfig, log: MetricsLog | None) -> None:
+        active = self._begin_stage(config)
+        reader = self.task.reader(self.stage_number, True, self.shard)
         assert reader is not None, "there is nothing to train on"
-        amount = task.amount(config)
-        progress = Progress(config.stage, config.steps, self.step, amount, task.unit, silent=log is None)
-        skipped = SkippedSteps()
-        saved = began = time.monotonic()
-        before = self.seconds[self.stage_number]
+        progress = ProgressLog(
+            config.stage, config.steps, self.step, self.task.amount(config), self.task.unit
+        )
+        spent = self.seconds[self.stage_number]
+        began = time.monotonic()
+        saved = began
         try:
             while self.step < config.steps:
-                stage.train()
-                optimizer.begin()
-                metrics, stop, broken = self._backward(stage, config, reader.get(self.step), optimizer)
-                if broken:
-                    sources = [name for part in broken for name in reader.names(self.step, part)]
-                    raise not_finite(self.folder, config.stage, self.step, "loss", sources)
-                metrics["norm"] = optimizer.step(self.step)
-                if skipped.exceed(metrics["norm"]):
-                    sources = reader.names(self.step, full_batch(config.batch))
-                    raise not_finite(self.folder, config.stage, self.step, "gradient", sources)
-                if skipped.count and self.rank_info.first:
-                    say(f"{config.stage}  {self.step + 1}  {skipped}")
-                metrics |= stage.update_ema()
-                average.update(task.model, self.step)
+                metrics, stop = self._train_step(active, reader)
                 progress.update(self.step, metrics)
                 self.step += 1
                 now = time.monotonic()
-                self.seconds[self.stage_number] = before + now - began
+                self.seconds[self.stage_number] = spent + now - began
                 if self.step % LOG_EVERY == 0 and log is not None:
                     log.write(self.stage_number, self.step, self.seconds[self.stage_number], metrics)
                 if self.step % EVAL_EVERY == 0 or self.step == config.steps:
-                    average.swap(task.model)
-                    held = self._evaluate(stage, config)
-                    if log is not None and log.shows:
-                        log.show(self.stage_number, self.step, task.examples(config))
-                    average.swap(task.model)
-                    if config.patience and f"held_{stage.monitor}" in held:
-                        self._best.see(held[f"held_{stage.monitor}"], self.step, average.values)
-                    if held and log is not None:
-                        log.write(self.stage_number, self.step, self.seconds[self.stage_number], held)
-                        values = "  ".join(f"{name} {value:.4f}" for name, value in held.items())
-                        say(f"{config.stage}  {self.step}  held out:  {values}")
-                if now - saved > task.train.checkpoint_seconds or stop:
-                    groups = {"optimizer": optimizer.state(), "ema": average.values, "stage": stage.state()}
-                    self._save({**groups, "best": self._best.values, "before": before_stage})
+                    self._score(active, log)
+                if now - saved > self.task.train.checkpoint_seconds or stop:
+                    self._save(self._groups(active))
                     saved = now
                 if config.patience and self._best.misses >= config.patience:
-                    if self.rank_info.first:
-                        say(f"{config.stage}  {self.step}  no better since {self._best.step}: done")
+                    _logger.info("%s  %d  no better since %d: done", config.stage, self.step, self._best.step)
                     break
                 if stop:
-                    if self.rank_info.first:
-                        say(f"{self.folder}: stopped at step {self.step}; go on with --resume")
+                    _logger.info("%s: stopped at step %d; go on with --resume", self.folder, self.step)
                     raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
         finally:
             reader.close()
-        average.values.update(left_behind(average.values, self._best.values, before_stage, config.blend))
-        average.swap(task.model)
+        average = active.average
+        average.values.update(left_behind(average.values, self._best.values, active.before, config.blend))
+        average.swap(self.task.model)
         self._best = Best()
         self._save({}, finished=True)
 
+    def _train_step(self, active: _ActiveStage, reader: Reader) -> tuple[Metrics, int]:
+        """One step of the optimizer; mean metrics, and the signal to stop by or 0."""
+        config = active.config
+        active.stage.train()
+        active.optimizer.begin()
+        metrics, stop, broken = self._backward(active.stage, config, reader.get(self.step), active.optimizer)
+        if broken:
+            sources = [name for part in broken for name in reader.names(self.step, part)]
+            raise not_finite(self.folder, config.stage, self.step, "loss", sources)
+        metrics["norm"] = active.optimizer.step(self.step)
+        if active.skipped.exceed(metrics["norm"]):
+            sources = reader.names(self.step, full_batch(config.batch))
+            raise not_finite(self.folder, config.stage, self.step, "gradient", sources)
+        if active.skipped.count:
+            _logger.info("%s  %d  %s", config.stage, self.step + 1, str(active.skipped))
+        metrics |= active.stage.update_ema()
+        active.average.update(self.task.model, self.step)
+        return metrics, stop
+
     def _backward(
         self, stage: Stage, config: StageConfig, micro_batches: list[Any], optimizer: Optimizer
-    ) -> tuple[dict[str, float], int, list[MicroBatch]]:
-        """Mean gradients of a step over pieces and processes; mean metrics, a signal to stop by or 0, and the
-        parts of the batch whose loss is not finite."""
-        sums: dict[str, float] = {}
-        broken = [0.0] * (self.share.processes * self.share.grad_accum)
-        stop = self._stop or 0
+    ) -> tuple[Metrics, int, list[MicroBatch]]:
+        """Mean gradients of a step over micro-batches and processes.
+
+        Returns: mean metrics, a signal to stop by or 0, and the parts of the batch whose loss is not finite.
+        """
+        sums: Metrics = {}
+        broken = [0.0] * self.shard.count
+        stop = self._signals.received
         for batch in micro_batches:
-            # Dropout differs from part to part; everything else that is random hangs on the items.
+            # Dropout differs from part to part; every other random draw is seeded by the items.
             torch.manual_seed((self.task.train.seed * 1_000_003 + self.step) * 1_009 + batch.part.first)
             with self._precision(config):
                 loss, metrics = stage.loss(_moved(batch, self.device), self.step)
             broken[batch.part.first // batch.part.size] = float(not math.isfinite(float(loss.detach())))
-            (loss / len(micro_batches)).backward()
+            torch.autograd.backward(loss / len(micro_batches))
             for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value / len(micro_batches) / self.rank_info.size
+                sums[name] = sums.get(name, 0.0) + value / len(micro_batches) / self.rank_info.world_size
         # A signal that one process got stops all of them, after the same step; so does a loss not finite.
-        asked = float(stop == signal.SIGINT), float(stop == signal.SIGTERM)
+        asked = [float(stop == signal.SIGINT), float(stop == signal.SIGTERM)]
         found = distributed.average_gradients(optimizer.parameters, [*sums.values(), *asked, *broken])
         means = found[: len(sums)]
         interrupt, terminate, *broken = found[len(sums) :]
         stop = int(signal.SIGINT) if interrupt else int(signal.SIGTERM) if terminate else 0
-        size = micro_batches[0].part.size
-        parts = [
-            MicroBatch(i * size, size, micro_batches[0].part.total) for i, flag in enumerate(broken) if flag
-        ]
+        part = micro_batches[0].part
+        parts = [MicroBatch(i * part.size, part.size, part.total) for i, flag in enumerate(broken) if flag]
         return dict(zip(sums, means, strict=True)), stop, parts
 
     def _precision(self, config: StageConfig) -> torch.autocast:
-        """In what a stage's products are computed."""
+        """The precision of a stage's matrix products."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed_precision and self._bf16)
 
+    def _score(self, active: _ActiveStage, log: MetricsLog | None) -> None:
+        """Score the averaged weights on held-out data, and show examples of what they make."""
+        config = active.config
+        active.average.swap(self.task.model)
+        held = self._evaluate(active.stage, config)
+        if log is not None and log.shows:
+            log.show(self.stage_number, self.step, self.task.examples(config))
+        active.average.swap(self.task.model)
+        monitor = f"held_{active.stage.monitor}"
+        if config.patience and monitor in held:
+            self._best.see(held[monitor], self.step, active.average.values)
+        if held and log is not None:
+            log.write(self.stage_number, self.step, self.seconds[self.stage_number], held)
+            values = "  ".join(f"{name} {value:.4f}" for name, value in held.items())
+            _logger.info("%s  %d  held out:  %s", config.stage, self.step, values)
+
     @torch.no_grad()
-    def _evaluate(self, stage: Stage, config: StageConfig) -> dict[str, float]:
+    def _evaluate(self, stage: Stage, config: StageConfig) -> Metrics:
         """Mean metrics over fixed held-out batches, names prefixed by `held_`."""
         self.task.model.eval()
-        reader = self.task.reader(self.stage_number, False, self.share)
+        reader = self.task.reader(self.stage_number, False, self.shard)
         if reader is None:
             return {}
-        sums: dict[str, float] = {}
-        parts = EVAL_BATCHES * self.share.grad_accum * self.share.processes
+        sums: Metrics = {}
         for number in range(EVAL_BATCHES):
             for batch in reader.micro_batches(number):
                 with self._precision(config):
                     _, metrics = stage.loss(_moved(batch, self.device), 0)
                 for name, value in metrics.items():
-                    sums[name] = sums.get(name, 0.0) + value / parts
+                    sums[name] = sums.get(name, 0.0) + value / (EVAL_BATCHES * self.shard.count)
         reader.close()
         means = dict(zip(sums, distributed.all_reduce_floats(list(sums.values())), strict=True))
         return {f"held_{name}": value for name, value in (means | stage.usage()).items()}
 
-    def _save(self, groups: dict[str, dict[str, torch.Tensor]], finished: bool = False) -> None:
+    def _groups(self, active: _ActiveStage) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint within a stage holds besides the model."""
+        return {
+            "optimizer": active.optimizer.state(),
+            "ema": active.average.values,
+            "stage": active.stage.state(),
+            "best": self._best.values,
+            "before": active.before,
+        }
+
+    def _save(self, groups: dict[str, dict[str, Tensor]], finished: bool = False) -> None:
         """Write the checkpoint; `finished`: the running stage is over."""
-        if not self.rank_info.first:
+        if not self.rank_info.is_first:
             return
         header = {
             **self.task.identity,
@@ -322,27 +313,17 @@ class Trainer:
         groups = {"model": dict(self.task.model.state_dict()), **groups}
         Checkpoint(header, groups).save(self.folder / CHECKPOINT)
 
-    def _to_device(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _to_device(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
-
-    def _ask_to_stop(self, number: int, _: object) -> None:
-        """Stop after the step that is running; a second signal ends the process at once."""
-        self._stop = number
-        signal.signal(number, self._handlers[number])
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    """A batch, a tuple of tensors and what goes with them, on a device."""
-    return batch._replace(
-        **{
-            k: v.to(device, non_blocking=True)
-            for k, v in batch._asdict().items()
-            if isinstance(v, torch.Tensor)
-        }
-    )
+    """A batch, a named tuple of tensors and what goes with them, on a device."""
+    values = (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch)
+    return type(batch)(*values)
 
 
-def _names_in(model: torch.nn.Module, part: torch.nn.Module) -> list[str]:
+def _names_in(model: nn.Module, part: nn.Module) -> list[str]:
     """Names that the tensors of `part` have in the state of `model`."""
     prefix = next(n for n, m in model.named_modules() if m is part)
     return [f"{prefix}.{n}".lstrip(".") for n in part.state_dict()]

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from audiovq.cli.recipe import Run, command, say
+import logging
+
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus", "config", "overrides")
 
+logger = logging.getLogger(__name__)
 
-def main(run: Run) -> None:
+
+def main(run: RecipeRun) -> None:
     """Score the speakers held out, and the texts held out, if there are any."""
     from audiovq.data.corpus import open_corpus
     from audiovq.data.splits import EVAL_SPEAKERS, EVAL_UTTERANCES
+    from audiovq.evaluation.options import EvaluationOptions
+    from audiovq.evaluation.report import evaluate_speech
 
     there = open_corpus(run.prepared).splits
     for split in (EVAL_SPEAKERS, EVAL_UTTERANCES):
         if split not in there:
-            say(f"{run.prepared}: no recordings in split {split}; not scored")
+            logger.info("%s: no recordings in split %s; not scored", run.prepared, split)
             continue
         scores = run.out / f"scores-{split}.json"
-        command("evaluate", run.prepared, "--split", split, "--model", run.model, "--json", scores, "--force")
+        options = EvaluationOptions(model=run.model, split=split, json_out=scores, force=True)
+        for line in evaluate_speech(run.prepared, options):
+            print(line, flush=True)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from audiovq.cli.recipe import Run, command
+import logging
+
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus", "config", "overrides", "prior_config", "prior_overrides")
 
 SPEAKERS = 4
-SECONDS = 4
+SECONDS = 4.0
+
+logger = logging.getLogger(__name__)
 
 
-def main(run: Run) -> None:
-    """Generate what is not there yet, or by an older prior; without speakers, by nobody in particular."""
-    from audiovq.speech.modelfile import read_header
+def main(run: RecipeRun) -> None:
+    """Generate samples that are missing or older than the prior; a single one if there are no speakers."""
+    from audiovq.tokenizer import load
 
     folder = run.out / "samples"
     folder.mkdir(parents=True, exist_ok=True)
-    names = [speaker.name for speaker in read_header(run.model).speakers][:SPEAKERS]
-    for name in names or [""]:
+    tokenizer = load(run.model, prior=run.prior)
+    names = [speaker.name for speaker in tokenizer.speakers][:SPEAKERS]
+    for name in names or [None]:
         target = folder / f"{name or 'nobody'}.wav"
-        speaker = ("--speaker", name) if name else ()
         if target.exists() and target.stat().st_mtime > run.prior.stat().st_mtime:
             continue
-        target.unlink(missing_ok=True)
-        options = ("--model", run.model, "--prior", run.prior, *speaker, "--seconds", str(SECONDS))
-        command("generate", *options, "-o", target)
+        (codes,) = tokenizer.prior.generate(SECONDS, speaker=name)
+        tokenizer.decode_file(codes, target, force=True)
+        logger.info("%s: %.2f s", target, codes.seconds)

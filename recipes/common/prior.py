@@ -1,23 +1,21 @@
-"""Stage prior: a WaveNet over the codes of the prepared corpus; goes on from its checkpoint."""
+"""Stage prior: a WaveNet over the codes of the prepared corpus; continues from its checkpoint."""
 
 from __future__ import annotations
 
-from audiovq.cli.recipe import Run, say
+import logging
+
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus", "config", "overrides", "prior_config", "prior_overrides")
 TOGETHER = True
 
+logger = logging.getLogger(__name__)
 
-def main(run: Run) -> None:
+
+def main(run: RecipeRun) -> None:
     """Train `run.prior_config` on the codes of `run.model`."""
     from audiovq.training.prior import main_prior
 
-    prior = main_prior(
-        run.prior_config,
-        data=run.prepared,
-        out=run.out / "prior",
-        model=run.model,
-        overrides=run.prior_overrides,
-        **run.training,
-    )
-    say(f"{prior}: the trained prior")
+    options = run.training(run.prior.parent)
+    prior = main_prior(run.prior_config, run.prepared, options, run.prior_overrides, run.model)
+    logger.info("%s: the trained prior", prior)

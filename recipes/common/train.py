@@ -1,40 +1,38 @@
-"""Stage train: the model, from the prepared corpus; goes on from its checkpoint."""
+"""Stage train: the model, from the prepared corpus; continues from its checkpoint."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 
-from audiovq.cli.recipe import Run, say
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus", "config", "overrides")
 TOGETHER = True
 
+logger = logging.getLogger(__name__)
 
-def state(run: Run) -> str:
-    """What is trained on: the manifest."""
+
+def state(run: RecipeRun) -> str:
+    """Digest of the training data: of the manifest."""
     manifest = run.prepared / "manifest.tsv"
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else ""
 
 
-def main(run: Run) -> None:
+def main(run: RecipeRun) -> None:
     """Train `run.config`. Raises AudiovqError if the checkpoint is of other recordings."""
     from audiovq.distributed import launched_rank
     from audiovq.errors import AudiovqError
     from audiovq.io.atomic import PartialFile
     from audiovq.training.speech import main_train
 
-    folder, trained_on = run.out / "model", run.out / "model" / "manifest.sha256"
+    folder = run.model.parent
+    trained_on = folder / "manifest.sha256"
     if trained_on.exists() and trained_on.read_text() != state(run):
         raise AudiovqError(f"{folder}: was trained on other recordings; remove it, or give another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    if launched_rank().first:
+    if launched_rank().is_first:
         with PartialFile(trained_on, force=True) as file:
             file.write(state(run).encode())
-    model = main_train(
-        run.config,
-        run.prepared,
-        folder,
-        overrides=run.overrides,
-        **run.training,
-    )
-    say(f"{model}: the trained model")
+    model = main_train(run.config, run.prepared, run.training(folder), run.overrides)
+    logger.info("%s: the trained model", model)

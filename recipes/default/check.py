@@ -1,29 +1,33 @@
-"""Stage check: are the recordings that the default model is trained and scored on there, and the same?"""
+"""Stage check: compares the corpus with the recordings that the default model is trained and scored on."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import hashlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from audiovq.cli.recipe import Bar, Run, say
+from audiovq.io.progress import ProgressBar
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus",)
+
+logger = logging.getLogger(__name__)
 
 FILES = Path(__file__).with_name("files.tsv.gz")
 
 LENGTH_TOLERANCE = 0.25
-"""Share of its listed length by which a recording without a checksum may be shorter or longer."""
+"""Relative difference from its listed length that a recording without a checksum may have."""
 
 
-def state(run: Run) -> str:
-    """What the folder is compared with: the list."""
+def state(run: RecipeRun) -> str:
+    """Digest of the list that the folder is compared with."""
     return hashlib.sha256(FILES.read_bytes()).hexdigest()
 
 
-def main(run: Run) -> None:
+def main(run: RecipeRun) -> None:
     """Compare the folder with `files.tsv.gz`. Raises AudiovqError if anything is missing or differs."""
     from audiovq.errors import AudiovqError
 
@@ -31,22 +35,22 @@ def main(run: Run) -> None:
     if not (corpus / "manifest.tsv").exists():
         raise AudiovqError(f"{corpus}: holds no manifest.tsv; make the folder with recipes/default/layout.py")
     rows = list(listed())
-    bar = Bar("recording")
+    bar = ProgressBar("recording")
     faults = []
     for count, row in enumerate(rows, 1):
         path = corpus / row["path"]
         if fault := find_fault(path, row):
             faults.append(f"{path}: {fault}")
-        bar(count, len(rows))
+        bar.show(count, len(rows))
     for line in faults[:10]:
-        say(line)
+        logger.warning(line)
     if faults:
         raise AudiovqError(
             f"{corpus}: {len(faults)} of {len(rows)} recordings are missing or differ; "
             "remove those that differ and run recipes/default/layout.py again, or train with --from train"
         )
     verified = sum(has_checksum(row) for row in rows)
-    say(
+    logger.info(
         f"{corpus}: all {len(rows)} recordings are there; "
         f"{verified} verified by checksum, {len(rows) - verified} by length"
     )
@@ -59,12 +63,12 @@ def listed() -> Iterator[dict[str, str]]:
 
 
 def has_checksum(row: dict[str, str]) -> bool:
-    """Whether the row's recording is used as its corpus has it, sample for sample."""
+    """Whether the row's recording is used unchanged, sample for sample."""
     return bool(row["sha256"])
 
 
 def find_fault(path: Path, row: dict[str, str]) -> str:
-    """What is wrong with the file at `path` as the recording of a row; "" if nothing is."""
+    """Fault of the file at `path` as the recording of a row; "" if there is none."""
     if not path.exists():
         return "is missing"
     if has_checksum(row):
@@ -82,7 +86,7 @@ def find_fault(path: Path, row: dict[str, str]) -> str:
 
 
 def is_same(path: Path, row: dict[str, str]) -> bool:
-    """Whether a file is the one listed, or holds the same samples in another encoding."""
+    """Whether a file is the listed one, or holds the same samples in another encoding."""
     if hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]:
         return True
     import soundfile

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from audiovq.cli.recipe import Run, command, say
+import logging
+
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus", "config", "overrides")
 
 SPLITS = ("eval-speakers", "eval-voices")
 
+logger = logging.getLogger(__name__)
 
-def main(run: Run) -> None:
+
+def main(run: RecipeRun) -> None:
     """Score the splits eval-speakers (English) and eval-voices (25 languages)."""
+    from audiovq.evaluation.options import EvaluationOptions
+    from audiovq.evaluation.report import evaluate_speech
+
     for split in SPLITS:
-        say(f"evaluate: {split}")
+        logger.info("evaluate: %s", split)
         scores = run.out / f"scores-{split}.json"
-        command("evaluate", run.given(), "--split", split, "--model", run.model, "--json", scores, "--force")
+        options = EvaluationOptions(model=run.model, split=split, json_out=scores, force=True)
+        for line in evaluate_speech(run.given(), options):
+            print(line, flush=True)

@@ -4,7 +4,7 @@
     python recipes/default/layout.py OUT FOLDER [FOLDER ...]
 
 The FOLDERs hold LibriSpeech's train-clean-100 and test-other, VCC2016, Common Voice, speechocean762 and
-Kerstin, unpacked, each anywhere below. Files that are already in OUT are kept.
+Kerstin, unpacked, each anywhere below. Existing files in OUT are kept.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 MANIFEST_COLUMNS = ("path", "split", "speaker", "corpus", "version", "origin", "seconds", "sha256")
 
 SILENCE_RANGES_DB = range(25, 61)
-"""Frames this far below the loudest one, and further, are silence when they lie at an end.
+"""Thresholds below the loudest frame under which frames at the ends count as silence.
 
-With which threshold the recordings were cut is not known, with what result is: for each recording the one
-that comes nearest to the listed length is taken.
+The threshold that the recordings were cut with is unknown, but their lengths are listed: for each recording
+the threshold is used that comes nearest to its length.
 """
 
 KEPT_BEFORE_SECONDS = 0.15
 KEPT_AFTER_SECONDS = 0.2
-"""Silence kept at each end: weak consonants lie below what counts as sound."""
+"""Silence kept at each end: weak consonants lie below the threshold."""
 
 PEAK = 0.9
 """Highest absolute sample of a prepared recording: -0.9 dBFS."""
@@ -47,7 +47,6 @@ FRAMES_PER_SECOND = 100
 
 def main() -> int:
     """Fill the folder, write manifest.tsv and speaker-info.txt; returns the exit code."""
-    from audiovq.cli.recipe import say
     from audiovq.errors import AudiovqError
 
     parser = argparse.ArgumentParser(
@@ -60,17 +59,18 @@ def main() -> int:
         names = {row["utterance"] for row in check.listed()}
         faults = lay_out(arguments.out, find(arguments.folders, names))
     except (AudiovqError, OSError) as error:
-        say(f"layout: error: {error}")
+        print(f"layout: error: {error}", file=sys.stderr)
         return 1
     for line in faults[:10]:
-        say(line)
+        print(line, file=sys.stderr)
     if faults:
-        say(
+        print(
             f"layout: error: {arguments.out}: {len(faults)} recordings are missing or differ; "
-            "run again with the folders that hold them"
+            "run again with the folders that hold them",
+            file=sys.stderr,
         )
         return 1
-    say(f"{arguments.out}: complete; train with recipes/default/run {arguments.out}")
+    print(f"{arguments.out}: complete; train with recipes/default/run {arguments.out}", file=sys.stderr)
     return 0
 
 
@@ -81,8 +81,8 @@ def find(folders: Sequence[Path], names: Collection[str]) -> dict[str, Path]:
     in Common Voice), in VCC2016 with the speaker's folder: SF1/100001.
 
     Args:
-        folders: where to look, all the way down.
-        names: what to look for. A release of Common Voice has millions of other files.
+        folders: searched recursively.
+        names: of the wanted recordings. A release of Common Voice has millions of other files.
     """
     from audiovq.audio.reader import EXTENSIONS
 
@@ -101,27 +101,27 @@ def find(folders: Sequence[Path], names: Collection[str]) -> dict[str, Path]:
 
 
 def lay_out(out: Path, found: dict[str, Path]) -> list[str]:
-    """Fill `out`; returns a line for each recording that is missing, unusable or another one.
+    """Fill `out`; returns a line for each recording that is missing, unusable or differs.
 
     Raises:
         AudiovqError: a file cannot be written.
         OSError: a file cannot be copied, or a folder made.
     """
-    from audiovq.cli.recipe import Bar
+    from audiovq.io.progress import ProgressBar
 
     rows = list(check.listed())
-    bar = Bar("recording")
+    bar = ProgressBar("recording")
     faults = []
     for count, row in enumerate(rows, 1):
         if fault := place(out / row["path"], found.get(row["utterance"]), row):
             faults.append(fault)
-        bar(count, len(rows))
+        bar.show(count, len(rows))
     write_tables(out, rows)
     return faults
 
 
 def place(target: Path, source: Path | None, row: dict[str, str]) -> str:
-    """Put the recording of a row where it belongs, unless it is there; returns what is wrong, or "".
+    """Write the recording of a row to `target`, unless it exists; returns its fault, or "".
 
     Raises:
         AudiovqError, OSError: as `lay_out`.
@@ -209,9 +209,9 @@ def prepare(source: Path, seconds: float) -> NDArray[np.float32]:
 
 
 def trim(samples: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
-    """16 kHz samples `(T,)` without the silence at their ends, as near to a length as a threshold brings it.
+    """16 kHz samples `(T,)` without silent ends, by the threshold that comes nearest to a length.
 
-    None are left of samples that are shorter than a frame.
+    Of a signal shorter than a frame nothing is left.
     """
     import numpy as np
 

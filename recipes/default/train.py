@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from audiovq.cli.recipe import Run, say
+import logging
+
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus", "config", "overrides")
 TOGETHER = True
+
+logger = logging.getLogger(__name__)
 
 SPLITS = 'train.train_splits=["train", "train-singles", "train-voices"]'
 LISTED = 'train.listed_speakers=["ls*", "vcc*"]'
@@ -13,15 +17,10 @@ LISTED = 'train.listed_speakers=["ls*", "vcc*"]'
 the model lists those of LibriSpeech and VCC2016 alone."""
 
 
-def main(run: Run) -> None:
+def main(run: RecipeRun) -> None:
     """Train on the splits train, train-singles and train-voices."""
     from audiovq.training.speech import main_train
 
-    model = main_train(
-        run.config,
-        run.given(),
-        run.out / "model",
-        overrides=(SPLITS, LISTED, *run.overrides),
-        **run.training,
-    )
-    say(f"{model}: the trained model")
+    options = run.training(run.model.parent)
+    model = main_train(run.config, run.given(), options, (SPLITS, LISTED, *run.overrides))
+    logger.info("%s: the trained model", model)

@@ -1,25 +1,26 @@
-"""Stage prepare: recordings of any kind to 16 kHz, without silent ends, long ones in pieces, split."""
+"""Stage prepare: recordings of any kind to 16 kHz, without silent ends, long ones cut, in splits."""
 
 from __future__ import annotations
 
 import hashlib
 
-from audiovq.cli.recipe import Bar, Run, say
+from audiovq.io.progress import ProgressBar
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus",)
 
 
-def state(run: Run) -> str:
-    """The recordings that are there: after more were added, those are prepared too."""
+def state(run: RecipeRun) -> str:
+    """Digest of the recordings: if some are added, the stage runs again."""
     from audiovq.data.splits import find_in_folder
 
     found = [(source.name, source.path.stat().st_size) for source in find_in_folder(run.given())]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
-def main(run: Run) -> None:
+def main(run: RecipeRun) -> None:
     """Prepare what is missing in RUN/corpus."""
     from audiovq.data.prepare import prepare
     from audiovq.data.splits import find_in_folder
 
-    prepare(find_in_folder(run.given()), run.prepared, report=say, progress=Bar("recording"))
+    prepare(find_in_folder(run.given()), run.prepared, progress=ProgressBar("recording").show)

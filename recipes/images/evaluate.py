@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from audiovq.cli.recipe import Run, command
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus", "config", "overrides")
 
 
-def main(run: Run) -> None:
-    """Score, and draw originals beside what came back."""
-    grid = run.out / "reconstructions.png"
-    command("image", "evaluate", run.given(), "--model", run.model, "--grid", grid, "--force")
+def main(run: RecipeRun) -> None:
+    """Score, and draw originals beside their reconstructions."""
+    from audiovq.evaluation.image import evaluate_images, image_table
+    from audiovq.image.tokenizer import load_image_tokenizer
+
+    grid_out = run.out / "reconstructions.png"
+    scores = evaluate_images(load_image_tokenizer(run.model), run.given(), grid_out=grid_out, force=True)
+    print(image_table(scores))

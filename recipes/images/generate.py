@@ -1,18 +1,33 @@
-"""Stage generate: samples.png, new pictures drawn by the prior; a row for each class, if there are any."""
+"""Stage generate: samples.png, new pictures from the prior; a row for each class, if there are any."""
 
 from __future__ import annotations
 
-from audiovq.cli.recipe import Run, command
+import logging
+
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus", "config", "overrides")
 
 COUNT = 10
 
+logger = logging.getLogger(__name__)
 
-def main(run: Run) -> None:
+
+def main(run: RecipeRun) -> None:
     """Draw the grid anew."""
-    from audiovq.image.modelfile import read_header
+    import numpy as np
 
-    classes = read_header(run.model).classes
-    options = ("--each-class", "--count", COUNT) if classes else ("--count", COUNT**2)
-    command("image", "generate", run.out / "samples.png", "--model", run.model, *map(str, options), "--force")
+    from audiovq.image.files import grid, write_picture
+    from audiovq.image.tokenizer import load_image_tokenizer
+
+    tokenizer = load_image_tokenizer(run.model)
+    grids = []
+    if tokenizer.classes:
+        for number, label in enumerate(tokenizer.classes):
+            grids += tokenizer.generate(COUNT, label, first=number * COUNT)
+    else:
+        grids = tokenizer.generate(COUNT**2)
+    out = run.out / "samples.png"
+    columns = COUNT if len(tokenizer.classes) > 1 else None
+    write_picture(out, grid(np.stack([tokenizer.decode(codes) for codes in grids]), columns), force=True)
+    logger.info("%s: %d pictures", out, len(grids))

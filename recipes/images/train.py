@@ -1,22 +1,21 @@
-"""Stage train: encoder, codebook, decoder and prior; goes on from its checkpoint."""
+"""Stage train: encoder, codebook, decoder and prior; continues from its checkpoint."""
 
 from __future__ import annotations
 
-from audiovq.cli.recipe import Run, say
+import logging
+
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus", "config", "overrides")
 TOGETHER = True
 
+logger = logging.getLogger(__name__)
 
-def main(run: Run) -> None:
+
+def main(run: RecipeRun) -> None:
     """Train `run.config` on the pictures as they are."""
-    from audiovq.training.image import main_train
+    from audiovq.training.image import main_image_train
 
-    model = main_train(
-        run.config,
-        run.given(),
-        run.model.parent,
-        overrides=run.overrides,
-        **run.training,
-    )
-    say(f"{model}: the trained model")
+    options = run.training(run.model.parent)
+    model = main_image_train(run.config, run.given(), options, run.overrides)
+    logger.info("%s: the trained model", model)

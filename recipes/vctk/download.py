@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from audiovq.cli.recipe import Bar, Run, say
+import logging
+
+from audiovq.io.progress import ProgressBar
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus", "url", "checksum")
+
+logger = logging.getLogger(__name__)
 
 NAME = "VCTK-Corpus-0.92"
 
 
-def main(run: Run) -> None:
+def main(run: RecipeRun) -> None:
     """Fetch and unpack what is missing."""
     if run.corpus is not None:
-        say(f"download: not needed, {run.corpus} was given")
+        logger.info("download: not needed, %s was given", run.corpus)
         return
     from audiovq.data.download import download, unzip
     from audiovq.data.vctk import address
 
     url, checksum = (run.url, run.checksum) if run.url else address()
     folder = run.out / "download" / NAME
-    archive = download(url, folder.with_name(f"{NAME}.zip"), checksum, progress=Bar("B"))
-    count = unzip(archive, folder, progress=Bar("B"))
-    say(f"{folder}: {count} files unpacked; {archive} is no longer needed")
+    archive = download(url, folder.with_name(f"{NAME}.zip"), checksum, progress=ProgressBar("B").show)
+    count = unzip(archive, folder, progress=ProgressBar("B").show)
+    logger.info("%s: %s files unpacked; %s is no longer needed", folder, count, archive)

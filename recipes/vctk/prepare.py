@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from audiovq.cli.recipe import Bar, Run, say
+from audiovq.io.progress import ProgressBar
+from audiovq.recipe import RecipeRun
 
 INPUTS = ("corpus",)
 
-# Where the stage download puts it.
+# Written by the stage download.
 FOLDER = "download/VCTK-Corpus-0.92"
 
 
-def main(run: Run) -> None:
+def main(run: RecipeRun) -> None:
     """Prepare what is missing in RUN/corpus."""
     from audiovq.data.prepare import prepare
     from audiovq.data.vctk import find_recordings, find_root
 
     root = find_root(run.corpus or run.out / FOLDER)
     beside = [path for path in [root / "speaker-info.txt"] if path.exists()]
-    prepare(find_recordings(root), run.prepared, beside=beside, report=say, progress=Bar("recording"))
+    prepare(find_recordings(root), run.prepared, beside=beside, progress=ProgressBar("recording").show)

@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 import torch
 
-from audiovq.data.crops import Batch
+from audiovq.data.crops import SpeechBatch
 
 
 def record(path: Path, seconds: float = 0.5, rate: int = 16_000, level: float = 0.1, hz: float = 220) -> Path:
@@ -19,5 +19,5 @@ def record(path: Path, seconds: float = 0.5, rate: int = 16_000, level: float = 
     return path
 
 
-def same(a: Batch, b: Batch) -> bool:
+def same(a: SpeechBatch, b: SpeechBatch) -> bool:
     return a.part == b.part and all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))

@@ -11,7 +11,7 @@ from audiovq.config.image import ImageModelConfig, NetworkConfig, PixelCNNConfig
 from audiovq.config.speech import CodebookConfig
 from audiovq.image.files import Pixels
 from audiovq.image.model import ImageModel
-from audiovq.image.modelfile import save_model
+from audiovq.image.modelfile import save_image_model
 
 TRAINED = {"pictures": 7, "stages": [{"stage": "image"}, {"stage": "pixelcnn"}]}
 
@@ -45,12 +45,12 @@ def tiny_model(classes: int = 2, seed: int = 0, **changes: object) -> ImageModel
 
 def save_tiny(path: Path, names: tuple[str, ...] = ("cat", "dog"), **changes: object) -> Path:
     """The file of a tiny model."""
-    save_model(path, tiny_model(len(names), **changes), names, TRAINED)
+    save_image_model(path, tiny_model(len(names), **changes), names, TRAINED)
     return path
 
 
 def photo(height: int, width: int, channels: int = 3, seed: int = 0) -> Pixels:
-    """Gradients, edges and noise: what a model cannot tell from a photograph."""
+    """Gradients, edges and noise, as in a photograph."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 16
     waves = [np.sin(x * (1 + c) + seed) + np.cos(y * (2 - c) - seed) for c in range(channels)]

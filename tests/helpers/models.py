@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from audiovq.audio.loudness import LoudnessMeter
 from audiovq.config.prior import PriorConfig
 from audiovq.config.speech import (
     CodebookConfig,
@@ -48,17 +49,26 @@ def tiny_config(**changes: object) -> ModelConfig:
 
 def speech(samples: int, rate: int = 16_000, level: float = 0.1, seed: int = 0) -> NDArray[np.float32]:
     """Gliding harmonics in syllables, and noise: what a model cannot tell from speech."""
-    rng, time_s = np.random.default_rng(seed), np.arange(samples) / rate
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(samples) / rate
     phase = 2 * np.pi * np.cumsum(140 * (1 + 0.3 * np.sin(2 * time_s))) / rate
     voiced = np.sum([np.sin(k * phase) / k for k in range(1, 15)], axis=0) * (0.6 + 0.4 * np.sin(9 * time_s))
     return (level * (voiced + 0.3 * rng.standard_normal(samples))).astype(np.float32)
+
+
+def loudness_gain(samples: NDArray[np.float32]) -> float:
+    """The gain of `LoudnessMeter` for a whole 16 kHz signal `(T,)`."""
+    meter = LoudnessMeter()
+    meter.push(samples)
+    return meter.gain()
 
 
 def save_tiny_prior(model: Path, config: PriorConfig) -> Path:
     """An untrained prior, beside its model."""
     torch.manual_seed(3)
     header = read_header(model)
-    codebook, voice = header.config.codebook, header.config.voice
+    codebook = header.config.codebook
+    voice = header.config.voice
     of_model = PriorHeader(config, codebook.size, codebook.levels, voice.dims, header.fingerprint, {})
     path = model.with_name(f"{model.stem}-prior.safetensors")
     save_prior(path, of_model.build(), of_model)

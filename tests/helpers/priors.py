@@ -13,7 +13,9 @@ from audiovq.prior.engine import PriorEngine
 from audiovq.prior.network import PriorNetwork
 from audiovq.speech.codes import CodeFormat, CodeSequence
 
-K, V, DILATIONS = 48, 5, (1, 2, 4, 1, 2)
+K = 48
+V = 5
+DILATIONS = (1, 2, 4, 1, 2)
 
 CONFIG = PriorConfig(residual=24, skip=40, hidden=20, dilations=DILATIONS, dropout=0.0)
 
@@ -32,7 +34,8 @@ def tiny_prior(size: int = K, levels: int = 1, config: PriorConfig = PLAIN) -> P
     return prior
 
 
-LEVELS, HOP = 3, 256
+LEVELS = 3
+HOP = 256
 
 MODEL = CodeFormat(HOP, 2, K, LEVELS, 16_000, "0123456789abcdef")
 

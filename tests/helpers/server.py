@@ -12,7 +12,8 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        server, begin = self.server, 0
+        server = self.server
+        begin = 0
         if server.status:
             self.send_error(server.status)
             return
@@ -44,14 +45,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content` at every address, as it is told to."""
+    """Serves `content` at every address, with the faults of its attributes."""
 
     content = CONTENT
     ranges = True
     tag = '"1"'
     status = 0
     cut_after: int | None = None
-    """Bytes after which a connection is dropped; None: it is not."""
+    """Bytes after which a connection is dropped; None: never."""
     delay = 0.0
     wrong_range = False
 

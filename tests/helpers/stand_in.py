@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import soundfile
 from audiovq.batch import Job
 from audiovq.errors import AudiovqError
 from audiovq.speech.codes import CodeFormat, CodeSequence
+from audiovq.speech.output import DecodeOptions
 
 RECORDING = Path(__file__).parents[2] / "data" / "ls1998_008.flac"
 
@@ -73,11 +74,13 @@ class StandInTokenizer:
             except AudiovqError as error:
                 done(job, error)
 
-    def decode_files(self, jobs: Sequence[Job], *, done: Any, heard: Any, **options: Any) -> None:
+    def decode_files(
+        self, jobs: Sequence[Job], how: DecodeOptions, *, done: Any, heard: Any, force: bool
+    ) -> None:
         for job in jobs:
             job.target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self.decode_file(CodeSequence.load(job.source), job.target, **options)
+                self.decode_file(CodeSequence.load(job.source), job.target, force=force, **asdict(how))
                 heard(0.1)
                 done(job, None)
             except AudiovqError as error:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from audiovq.kernels.packing import aligned
 from audiovq.speech.decoder import Frames, TeacherForcing, WaveNetDecoder
+from audiovq.speech.engine import WaveNetEngine
+from audiovq.speech.torch_engine import Drawn, TorchStream
 
 HOP = 16
 
@@ -35,7 +40,8 @@ def tiny_frames(decoder: WaveNetDecoder, batch: int, count: int) -> Frames:
 def taught(decoder: WaveNetDecoder, frames: Frames) -> TeacherForcing:
     """Teacher forcing of a noisy tone, with jitter."""
     torch.manual_seed(3)
-    batch, length = frames.gains.shape[0], frames.gains.shape[1] * HOP
+    batch = frames.gains.shape[0]
+    length = frames.gains.shape[1] * HOP
     signal = 0.1 * torch.sin(torch.arange(length) * 0.3) + 0.03 * torch.randn(batch, length)
     return decoder.teacher_force(signal, frames, torch.randint(-3, 4, (batch, length)))
 
@@ -51,3 +57,41 @@ def unpaired(weights: Any) -> Any:
     result[..., 0::2, :] = (weights << 16).view(np.float32)
     result[..., 1::2, :] = weights.view(np.float32)
     return result
+
+
+class OneSlot:
+    """One sequence of the compiled engine, from silence; arguments as for `BatchSlots.start`."""
+
+    def __init__(
+        self, engine: WaveNetEngine, seed: int = 0, temperature: float = 1.0, top_k: int = 0
+    ) -> None:
+        self._slots = engine.slots(1)
+        self._slots.start(0, seed, temperature, top_k)
+        self.codes: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
+        """mu-law codes of the last call, `(F * hop,)`."""
+
+    @property
+    def position(self) -> int:
+        return self._slots.position(0)
+
+    def draw(self, frames: Frames) -> NDArray[np.float32]:
+        """The next samples `(F * hop,)` from frames of batch 1."""
+        audio, codes = self._slots.draw(frames, [0])
+        self.codes = codes[0]
+        return audio[0]
+
+    def logits(self, frames: Frames, forced_codes: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Teacher forcing: logits `(N, 256)` of the next samples, with codes `forced_codes (N,)`."""
+        return self._slots.logits(frames, [0], np.asarray(forced_codes)[None])[0]
+
+
+def draw_reference(
+    decoder: WaveNetDecoder,
+    frames: Frames,
+    seeds: Sequence[int],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    forced_codes: Tensor | None = None,
+) -> Drawn:
+    """All samples of some frames, of batch B, from silence, by the torch step form."""
+    return TorchStream(decoder, seeds, temperature, top_k).draw(frames, forced_codes)

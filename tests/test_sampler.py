@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,8 @@ def test_files_of_some_levels_come_back(tiny_levels: Tokenizer, tmp_path: Path) 
         tiny_levels.save_codes(codes, path)
         codes.save(tmp_path / f"{i}.npy")
         sizes.append(path.stat().st_size)
-        back, other = tiny_levels.load_codes(path), tiny_levels.load_codes(tmp_path / f"{i}.npy")
+        back = tiny_levels.load_codes(path)
+        other = tiny_levels.load_codes(tmp_path / f"{i}.npy")
         np.testing.assert_array_equal(back.codes, codes.codes)
         for entry in fields(CodeSequence):
             if entry.name not in ("codes", "name"):
@@ -112,19 +114,22 @@ def test_sequence_of_many_is_the_one_of_its_seed(tokenizer: Tokenizer) -> None:
 
 def test_a_pause_is_drawn_again(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """By another seed, the same whatever else is drawn; after some attempts it is left."""
-    draw, seeds = tokenizer.prior.draw, []
+    draw = tokenizer.prior._draw
+    calls: list[tuple[int, Any]] = []
 
-    def silent(steps: int, count: int = 1, *, seed: int, **options: object) -> np.ndarray:
-        seeds.append(seed)
+    def silent(steps: int, count: int, seed: int, settings: Any) -> np.ndarray:
+        calls.append((seed, settings))
         if seed < 2**41:
             return np.full((count, steps, 1), 7, dtype=np.uint16)
-        return draw(steps, count, seed=seed, **options)  # type: ignore[arg-type]
+        return draw(steps, count, seed, settings)
 
-    monkeypatch.setattr(tokenizer.prior, "draw", silent)
+    monkeypatch.setattr(tokenizer.prior, "_draw", silent)
     (made,) = tokenizer.prior.generate(1.0, seed=5, speaker=0)
-    assert seeds == [5, 5 + 2**40, 5 + 2**41]
+    assert [seed for seed, _ in calls] == [5, 5 + 2**40, 5 + 2**41]
     monkeypatch.undo()
-    (expected,) = draw(len(made), 1, seed=5 + 2**41, point=tokenizer.voices.of_speaker(0))
+    settings = calls[0][1]
+    np.testing.assert_array_equal(settings.voice, tokenizer.voices.of_speaker(0)[0])
+    (expected,) = draw(len(made), 1, 5 + 2**41, settings)
     np.testing.assert_array_equal(made.rows, expected)
     (same,) = tokenizer.prior.generate(1.0, speaker=0, temperature=0.0)
     assert len(same) == 125
@@ -152,6 +157,8 @@ def test_bad_requests(tokenizer: Tokenizer, paper_tokenizer: Tokenizer) -> None:
     for seconds in (0, -1, math.nan, math.inf, 1e9):
         with pytest.raises(AudiovqError, match="cannot be generated"):
             prior.generate(seconds)
+    with pytest.raises(AudiovqError, match="0 sequences: nothing to generate"):
+        prior.generate(1, 0)
     with pytest.raises(AudiovqError, match="no speaker 'nobody'"):
         prior.generate(1, speaker="nobody")
     with pytest.raises(AudiovqError, match="does not fit this model"):
@@ -228,7 +235,8 @@ def test_avq_from_end_to_end(
     small = wav.with_suffix(".avq")
     assert small.read_bytes() == (tmp_path / "other.avq").read_bytes()
     assert not small.with_suffix(".json").exists()
-    codes, back = tokenizer.encode(wav), tokenizer.load_codes(small)
+    codes = tokenizer.encode(wav)
+    back = tokenizer.load_codes(small)
     np.testing.assert_array_equal(back.codes, codes.codes)
     assert (back.voice, back.num_samples) == (codes.voice, codes.num_samples)
     capsys.readouterr()
@@ -298,7 +306,7 @@ def test_score_by_level(tiny_levels: Tokenizer, wav: Path, capsys: pytest.Captur
         (["convert", "WAV", "--voice", "absent.wav"], "absent.wav"),
         (["encode", "WAV", "--format", "avq", "--prior", "OTHER"], "is the prior of model f00d, not of"),
         (["score", "absent.wav"], "absent.wav"),
-        (["decode", "absent.avq"], "absent.avq: cannot be read"),
+        (["decode", "absent.avq"], "absent.avq: does not exist; check the path"),
     ],
 )
 def test_bad_input_is_one_line(
