@@ -3,17 +3,30 @@
 #   make demo RECORDING=mine.wav         ... your own
 #   make test                            lint, types, tests
 #   make test TESTS=tests/test_codes.py  a part alone
+#   make check                           what is slower: coverage, documentation, packages
+#   make docs                            the documentation site, in site/
+#   make coverage                        share of the lines that the tests run; fails under 92 %
+#   make bench                           measure this machine, write docs/benchmarks.md
 
 PYTHON    ?= python3
 RECORDING ?= data/ls1998_008.flac
 OUT       ?= out
 TESTS     ?=
+BENCH     ?=
+# STRICT=1: `make test` of all tests measures coverage, and a skipped test fails (scripts/strict_tests.py lists exceptions).
+STRICT    ?=
 
-VENV  := .venv
-BIN   := $(VENV)/bin
-STAMP := $(VENV)/.installed
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CHECKS := $(VENV)/.installed-checks
+CODE   := $(shell find audiovq tests scripts recipes -name '*.py')
 
-.PHONY: demo test lint format clean
+FULL    := $(if $(TESTS),,$(STRICT))
+MEASURE := PYTHONPATH=scripts $(BIN)/python -m pytest -p strict_tests \
+    --cov --cov-report= --cov-fail-under=0
+
+.PHONY: demo test lint format check coverage docs package bench hooks clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -30,8 +43,8 @@ demo: $(STAMP)
 	@echo "  decoded.wav       speech again, drawn by the WaveNet from the codes"
 	@echo "  spectrograms.png  the original over the decoded one"
 
-test: $(STAMP) $(if $(TESTS),,lint)
-	$(BIN)/python -m pytest $(TESTS)
+test: $(if $(FULL),$(CHECKS),$(STAMP)) $(if $(TESTS),,lint)
+	$(if $(FULL),$(MEASURE),$(BIN)/python -m pytest) $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -42,11 +55,38 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+check: coverage docs package
+
+# `make test STRICT=1` leaves .coverage too; the tests run again only if code has changed since.
+coverage: .coverage
+	$(BIN)/coverage report
+
+.coverage: $(CHECKS) $(CODE)
+	$(MEASURE)
+
+docs: $(CHECKS)
+	$(BIN)/python scripts/draw_house.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+package: $(CHECKS)
+	$(BIN)/python scripts/check_packages.py
+
+# BENCH=--quick: the shortest settings, to try the script.
+bench: $(STAMP)
+	$(BIN)/python scripts/write_benchmarks.py $(BENCH)
+
+hooks: $(STAMP)
+	$(BIN)/pre-commit install
+
 clean:
-	rm -rf $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(OUT) build dist site *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find audiovq tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -e '.[dev]'
+	touch $@
+
+$(CHECKS): $(STAMP)
+	$(BIN)/python -m pip install -e '.[dev,docs,eval,words]'
 	touch $@

@@ -29,7 +29,7 @@ MAGNITUDE_LIMIT = 1.5
 FEATURE_LIMIT = 0.22
 """The most that guidance may move a log magnitude (nats) and a feature: voices change, words stay."""
 PRECISION: Precision = "bfloat16"
-"""Default precision of the WaveNet's weights: docs/design.md compares both."""
+"""Default precision of the WaveNet's weights: docs/measurements.md compares both."""
 
 Audio = NDArray[np.float32]
 
