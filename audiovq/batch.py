@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from audiovq.speech.synthesis import DecodeJob
     from audiovq.tokenizer import Tokenizer
 
-SLOTS_PER_CORE = 4
+_SLOTS_PER_CORE = 4
 """Sequences that one core draws in lockstep; more are no faster (`benchmarks/generation.py`)."""
 
 
-class Job(NamedTuple):
+class FileJob(NamedTuple):
     """One file of many and where its result belongs."""
 
     source: Path
     target: Path
 
 
-Done = Callable[[Job, Exception | None], None]
-Heard = Callable[[float], None]
+_Done = Callable[[FileJob, Exception | None], None]
+_Heard = Callable[[float], None]
 
 
-def cores() -> int:
+def _cores() -> int:
     """Processor cores that this process may use: its share, where torchrun started several."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, count // local_world_size())
@@ -48,13 +48,13 @@ def cores() -> int:
 
 def encode_files(
     tokenizer: Tokenizer,
-    jobs: Sequence[Job],
+    jobs: Sequence[FileJob],
     *,
-    done: Done,
+    done: _Done,
     force: bool = False,
     threads: int | None = None,
     levels: int | None = None,
-    encode: Callable[[Job], CodeSequence] | None = None,
+    encode: Callable[[FileJob], CodeSequence] | None = None,
 ) -> None:
     """Encode recordings to code files, each with the codes that `Tokenizer.encode` gives.
 
@@ -88,16 +88,16 @@ def encode_files(
             with lock:
                 done(job, failure)
 
-    _on_threads(max(1, min(threads or cores(), len(jobs))), run, stop)
+    _on_threads(max(1, min(threads or _cores(), len(jobs))), run, stop)
 
 
 def decode_files(
     tokenizer: Tokenizer,
-    jobs: Sequence[Job],
+    jobs: Sequence[FileJob],
     how: DecodeOptions | None = None,
     *,
-    done: Done,
-    heard: Heard | None = None,
+    done: _Done,
+    heard: _Heard | None = None,
     force: bool = False,
     threads: int | None = None,
 ) -> None:
@@ -116,9 +116,9 @@ def decode_files(
     how = how or DecodeOptions()
     if how.voice is not None and not isinstance(how.voice, tuple):
         how = replace(how, voice=tokenizer.voice_of(how.voice))
-    workers = max(1, min(threads or cores(), len(jobs)))
+    workers = max(1, min(threads or _cores(), len(jobs)))
     work = _Work(tokenizer, jobs, how, force, done, heard)
-    slots = max(1, min(SLOTS_PER_CORE, len(jobs) // workers))
+    slots = max(1, min(_SLOTS_PER_CORE, len(jobs) // workers))
     _on_threads(workers, lambda: work.run(slots), work.stop)
 
 
@@ -146,7 +146,7 @@ def _on_threads(count: int, run: Callable[[], None], stop: threading.Event) -> N
 class _Open(NamedTuple):
     """A job that is being drawn."""
 
-    job: Job
+    job: FileJob
     writer: AudioWriter
     output: OutputStage
 
@@ -157,11 +157,11 @@ class _Work:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        jobs: Sequence[Job],
+        jobs: Sequence[FileJob],
         how: DecodeOptions,
         force: bool,
-        done: Done,
-        heard: Heard | None,
+        done: _Done,
+        heard: _Heard | None,
     ) -> None:
         self.tokenizer = tokenizer
         self.how = how
@@ -237,7 +237,7 @@ class _Work:
             with self._lock:
                 self._heard(len(block) / SAMPLE_RATE)
 
-    def _report(self, job: Job, error: Exception | None) -> None:
+    def _report(self, job: FileJob, error: Exception | None) -> None:
         with self._lock:
             self._done(job, error)
 

@@ -1,6 +1,6 @@
 """Several processes, on one machine or many, that torchrun starts to do one job.
 
-All of them run the same program. Dividing a list of files needs no more than `launched_rank`; training
+All of them run the same program. Dividing a list of files needs no more than `torchrun_rank`; training
 connects the processes in a `process_group` of torch.distributed (gloo between CPUs, NCCL between GPUs), so
 that sums are the same on each to the bit. Processes exchange bytes and numbers, never pickled objects.
 """
@@ -21,9 +21,9 @@ from audiovq.errors import AudiovqError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
-PATIENCE = timedelta(days=2)
+_PATIENCE = timedelta(days=2)
 """How long a process waits for the others: one may still process its files, or index a corpus alone. The end
 of a process is noticed at once."""
 
@@ -39,12 +39,12 @@ class RankInfo(NamedTuple):
         """Whether this is rank zero, which writes files and logs progress."""
         return self.rank == 0
 
-    def shard(self, items: Sequence[Item]) -> Sequence[Item]:
+    def shard(self, items: Sequence[_Item]) -> Sequence[_Item]:
         """Every `world_size`-th item: the shards of all processes hold each item once."""
         return items[self.rank :: self.world_size]
 
 
-def launched_rank() -> RankInfo:
+def torchrun_rank() -> RankInfo:
     """Rank and world size from the environment that torchrun sets; (0, 1) without it.
 
     Raises: AudiovqError if RANK and WORLD_SIZE are inconsistent.
@@ -82,7 +82,7 @@ def process_group(device: str = "cpu") -> Iterator[RankInfo]:
 
     Raises: AudiovqError if they cannot be connected.
     """
-    started = launched_rank()
+    started = torchrun_rank()
     if started.world_size == 1 or rank_info().world_size > 1:
         yield rank_info()
         return
@@ -93,7 +93,7 @@ def process_group(device: str = "cpu") -> Iterator[RankInfo]:
     import_module("torch._dynamo")
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     try:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(backend, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise AudiovqError(
@@ -190,6 +190,6 @@ def barrier() -> None:
     all_reduce_floats([0.0])
 
 
-def rank_zero_speaks(record: logging.LogRecord) -> bool:
+def rank_zero_log_filter(record: logging.LogRecord) -> bool:
     """Filter of log records: progress from rank zero alone, warnings and errors from every process."""
-    return record.levelno > logging.INFO or launched_rank().is_first
+    return record.levelno > logging.INFO or torchrun_rank().is_first

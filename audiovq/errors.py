@@ -18,7 +18,7 @@ class AudiovqError(Exception):
         super().__init__(" ".join(str(message).splitlines()))
 
 
-def unreadable(path: str | os.PathLike[str], error: OSError) -> AudiovqError:
+def unreadable_file_error(path: str | os.PathLike[str], error: OSError) -> AudiovqError:
     """The error for a file that cannot be opened or read."""
     if isinstance(error, FileNotFoundError):
         return AudiovqError(f"{path}: does not exist; check the path")

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from audiovq.distributed import barrier, broadcast_flag, launched_rank
+from audiovq.distributed import barrier, broadcast_flag, torchrun_rank
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
-from audiovq.training.options import RunOptions
+from audiovq.training.run_options import RunOptions
 
 _logger = logging.getLogger(__name__)
 
@@ -70,16 +70,16 @@ class RecipeRun:
         return self.corpus
 
 
-def run_stages(folder: Path, stages: Sequence[str], chosen: Sequence[str], run: RecipeRun) -> None:
+def run_recipe_stages(folder: Path, stages: Sequence[str], chosen: Sequence[str], run: RecipeRun) -> None:
     """Run those of a recipe's stages that are chosen and not complete.
 
     Raises:
         AudiovqError: from a stage, or its marker cannot be written.
     """
-    is_first = launched_rank().is_first
+    is_first = torchrun_rank().is_first
     for name in chosen:
         marker = run.out / "complete" / f"{name}.json"
-        stage = load_stage(folder, name)
+        stage = _load_stage(folder, name)
         inputs = {key: _plain(getattr(run, key)) for key in stage.INPUTS}
         if hasattr(stage, "state"):
             inputs["state"] = stage.state(run)
@@ -103,7 +103,7 @@ def run_stages(folder: Path, stages: Sequence[str], chosen: Sequence[str], run: 
         barrier()  # the other processes wait until the stage is complete
 
 
-def load_stage(folder: Path, name: str) -> ModuleType:
+def _load_stage(folder: Path, name: str) -> ModuleType:
     """The script of a stage as a module. Its name makes its logger one of the package."""
     path = folder / f"{name}.py"
     path = path if path.exists() else folder.parent / "common" / f"{name}.py"

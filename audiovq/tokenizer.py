@@ -11,27 +11,33 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audiovq.audio.highpass import high_passed
+from audiovq.audio.block_processor import process_blocks
+from audiovq.audio.highpass import high_pass_blocks
 from audiovq.audio.loudness import LoudnessMeter
-from audiovq.audio.reader import LARGEST_SAMPLE, AudioReader, Recording, check_rate
-from audiovq.audio.stream import through
+from audiovq.audio.reader import MAX_SAMPLE_MAGNITUDE, AudioReader, Recording, check_sample_rate
 from audiovq.audio.writer import AudioWriter
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 from audiovq.kernels.options import Precision
 from audiovq.nn.device import find_device
-from audiovq.speech.chunked_encoder import WindowEncoder
+from audiovq.speech.chunked_encoder import ChunkedEncoder
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.model import WaveformModel
-from audiovq.speech.modelfile import ModelHeader, Speaker, describe, load_model, save_model
-from audiovq.speech.output import TEMPERATURE, DecodeKeywords, DecodeOptions, OutputStage, decoded_length
+from audiovq.speech.modelfile import ModelHeader, Speaker, describe_model, load_model, save_model
+from audiovq.speech.output import (
+    DEFAULT_TEMPERATURE,
+    DecodeKeywords,
+    DecodeOptions,
+    OutputStage,
+    decoded_length,
+)
 from audiovq.speech.synthesis import DecodeJob, Synthesiser
 from audiovq.speech.voices import VoiceSpace
 
 if TYPE_CHECKING:
     from audiovq.prior.sampler import PriorSampler
 
-DEFAULT_MODEL = Path(__file__).parent / "assets" / "default.safetensors"
+_DEFAULT_MODEL = Path(__file__).parent / "assets" / "default.safetensors"
 
 
 def load(
@@ -51,7 +57,7 @@ def load(
 
     Raises: AudiovqError if the file is missing, damaged or no model, or torch has no such device.
     """
-    path = DEFAULT_MODEL if model is None else Path(model)
+    path = _DEFAULT_MODEL if model is None else Path(model)
     loaded, header = load_model(path)
     prior_path = None if prior is None else Path(prior)
     return Tokenizer(loaded.to(find_device(device)), header, path, precision, prior_path)
@@ -88,7 +94,7 @@ class Tokenizer:
         self.fingerprint = header.fingerprint
         """16 hex digits over the model's tensors and configuration."""
         self._device = next(model.parameters()).device
-        self._windows = WindowEncoder(model)
+        self._windows = ChunkedEncoder(model)
         self.voices = VoiceSpace(model, header.speakers, path.name)
         self.synthesiser = Synthesiser(model, precision, compiled=self._device.type == "cpu")
 
@@ -96,9 +102,9 @@ class Tokenizer:
     def prior(self) -> PriorSampler:
         """Generates, scores and compresses codes. Raises AudiovqError if there is no prior."""
         if self._prior is None:
-            from audiovq.prior.sampler import PriorSampler, prior_beside
+            from audiovq.prior.sampler import PriorSampler, find_prior_path
 
-            path = self._prior_path or prior_beside(self.path)
+            path = self._prior_path or find_prior_path(self.path)
             self._prior = PriorSampler(path, self.header, self.voices)
         return self._prior
 
@@ -174,7 +180,7 @@ class Tokenizer:
         how = DecodeOptions(**options)
         job = self.decode_job(codes, how)
         blocks = self.synthesiser.fast(job) if how.fast else self.synthesiser.drawn(job)
-        return through(self.output_stage(codes), blocks)
+        return process_blocks(self.output_stage(codes), blocks)
 
     def decode_job(
         self, codes: CodeSequence | NDArray[np.integer], how: DecodeOptions | None = None
@@ -242,7 +248,7 @@ class Tokenizer:
 
     def info(self) -> dict[str, object]:
         """Facts of the model: rates, sizes, speakers, receptive field, fingerprint."""
-        return describe(self.model, self.header, self.path)
+        return describe_model(self.model, self.header, self.path)
 
     # Encoding
 
@@ -251,9 +257,12 @@ class Tokenizer:
 
         if samples.ndim != 1 or samples.size == 0:
             raise AudiovqError(f"array: shape {samples.shape}; give mono samples (T,), at least one")
-        if not np.issubdtype(samples.dtype, np.floating) or not (np.abs(samples) <= LARGEST_SAMPLE).all():
+        if (
+            not np.issubdtype(samples.dtype, np.floating)
+            or not (np.abs(samples) <= MAX_SAMPLE_MAGNITUDE).all()
+        ):
             raise AudiovqError("array: samples must be finite floats in -1..1")
-        check_rate(rate, "array")
+        check_sample_rate(rate, "array")
         signal = resample(samples.astype(np.float32), rate, SAMPLE_RATE)
         return self._encode_blocks(lambda: iter([signal]), rate, lambda: len(samples))
 
@@ -273,12 +282,12 @@ class Tokenizer:
         cutoff_hz = self.header.config.high_pass_hz
         meter = LoudnessMeter()
         length = 0
-        for block in high_passed(blocks(), cutoff_hz):
+        for block in high_pass_blocks(blocks(), cutoff_hz):
             meter.push(block)
             length += len(block)
         # As a float32 it takes four bytes in an .avq, and the sound comes out the same to the bit.
         gain = float(np.float32(meter.gain()))
-        codes, voice = self._windows.encode(high_passed(blocks(), cutoff_hz), length, gain)
+        codes, voice = self._windows.encode(high_pass_blocks(blocks(), cutoff_hz), length, gain)
         return CodeSequence(
             codes=codes.reshape(-1),
             hop=self.hop,
@@ -300,4 +309,4 @@ class Tokenizer:
         return codes.for_model(self.code_format)
 
 
-__all__ = ["DEFAULT_MODEL", "TEMPERATURE", "DecodeOptions", "Tokenizer", "load"]
+__all__ = ["DEFAULT_TEMPERATURE", "DecodeOptions", "Tokenizer", "load"]

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 import audiovq
-from audiovq.audio.reader import read
-from audiovq.audio.writer import write
-from audiovq.batch import Job, decode_files
+from audiovq.audio.reader import read_recording
+from audiovq.audio.writer import write_audio
+from audiovq.batch import FileJob, decode_files
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.speech.codes import CodeSequence
 
@@ -50,7 +50,7 @@ def process(*args: str | Path, repeat: int = 1, cache: Path | None = None) -> fl
 
 def speech(seconds: float) -> np.ndarray:
     """Seconds of the recordings in `data/`, one after the other, mono at 16 kHz."""
-    parts = [read(path).samples for path in sorted(DATA.glob("ls*.flac"))]
+    parts = [read_recording(path).samples for path in sorted(DATA.glob("ls*.flac"))]
     return np.resize(np.concatenate(parts), int(seconds * SAMPLE_RATE))
 
 
@@ -59,7 +59,7 @@ def one_file(folder: Path, repeat: int) -> None:
     wav = folder / "ten.wav"
     codes = folder / "ten.npy"
     back = folder / "back.wav"
-    write(wav, speech(SECONDS), SAMPLE_RATE)
+    write_audio(wav, speech(SECONDS), SAMPLE_RATE)
     encode = ("-m", "audiovq", "encode", wav, codes, "--force")
     decode = ("-m", "audiovq", "decode", codes, back, "--force")
     torch = process("-c", "import torch", repeat=repeat)
@@ -94,7 +94,7 @@ def many_files(folder: Path, repeat: int, count: int) -> None:
         start = int(rng.integers(0, len(signal) - length))
         tokenizer.encode(signal[start : start + length]).save(source / f"{n:03d}.npy")
         total += length / SAMPLE_RATE
-    jobs = [Job(path, (out / path.stem).with_suffix(".wav")) for path in sorted(source.glob("*.npy"))]
+    jobs = [FileJob(path, (out / path.stem).with_suffix(".wav")) for path in sorted(source.glob("*.npy"))]
 
     def inside() -> float:
         began = time.perf_counter()

@@ -23,12 +23,12 @@ import torch
 from numba import njit
 
 import audiovq
-from audiovq.audio.reader import read
+from audiovq.audio.reader import read_recording
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.kernels.matmul import PANEL, ROWS, multiply, multiply_rows
+from audiovq.kernels.matmul import OUTPUTS_PER_PANEL, ROWS_PER_BLOCK, add_matvec, add_matvec_block
 from audiovq.kernels.options import Precision
-from audiovq.kernels.packing import aligned, in_large_pages
-from audiovq.speech.decoder import Frames, WaveNetDecoder
+from audiovq.kernels.packing import aligned_zeros, zeros_in_large_pages
+from audiovq.speech.decoder import WaveNetConditioning, WaveNetDecoder
 from audiovq.speech.engine import WaveNetEngine
 from audiovq.speech.torch_engine import TorchStream
 from audiovq.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ EAGER_FRAMES = 6
 def compute_all(out: np.ndarray, weights: np.ndarray, x: np.ndarray, times: int) -> None:
     """Products of several rows with few weights: as fast as the processor multiplies and adds."""
     for _ in range(times):
-        multiply_rows(out, weights, x)
+        add_matvec_block(out, weights, x)
 
 
 @njit(nogil=True, fastmath=True)
@@ -61,7 +61,7 @@ def sum_all(values: np.ndarray, times: int) -> np.float32:
 def multiply_once(out: np.ndarray, weights: np.ndarray, x: np.ndarray, times: int) -> None:
     """Products with one row: each weight read for one multiply-add."""
     for _ in range(times):
-        multiply(out, weights, x)
+        add_matvec(out, weights, x)
 
 
 def best(work: Callable[[], object], repeat: int) -> float:
@@ -79,12 +79,16 @@ def bandwidth(size: int, repeat: int) -> float:
     """Bytes a second that one core reads from a block of `size` bytes, again and again: by adding up or by
     multiplying, whichever is faster."""
     inputs = 64
-    panels = max(1, size // (4 * inputs * PANEL))
+    panels = max(1, size // (4 * inputs * OUTPUTS_PER_PANEL))
     # In pages as large as those that the weights of an engine lie in.
-    weights = in_large_pages(4 * panels * inputs * PANEL).view(np.float32).reshape(panels, inputs, PANEL)
+    weights = (
+        zeros_in_large_pages(4 * panels * inputs * OUTPUTS_PER_PANEL)
+        .view(np.float32)
+        .reshape(panels, inputs, OUTPUTS_PER_PANEL)
+    )
     weights[:] = 1.0  # untouched memory is one and the same page of zeros, in the smallest cache
-    x = aligned((inputs,))
-    out = aligned((panels * PANEL,))
+    x = aligned_zeros((inputs,))
+    out = aligned_zeros((panels * OUTPUTS_PER_PANEL,))
     times = max(1, 200_000_000 // weights.nbytes)
     adding = best(lambda: sum_all(weights.reshape(-1), times), repeat)
     multiplying = best(lambda: multiply_once(out, weights, x, times), repeat)
@@ -93,11 +97,18 @@ def bandwidth(size: int, repeat: int) -> float:
 
 def multiply_adds(repeat: int) -> float:
     """Multiply-adds a second of one core, on a matrix that fits its smallest cache."""
-    weights = aligned((2, 64, PANEL))
-    x = aligned((ROWS, 64))
-    out = aligned((ROWS, 2 * PANEL))
+    weights = aligned_zeros((2, 64, OUTPUTS_PER_PANEL))
+    x = aligned_zeros((ROWS_PER_BLOCK, 64))
+    out = aligned_zeros((ROWS_PER_BLOCK, 2 * OUTPUTS_PER_PANEL))
     times = 20_000
-    return times * ROWS * 64 * 2 * PANEL / best(lambda: compute_all(out, weights, x, times), repeat)
+    return (
+        times
+        * ROWS_PER_BLOCK
+        * 64
+        * 2
+        * OUTPUTS_PER_PANEL
+        / best(lambda: compute_all(out, weights, x, times), repeat)
+    )
 
 
 def step_cost(decoder: WaveNetDecoder, precision: Precision) -> tuple[int, int]:
@@ -113,18 +124,20 @@ def step_cost(decoder: WaveNetDecoder, precision: Precision) -> tuple[int, int]:
     return products + group * head, size * (products + head)
 
 
-def load_frames(tokenizer: Tokenizer, seconds: float) -> Frames:
+def load_frames(tokenizer: Tokenizer, seconds: float) -> WaveNetConditioning:
     """The decoder's frames of the first seconds of a recording, repeated if it is shorter."""
-    codes = tokenizer.encode(np.resize(read(RECORDING).samples, int(seconds * SAMPLE_RATE)))
+    codes = tokenizer.encode(np.resize(read_recording(RECORDING).samples, int(seconds * SAMPLE_RATE)))
     decode_job = tokenizer.decode_job(codes)
     with torch.inference_mode():
         condition = tokenizer.model.condition(decode_job.codes[None], decode_job.voices.to)
         return tokenizer.model.wavenet.frames(condition.features, condition.log_magnitude)
 
 
-def slots_speed(engine: WaveNetEngine, frames: Frames, slots: int, threads: int, repeat: int) -> float:
+def slots_speed(
+    engine: WaveNetEngine, frames: WaveNetConditioning, slots: int, threads: int, repeat: int
+) -> float:
     """Seconds of audio a second of all slots, on some threads with `slots` each."""
-    batch = Frames(*(v.repeat(slots, *[1] * (v.dim() - 1)) for v in frames))
+    batch = WaveNetConditioning(*(v.repeat(slots, *[1] * (v.dim() - 1)) for v in frames))
     batches = [engine.slots(slots) for _ in range(threads)]
     for batch_slots in batches:
         for slot in range(slots):
@@ -136,9 +149,9 @@ def slots_speed(engine: WaveNetEngine, frames: Frames, slots: int, threads: int,
     return threads * slots * frames.gains.shape[1] * engine.hop / SAMPLE_RATE / taken
 
 
-def eager_speed(decoder: WaveNetDecoder, frames: Frames, batch: int, repeat: int) -> float:
+def eager_speed(decoder: WaveNetDecoder, frames: WaveNetConditioning, batch: int, repeat: int) -> float:
     """Seconds of audio a second of the step form in torch."""
-    part = Frames(*(v[:, :EAGER_FRAMES].repeat(batch, *[1] * (v.dim() - 1)) for v in frames))
+    part = WaveNetConditioning(*(v[:, :EAGER_FRAMES].repeat(batch, *[1] * (v.dim() - 1)) for v in frames))
     taken = best(lambda: TorchStream(decoder, range(batch)).draw(part), repeat)
     return batch * EAGER_FRAMES * decoder.hop / SAMPLE_RATE / taken
 
@@ -177,7 +190,7 @@ def main() -> None:
     tokenizer = audiovq.load()
     decoder = tokenizer.model.wavenet
     frames = load_frames(tokenizer, options.seconds)
-    few = Frames(*(v[:, :32] for v in frames))
+    few = WaveNetConditioning(*(v[:, :32] for v in frames))
     print(f"{time.strftime('%Y-%m-%d')}, {processor()}, {len(cores)} cores here, torch {torch.__version__}")
     rate = multiply_adds(options.repeat)
     eager = eager_speed(decoder, frames, 1, 2)
@@ -192,8 +205,8 @@ def main() -> None:
         reading = size / bandwidth(size, options.repeat)
         audio = decoder.samples_per_step / SAMPLE_RATE
         for slots in (1, *SLOT_COUNTS):
-            # Every weight is read once for `ROWS` slots.
-            limit = audio * slots / max(reading * -(-slots // ROWS), products * slots / rate)
+            # Every weight is read once for `ROWS_PER_BLOCK` slots.
+            limit = audio * slots / max(reading * -(-slots // ROWS_PER_BLOCK), products * slots / rate)
             on_cores(cores[-1:])
             sample = frames if slots < 64 else few
             one = slots_speed(engine, sample, slots, 1, options.repeat)

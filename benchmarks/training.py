@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiovq.config.speech import SAMPLE_RATE, load_config
+from audiovq.config.speech import SAMPLE_RATE, load_speech_config
 from audiovq.config.training import StageConfig
 from audiovq.data.corpus import open_corpus
 from audiovq.nn.wavenet import WaveNet
-from audiovq.training.launch import keep_freed_memory
+from audiovq.training.launch import _keep_freed_memory
 from audiovq.training.optimizer import Optimizer
 from audiovq.training.precision import bf16_is_faster
 from audiovq.training.speech import SpeechTask
@@ -61,7 +61,7 @@ def layers(repeat: int) -> None:
     """Print the WaveNet's layers both ways."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = load_config("default", [])
+    config = load_speech_config("default", [])
     decoder = config.model.wavenet
     stage = next(s for s in config.train.stages if s.stage == "wavenet")
     samples = round(stage.seconds * SAMPLE_RATE / config.model.encoder.hop) * config.model.encoder.hop
@@ -112,7 +112,7 @@ def stages(steps: int, cores: int) -> None:
     own = bf16_is_faster(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         corpus = open_corpus(DATA, Path(folder) / "corpus.safetensors")
-        task = SpeechTask(load_config("default", ["train.eval_split="]), corpus)
+        task = SpeechTask(load_speech_config("default", ["train.eval_split="]), corpus)
         for number, config in enumerate(task.stages):
             for mixed in (True, False):
                 speeds = [stage_speed(task, number, config, mixed, steps, count) for count in counts]
@@ -161,7 +161,7 @@ def main() -> None:
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     print(f"{platform.processor() or platform.machine()}, {cores} cores, torch {torch.__version__}")
-    keep_freed_memory()
+    _keep_freed_memory()
     layers(options.repeat)
     stages(options.steps, cores)
 

@@ -15,15 +15,15 @@ from audiovq.config.prior import PriorConfig
 from audiovq.config.speech import (
     CodebookConfig,
     EncoderConfig,
-    SpectralConfig,
+    SpectralHeadConfig,
     VoiceConfig,
     WaveNetConfig,
 )
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import Speaker, save_model
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.training.options import RunOptions
-from audiovq.training.speech import main_train
+from audiovq.training.run_options import RunOptions
+from audiovq.training.speech import train_speech_model
 from helpers.models import DATA, save_tiny_prior, speech, tiny_config
 from helpers.server import Server
 from helpers.training import TWO_STAGES
@@ -106,7 +106,7 @@ def paper_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     config = tiny_config(
         encoder=EncoderConfig("strided", 64, (2,) * 6, channels=16, dilations=(1,)),
         voice=VoiceConfig(encoder=False, dims=4),
-        spectral_head=SpectralConfig(enabled=False),
+        spectral_head=SpectralHeadConfig(enabled=False),
         wavenet=WaveNetConfig(
             samples_per_step=1,
             residual=16,
@@ -157,7 +157,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, training_corpus: Path
     """A run of both stages that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "two.toml").write_text(TWO_STAGES)
-    main_train(folder / "two.toml", training_corpus, RunOptions(folder / "run", threads=1))
+    train_speech_model(folder / "two.toml", training_corpus, RunOptions(folder / "run", threads=1))
     return folder / "run"
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.audio.reader import AudioReader, Recording, read, read_span
+from audiovq.audio.reader import AudioReader, Recording, read_recording, read_segment
 from audiovq.audio.resample import StreamResampler, resampled_length
-from audiovq.audio.writer import AudioWriter, write
+from audiovq.audio.writer import AudioWriter, write_audio
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 
@@ -63,7 +63,7 @@ def test_reads_containers(
     num_samples = rate // 2 + 1
     wave = tone(num_samples, rate)
     soundfile.write(path, np.tile(wave[:, None], (1, channels)), rate, subtype=subtype)
-    recording = read(path)
+    recording = read_recording(path)
     assert (recording.source_rate, recording.source_samples) == (rate, num_samples)
     assert recording.sample_rate == SAMPLE_RATE
     assert len(recording.samples) == resampled_length(num_samples, rate, SAMPLE_RATE)
@@ -99,14 +99,14 @@ def test_length_comes_back_exactly(tmp_path: Path, rate: int) -> None:
 def test_lossy_files_have_exact_lengths(tmp_path: Path, ending: str, rate: int) -> None:
     for num_samples in (1, 1_001, rate + 1):
         path = tmp_path / f"{num_samples}.{ending}"
-        write(path, tone(num_samples, rate), rate)
-        assert read(path).source_samples == num_samples
+        write_audio(path, tone(num_samples, rate), rate)
+        assert read_recording(path).source_samples == num_samples
 
 
 def test_16_bit_samples_come_back_bit_for_bit(tmp_path: Path) -> None:
     values = np.arange(-32_768, 32_768, dtype=np.int16)
     soundfile.write(tmp_path / "in.wav", values, SAMPLE_RATE)
-    write(tmp_path / "out.flac", read(tmp_path / "in.wav").samples, SAMPLE_RATE)
+    write_audio(tmp_path / "out.flac", read_recording(tmp_path / "in.wav").samples, SAMPLE_RATE)
     np.testing.assert_array_equal(soundfile.read(tmp_path / "out.flac", dtype="int16")[0], values)
 
 
@@ -123,15 +123,15 @@ def test_channels_are_averaged_and_blocks_are_the_readers_no_more(tmp_path: Path
 
 
 def test_length_is_not_told_before_it_is_known(tmp_path: Path) -> None:
-    write(tmp_path / "in.wav", tone(100), SAMPLE_RATE)
+    write_audio(tmp_path / "in.wav", tone(100), SAMPLE_RATE)
     with AudioReader(tmp_path / "in.wav") as reader, pytest.raises(RuntimeError, match="after a pass"):
         _ = reader.source_samples
 
 
 def test_streams_and_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "in.wav", tone(5_000), SAMPLE_RATE)
+    write_audio(tmp_path / "in.wav", tone(5_000), SAMPLE_RATE)
     content = (tmp_path / "in.wav").read_bytes()
-    expected = read(tmp_path / "in.wav").samples
+    expected = read_recording(tmp_path / "in.wav").samples
     with AudioReader(io.BytesIO(content)) as reader:
         first = reader.blocks()
         other = reader.blocks()
@@ -140,15 +140,15 @@ def test_streams_and_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     reading, writing = os.pipe()
     os.write(writing, content)
     os.close(writing)
-    np.testing.assert_array_equal(read(f"/dev/fd/{reading}").samples, expected)
+    np.testing.assert_array_equal(read_recording(f"/dev/fd/{reading}").samples, expected)
     os.close(reading)
     stdin = io.TextIOWrapper(io.BytesIO(content))
     monkeypatch.setattr(sys, "stdin", stdin)
-    np.testing.assert_array_equal(read("-").samples, expected)
+    np.testing.assert_array_equal(read_recording("-").samples, expected)
 
 
 def test_two_passes_over_a_stream_at_once_are_an_error(tmp_path: Path) -> None:
-    write(tmp_path / "in.wav", tone(300_000), SAMPLE_RATE)
+    write_audio(tmp_path / "in.wav", tone(300_000), SAMPLE_RATE)
     with AudioReader(io.BytesIO((tmp_path / "in.wav").read_bytes())) as reader:
         first = reader.blocks()
         second = reader.blocks()
@@ -172,7 +172,7 @@ def test_mp3_is_read_to_its_end_whatever_its_header_says(tmp_path: Path) -> None
     path = tmp_path / "in.mp3"
     num_samples = len(variable_mp3(path))
     whole = path.read_bytes()
-    expected = read(path)
+    expected = read_recording(path)
     assert expected.source_samples == num_samples
     first_frame = whole[: whole.find(whole[:2], 4)]
     assert b"Xing" in first_frame
@@ -180,16 +180,16 @@ def test_mp3_is_read_to_its_end_whatever_its_header_says(tmp_path: Path) -> None
         body = whole[len(first_frame) :]
         # Without the header nothing says how much padding the encoder added.
         path.write_bytes(header + body)
-        assert 0 <= read(path).source_samples - num_samples <= slack
+        assert 0 <= read_recording(path).source_samples - num_samples <= slack
         path.write_bytes(header + body + b"TAG" + bytes(125))
-        assert 0 <= read(path).source_samples - num_samples <= slack
+        assert 0 <= read_recording(path).source_samples - num_samples <= slack
         path.write_bytes(header + body[:-10])
-        assert -1152 <= read(path).source_samples - num_samples <= slack
+        assert -1152 <= read_recording(path).source_samples - num_samples <= slack
         path.write_bytes(header + body[: len(body) // 2])
-        half = read(path).source_samples
+        half = read_recording(path).source_samples
         assert 0.3 * num_samples < half < 0.8 * num_samples
         path.write_bytes(header + body[: len(body) // 16] + bytes(5_000) + body[len(body) // 16 :])
-        assert "is damaged after" in refusal(lambda: read(path))
+        assert "is damaged after" in refusal(lambda: read_recording(path))
 
 
 def flac_of_unknown_length(path: Path) -> None:
@@ -204,12 +204,12 @@ def test_files_written_to_a_pipe_are_whole(tmp_path: Path) -> None:
     flac = tmp_path / "in.flac"
     wav = tmp_path / "in.wav"
     flac_of_unknown_length(flac)
-    assert read(flac).source_samples == 50_000
-    write(wav, tone(1_000), SAMPLE_RATE)
+    assert read_recording(flac).source_samples == 50_000
+    write_audio(wav, tone(1_000), SAMPLE_RATE)
     content = wav.read_bytes()
     for size in (0xFFFF_FFFF, 0x7FFF_FFFF - 36):
         wav.write_bytes(content[:40] + struct.pack("<I", size) + content[44:])
-        assert read(wav).source_samples == 1_000
+        assert read_recording(wav).source_samples == 1_000
 
 
 def bad_files(folder: Path) -> dict[str, str]:
@@ -258,36 +258,36 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, capfd: pytest.Capture
     assert len(reasons) == 17
     for name, reason in reasons.items():
         path = tmp_path / name
-        message = refusal(lambda path=path: read(path))
+        message = refusal(lambda path=path: read_recording(path))
         assert message.startswith(f"{path}: ")
         assert reason in message
         assert "; " in message
     assert capfd.readouterr() == ("", "")
     assert "standard input: is empty" in refusal(lambda: read_stdin(b""))
-    assert "audio stream: " in refusal(lambda: read(io.BytesIO(b"words")))
+    assert "audio stream: " in refusal(lambda: read_recording(io.BytesIO(b"words")))
 
 
 def test_a_span_is_held_to_the_same_bounds(tmp_path: Path) -> None:
     reasons = bad_files(tmp_path)
     for name in ("missing", "text", "nan", "inf", "huge", "rate"):
         path = tmp_path / f"{name}.wav"
-        message = refusal(lambda path=path: read_span(path))
+        message = refusal(lambda path=path: read_segment(path))
         assert message.startswith(f"{path}: ")
         assert "; " in message
         if name not in ("missing", "text"):
             assert reasons[path.name] in message
     # What lies beyond the span is not judged.
-    samples, rate = read_span(tmp_path / "nan.wav", 80_000, 10_000)
+    samples, rate = read_segment(tmp_path / "nan.wav", 80_000, 10_000)
     np.testing.assert_array_equal(samples, tone(100_000)[80_000:90_000])
     assert rate == SAMPLE_RATE
-    assert len(read_span(tmp_path / "cut0.9999.aiff", 90_000)[0]) < 10_000
-    assert "cannot be read" in refusal(lambda: read_span(tmp_path / "nan.wav", 200_000))
+    assert len(read_segment(tmp_path / "cut0.9999.aiff", 90_000)[0]) < 10_000
+    assert "cannot be read" in refusal(lambda: read_segment(tmp_path / "nan.wav", 200_000))
 
 
 def read_stdin(content: bytes) -> Recording:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-        return read("-")
+        return read_recording("-")
 
 
 def test_a_byte_of_padding_is_not_missing_audio(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_byte_of_padding_is_not_missing_audio(tmp_path: Path) -> None:
     content = path.read_bytes()
     at = content.index(b"data") + 4
     path.write_bytes(content[:at] + struct.pack("<I", 1_002) + content[at + 4 : at + 4 + 1_001])
-    assert read(path).source_samples == 1_001
+    assert read_recording(path).source_samples == 1_001
 
 
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.audio.reader import read
-from audiovq.audio.writer import AudioWriter, write
+from audiovq.audio.reader import read_recording
+from audiovq.audio.writer import AudioWriter, write_audio
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 
@@ -81,20 +81,20 @@ def test_writer_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
 def test_writer_overwrites_only_when_told(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     path.write_text("precious")
-    assert "--force" in refusal(lambda: write(path, tone(100), SAMPLE_RATE))
+    assert "--force" in refusal(lambda: write_audio(path, tone(100), SAMPLE_RATE))
     assert path.read_text() == "precious"
     with pytest.raises(AudiovqError):
-        write(path, np.full(10, np.nan), SAMPLE_RATE, force=True)
+        write_audio(path, np.full(10, np.nan), SAMPLE_RATE, force=True)
     assert path.read_text() == "precious"
-    write(path, tone(100), SAMPLE_RATE, force=True)
-    assert read(path).source_samples == 100
+    write_audio(path, tone(100), SAMPLE_RATE, force=True)
+    assert read_recording(path).source_samples == 100
     link = tmp_path / "link.wav"
     link.symlink_to(path)
-    write(link, tone(50), SAMPLE_RATE, force=True)
+    write_audio(link, tone(50), SAMPLE_RATE, force=True)
     assert link.is_symlink()
-    assert read(path).source_samples == 50
+    assert read_recording(path).source_samples == 50
     (tmp_path / "folder.wav").mkdir()
-    assert "regular file" in refusal(lambda: write(tmp_path / "folder.wav", tone(9), 8_000, force=True))
+    assert "regular file" in refusal(lambda: write_audio(tmp_path / "folder.wav", tone(9), 8_000, force=True))
 
 
 def test_file_made_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
         try:
-            write(tmp_path / "out.wav", tone(100_000), SAMPLE_RATE)
+            write_audio(tmp_path / "out.wav", tone(100_000), SAMPLE_RATE)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from audiovq.errors import AudiovqError
-from audiovq.io.varint import ByteReader, varint
+from audiovq.io.varint import ByteReader, encode_varint
 from audiovq.prior import bitstream, rangecoder
-from audiovq.prior.bitstream import StreamFormat
+from audiovq.prior.bitstream import BitstreamFormat
 from audiovq.prior.engine import PriorEngine
 from audiovq.speech.codes import CodeFormat, CodeSequence
 from helpers.priors import CONFIG, FORM, HOP, LEVELS, MODEL, K, V, drawn, sequence, tiny_prior
@@ -29,9 +29,9 @@ def engine() -> PriorEngine:
     return PriorEngine(tiny_prior(K, LEVELS, CONFIG))
 
 
-def there_and_back(codes: CodeSequence, engine: PriorEngine, form: StreamFormat = FORM) -> CodeSequence:
-    content = bitstream.compress(codes, engine, form)
-    return bitstream.expand(bitstream.parse(content, "codes"), engine, form)
+def there_and_back(codes: CodeSequence, engine: PriorEngine, form: BitstreamFormat = FORM) -> CodeSequence:
+    content = bitstream.compress_codes(codes, engine, form)
+    return bitstream.decompress_codes(bitstream.parse_bitstream(content, "codes"), engine, form)
 
 
 def assert_equal(one: CodeSequence, other: CodeSequence) -> None:
@@ -72,19 +72,19 @@ def test_codes_come_back(engine: PriorEngine, steps: int, levels: int) -> None:
 def test_everything_comes_back(engine: PriorEngine, known: dict[str, Any]) -> None:
     codes = drawn(engine, 30, **known)
     assert_equal(there_and_back(codes, engine), codes)
-    content = bitstream.compress(codes, engine, FORM)
-    stream = bitstream.parse(content, "codes")
+    content = bitstream.compress_codes(codes, engine, FORM)
+    stream = bitstream.parse_bitstream(content, "codes")
     for name in ("num_samples", "gain", "speaker", "partial", "levels"):
         assert getattr(stream, name) == getattr(codes, name)
     assert (stream.model, stream.prior) == ("01234567", "89abcdef")
     assert stream.sample_rate == (None if codes.sample_rate == 16_000 else codes.sample_rate)
     assert stream.has_voice == (codes.voice is not None)
-    assert bitstream.count_steps(stream, MODEL) == 30
+    assert bitstream._count_steps(stream, MODEL) == 30
 
 
 def test_more_than_three_levels() -> None:
     engine = PriorEngine(tiny_prior(8, 5, CONFIG))
-    form = StreamFormat(CodeFormat(HOP, 2, 8, 5, 16_000, MODEL.fingerprint), FORM.prior, V, 6)
+    form = BitstreamFormat(CodeFormat(HOP, 2, 8, 5, 16_000, MODEL.fingerprint), FORM.prior, V, 6)
     for levels in (3, 4, 5):
         codes = drawn(engine, 10, levels=levels, codebook_size=8)
         assert_equal(there_and_back(codes, engine, form), codes)
@@ -95,14 +95,14 @@ def test_what_header_and_voice_cost(engine: PriorEngine) -> None:
     for steps, expected in ((1, 25), (375, 26)):
         codes = drawn(engine, steps, num_samples=steps * HOP)
         words = rangecoder.range_encode(codes.rows, engine, None)
-        assert len(bitstream.compress(codes, engine, FORM)) - 4 * len(words) == expected
+        assert len(bitstream.compress_codes(codes, engine, FORM)) - 4 * len(words) == expected
     assert FORM._replace(voice_dims=16).voice_bytes == 12
 
 
 def test_size_is_what_the_prior_says(engine: PriorEngine) -> None:
     codes = drawn(engine, 1_000)
-    few = len(bitstream.compress(codes[:1], engine, FORM))
-    size = 8 * (len(bitstream.compress(codes, engine, FORM)) - few)
+    few = len(bitstream.compress_codes(codes[:1], engine, FORM))
+    size = 8 * (len(bitstream.compress_codes(codes, engine, FORM)) - few)
     slots = engine.slots(1)
     slots.start(0)
     logits = slots.logits([0], codes.rows[None])[0].astype(np.float64)
@@ -140,29 +140,29 @@ def test_what_costs_next_to_nothing_can_be_read() -> None:
     for steps in (1, 300, 2_000):
         codes = sure(engine, steps)
         assert set(codes.indices.reshape(-1)) == {5}
-        content = bitstream.compress(codes, engine, FORM)
+        content = bitstream.compress_codes(codes, engine, FORM)
         assert len(content) < 40 + steps * LEVELS / 64 / 8
         assert_equal(there_and_back(codes, engine), codes)
 
 
 def test_a_claim_beyond_what_the_words_hold_is_refused(engine: PriorEngine) -> None:
     codes = drawn(engine, 4)
-    content = bitstream.compress(codes, engine, FORM)
+    content = bitstream.compress_codes(codes, engine, FORM)
     at = bitstream._FIXED.size + 1  # behind the number of samples, which is 0
     assert content[at] == 4
     for claim in (10_000, 1 << 40, (1 << 48) - 1, 1 << 48, 1 << 62):
-        longer = content[:at] + varint(claim) + content[at + 1 : -4]
+        longer = content[:at] + encode_varint(claim) + content[at + 1 : -4]
         longer += zlib.crc32(longer).to_bytes(4, "little")
         began = time.monotonic()
         with pytest.raises(AudiovqError, match=r"x\.avq: is damaged \((claims|its header)"):
-            bitstream.expand(bitstream.parse(longer, "x.avq"), engine, FORM)
+            bitstream.decompress_codes(bitstream.parse_bitstream(longer, "x.avq"), engine, FORM)
         assert time.monotonic() - began < 1
 
 
 def test_damage_is_found(engine: PriorEngine) -> None:
     """A thousand corruptions and truncations: each is one line."""
     codes = drawn(engine, 100, voice=(1, 2, 3, 4, 5), speaker="ann")
-    whole = bitstream.compress(codes, engine, FORM)
+    whole = bitstream.compress_codes(codes, engine, FORM)
     rng = np.random.default_rng(0)
     for trial in range(1_000):
         content = bytearray(whole)
@@ -176,7 +176,7 @@ def test_damage_is_found(engine: PriorEngine) -> None:
         if bytes(content) == whole:
             continue
         with pytest.raises(AudiovqError, match=r"x\.avq: ") as caught:
-            bitstream.expand(bitstream.parse(bytes(content), "x.avq"), engine, FORM)
+            bitstream.decompress_codes(bitstream.parse_bitstream(bytes(content), "x.avq"), engine, FORM)
         assert "\n" not in str(caught.value)
 
 
@@ -184,7 +184,7 @@ def test_damage_with_a_fitting_checksum_is_found(engine: PriorEngine) -> None:
     """Nonsense behind a good outer checksum: nothing but an AudiovqError or other facts about the codes, and
     never a long run; wrong codes pass once in 65,536 times at most."""
     codes = drawn(engine, 60, voice=(1, 2, 3, 4, 5), speaker="ann")
-    whole = bitstream.compress(codes, engine, FORM)
+    whole = bitstream.compress_codes(codes, engine, FORM)
     rng = np.random.default_rng(1)
     began = time.monotonic()
     for trial in range(400):
@@ -196,7 +196,9 @@ def test_damage_with_a_fitting_checksum_is_found(engine: PriorEngine) -> None:
         content += zlib.crc32(content).to_bytes(4, "little")
         said = ""
         try:
-            back = bitstream.expand(bitstream.parse(bytes(content), "x.avq"), engine, FORM)
+            back = bitstream.decompress_codes(
+                bitstream.parse_bitstream(bytes(content), "x.avq"), engine, FORM
+            )
         except AudiovqError as error:
             said = str(error)
         else:
@@ -207,20 +209,20 @@ def test_damage_with_a_fitting_checksum_is_found(engine: PriorEngine) -> None:
 
 def test_other_prior_other_model_other_version(engine: PriorEngine) -> None:
     codes = drawn(engine, 10)
-    whole = bitstream.compress(codes, engine, FORM)
-    stream = bitstream.parse(whole, "x.avq")
+    whole = bitstream.compress_codes(codes, engine, FORM)
+    stream = bitstream.parse_bitstream(whole, "x.avq")
     with pytest.raises(AudiovqError, match=r"made with prior 89abcdef, but the one here is 00000000"):
-        bitstream.expand(stream, engine, FORM._replace(prior="0" * 16))
+        bitstream.decompress_codes(stream, engine, FORM._replace(prior="0" * 16))
     other = FORM._replace(codes=MODEL._replace(fingerprint="f" * 16))
     with pytest.raises(AudiovqError, match=r"made by model 01234567, but the model loaded is f{16}"):
-        bitstream.expand(stream, engine, other)
+        bitstream.decompress_codes(stream, engine, other)
     with pytest.raises(AudiovqError, match=r"version 1, this audiovq reads 2; encode the recording again"):
-        bitstream.parse(whole[:3] + b"\1" + whole[4:], "x.avq")
+        bitstream.parse_bitstream(whole[:3] + b"\1" + whole[4:], "x.avq")
     with pytest.raises(AudiovqError, match="version 3, this audiovq reads 2; update audiovq"):
-        bitstream.parse(whole[:3] + b"\3" + whole[4:], "x.avq")
+        bitstream.parse_bitstream(whole[:3] + b"\3" + whole[4:], "x.avq")
     for content in (b"", b"AVQ", b"RIFF" + bytes(80)):
         with pytest.raises(AudiovqError, match=r"not an \.avq file"):
-            bitstream.parse(content, "x.avq")
+            bitstream.parse_bitstream(content, "x.avq")
 
 
 def test_what_could_not_be_read_is_not_written(engine: PriorEngine) -> None:
@@ -236,17 +238,17 @@ def test_what_could_not_be_read_is_not_written(engine: PriorEngine) -> None:
         ({"speaker": "\ud800"}, "is no text"),
     ]:
         with pytest.raises(AudiovqError, match=said):
-            bitstream.compress(replace(codes, **change), engine, FORM)
+            bitstream.compress_codes(replace(codes, **change), engine, FORM)
     with pytest.raises(AudiovqError, match="does not know"):
-        bitstream.compress(sequence(np.array([K + 1]), codebook_size=2 * K), engine, FORM)
+        bitstream.compress_codes(sequence(np.array([K + 1]), codebook_size=2 * K), engine, FORM)
     with pytest.raises(AudiovqError, match="voice does not fit"):
-        bitstream.compress(replace(codes, voice=()), engine, FORM._replace(voice_dims=0))
+        bitstream.compress_codes(replace(codes, voice=()), engine, FORM._replace(voice_dims=0))
 
 
 def test_numbers_of_variable_length() -> None:
     for value, size in ((0, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), ((1 << 64) - 1, 10)):
-        assert len(varint(value)) == size
-        assert ByteReader(varint(value), 0).number() == value
+        assert len(encode_varint(value)) == size
+        assert ByteReader(encode_varint(value), 0).number() == value
     for content in (b"", b"\x80", b"\xff" * 11):
         with pytest.raises(ValueError, match=r"cut off|number too long"):
             ByteReader(content, 0).number()
@@ -276,7 +278,7 @@ def test_a_processor_without_wide_vectors_makes_the_same_bytes(tmp_path: Path) -
         slots.start(0, np.linspace(-1, 1, {V}).astype(np.float32), 3)
         codes = drawn(engine, 200, voice=(9, 8, 7, 6, 5))
         sys.stdout.buffer.write(slots.logits([0], codes.rows[None]).tobytes())
-        sys.stdout.buffer.write(bitstream.compress(codes, engine, FORM))
+        sys.stdout.buffer.write(bitstream.compress_codes(codes, engine, FORM))
     """
     results = []
     for number, target in enumerate(({}, {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""})):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -21,7 +22,7 @@ import soundfile
 
 from audiovq.cli.main import cli, run
 from audiovq.errors import AudiovqError
-from audiovq.training.options import RunOptions
+from audiovq.training.run_options import RunOptions
 from helpers.stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
 VERBS = [
@@ -52,6 +53,22 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert f"Usage: audiovq {verb}" in capsys.readouterr().out
 
 
+def test_every_option_has_help_and_every_page_that_it_names_is_there() -> None:
+    groups: list[click.Group] = [cli]
+    while groups:
+        for command in groups.pop().commands.values():
+            if isinstance(command, click.Group):
+                groups.append(command)
+            texts = [command.help or ""]
+            for parameter in command.params:
+                if isinstance(parameter, click.Option):
+                    assert parameter.help, f"{command.name} {parameter.name}"
+                    assert parameter.help.endswith("."), f"{command.name} {parameter.name}"
+                    texts.append(parameter.help)
+            for page in re.findall(r"\b(?:docs|audiovq/\w+)/[\w/.]+\w", " ".join(texts)):
+                assert (Path(__file__).parents[1] / page).exists(), f"{command.name}: {page}"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -65,9 +82,13 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         ["decode", "x.npy", "--temperature", "-0.5"],
         ["encode", "x.wav", "x.txt"],
         ["encode", "x.wav", "x.npy", "--format", "avq"],
+        ["encode", "x.wav", "-", "--format", "avq"],
         ["generate", "--speaker", "1", "--voice", "v.wav"],
         ["generate", "--count", "2", "-o", "x.wav"],
         ["generate", "--count", "0"],
+        ["info", "x.safetensors", "--model", "m.safetensors"],
+        ["generate", "--codes", "-o", "-"],
+        ["generate", "--guidance", "100"],
         ["convert", "x.wav"],
         ["convert", "x.wav", "--speaker", "1", "--voice", "v.wav"],
         ["convert", "-", "--speaker", "1"],
@@ -201,12 +222,12 @@ def test_train_passes_its_options_on(
 ) -> None:
     seen: list[Any] = []
 
-    def main_train(*arguments: Any) -> Path:
+    def train_speech_model(*arguments: Any) -> Path:
         seen.extend(arguments)
         return arguments[2].out / "model.safetensors"
 
     module = types.ModuleType("audiovq.training.speech")
-    module.main_train = main_train  # type: ignore[attr-defined]
+    module.train_speech_model = train_speech_model  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "audiovq.training.speech", module)
     options = [
         "--data",

@@ -8,8 +8,12 @@ import pytest
 import soundfile
 
 from audiovq.cli.folders import default_out, find_jobs
-from audiovq.cli.main import run
+from audiovq.cli.main import cli, run
+from audiovq.nn.stft import stft_reach_hops
+from audiovq.prior.sampler import _DEFAULT_PRIOR_GUIDANCE
 from audiovq.speech.codes import CodeSequence
+from audiovq.speech.output import DEFAULT_TEMPERATURE
+from audiovq.tokenizer import load
 from helpers.stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
 
@@ -122,6 +126,8 @@ def test_folder_without_recordings(
     assert run(["encode", str(tmp_path), str(tmp_path / "out")]) == 1
     assert "holds no file that ends in .aif" in one_line(capsys.readouterr())
     assert names(tmp_path) == ["notes.txt"]
+    assert run(["encode", str(tmp_path), "-"]) == 2
+    assert "OUT must be a folder" in capsys.readouterr().err
 
 
 def test_jobs_are_sorted_and_leave_hidden_files_out(folder: Path) -> None:
@@ -163,11 +169,33 @@ def test_decode_passes_its_options_on(
     assert soundfile.info(tmp_path / "x_decoded.wav").frames == 1250
 
 
-def test_temperature_is_the_librarys_unless_given(tmp_path: Path, tokenizer: StandInTokenizer) -> None:
+def test_defaults_are_the_librarys(tmp_path: Path, tokenizer: StandInTokenizer) -> None:
+    """They are repeated in the command line, whose help must not import torch."""
     save_codes(tmp_path / "x.npy")
     assert run(["decode", str(tmp_path / "x.npy")]) == 0
-    assert "temperature" not in tokenizer.calls[0]
+    assert tokenizer.calls[0]["temperature"] == DEFAULT_TEMPERATURE
+    guidance = next(option for option in cli.commands["generate"].params if option.name == "guidance")
+    assert guidance.default == _DEFAULT_PRIOR_GUIDANCE
     assert tokenizer.calls[0]["speaker"] is None
+
+
+def test_the_help_knows_the_bundled_model() -> None:
+    config = load().header.config
+    hop = config.encoder.hop
+    pass_ms = 1000 * stft_reach_hops(config.conditioner.window, hop) * hop / config.sample_rate
+    helps = {
+        name: " ".join(
+            [command.help or "", *(getattr(option, "help", None) or "" for option in command.params)]
+        )
+        for name, command in cli.commands.items()
+    }
+    texts = {name: " ".join(text.split()) for name, text in helps.items()}
+    levels = config.codebook.levels
+    assert f"{config.steps_per_second:g} steps per second with {levels} codes each" in texts["encode"]
+    assert f"bundled model: {levels})" in texts["encode"]
+    assert f"({pass_ms:g} ms with the bundled model)" in texts["decode"]
+    assert f"bundled model: {config.corrections})" in texts["decode"]
+    assert f"({1000 / config.steps_per_second:g} ms with the bundled model)" in texts["score"]
 
 
 @pytest.mark.parametrize(("text", "speaker"), [("p225", "p225"), ("1", 1), ("1998", "1998"), ("77", 77)])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiovq.nn.codebook import Codebook
-from audiovq.nn.kmeans import kmeans
+from audiovq.nn.kmeans import _kmeans
 from audiovq.training.losses import vq_loss
 
 
@@ -435,9 +435,9 @@ def test_frames_that_are_no_whole_steps_are_an_error() -> None:
 def test_k_means_leaves_no_centre_empty() -> None:
     torch.manual_seed(0)
     data = torch.cat([torch.randn(500, 2) * 0.01, torch.randn(12, 2) + 20])
-    centres, chosen = kmeans(data, 16, seed=0)
+    centres, chosen = _kmeans(data, 16, seed=0)
     assert torch.bincount(chosen, minlength=16).min() > 0
-    torch.testing.assert_close(kmeans(data, 16, seed=0)[0], centres)
+    torch.testing.assert_close(_kmeans(data, 16, seed=0)[0], centres)
 
 
 def test_an_evaluation_does_not_start_the_tables() -> None:

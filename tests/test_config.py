@@ -10,9 +10,9 @@ import pytest
 
 from audiovq.config import speech as module
 from audiovq.config.image import ImageConfig
-from audiovq.config.prior import PriorTraining
-from audiovq.config.speech import Config, EncoderConfig, ModelConfig, load_config
-from audiovq.config.toml import from_dict, load_toml, to_dict
+from audiovq.config.prior import PriorTrainingConfig
+from audiovq.config.speech import EncoderConfig, SpeechConfig, SpeechModelConfig, load_speech_config
+from audiovq.config.toml import dataclass_from_dict, dataclass_to_dict, load_toml
 from audiovq.config.training import StageConfig
 from audiovq.errors import AudiovqError
 
@@ -22,7 +22,7 @@ SHIPPED = sorted(p.stem for p in Path(module.__file__).parent.glob("presets/*.to
 def refusal(path: Path, text: str = "", overrides: list[str] | None = None) -> str:
     path.write_text(text)
     with pytest.raises(AudiovqError) as caught:
-        load_config(path, overrides)
+        load_speech_config(path, overrides)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_an_empty_file_is_the_default_model(path: Path) -> None:
     path.write_text("")
-    assert load_config(path) == Config()
+    assert load_speech_config(path) == SpeechConfig()
 
 
 def test_values_reach_their_fields(path: Path) -> None:
@@ -45,7 +45,7 @@ def test_values_reach_their_fields(path: Path) -> None:
         '[[train.stages]]\nstage = "codes"\nlr = 1\nweights = { mel = 2 }\n'
         '[[train.stages]]\nstage = "wavenet"\n'
     )
-    config = load_config(path)
+    config = load_speech_config(path)
     assert config.model.name == "mine"
     assert config.model.encoder.dilations == (1, 3)
     assert config.model.steps_per_second == 62.5
@@ -110,13 +110,13 @@ def test_refused(path: Path, text: str, said: str) -> None:
 def test_a_file_that_is_no_text(path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AudiovqError, match=r"mine\.toml"):
-        load_config(path)
+        load_speech_config(path)
 
 
 def test_a_missing_file_names_those_that_ship(path: Path) -> None:
     for name in (path, Path("nowhere")):
         with pytest.raises(AudiovqError, match="shipped ones are default"):
-            load_config(name)
+            load_speech_config(name)
 
 
 def test_overrides(path: Path) -> None:
@@ -128,7 +128,7 @@ def test_overrides(path: Path) -> None:
         "model.encoder.dilations=[1, 5]",
         "model.codebook.normalize = false",
     ]
-    config = load_config(path, overrides)
+    config = load_speech_config(path, overrides)
     assert config.model.codebook.size == 256
     assert config.model.name == "plain words"
     assert [s.steps for s in config.train.stages] == [1000, 7]
@@ -152,28 +152,28 @@ def test_overrides_refused(path: Path, override: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_those_that_ship_load(name: str) -> None:
-    kind: Any = {"prior": PriorTraining, "image": ImageConfig}.get(name.partition("-")[0], Config)
+    kind: Any = {"prior": PriorTrainingConfig, "image": ImageConfig}.get(name.partition("-")[0], SpeechConfig)
     config = load_toml(name, None, kind)
     assert config.train.stages
     assert name == "prior" or config.model.name == name
     # As a checkpoint and a model file keep it.
-    kept = json.loads(json.dumps(to_dict(config)))
-    assert from_dict(kind, kept) == config
+    kept = json.loads(json.dumps(dataclass_to_dict(config)))
+    assert dataclass_from_dict(kind, kept) == config
 
 
 def test_the_default_ships() -> None:
     assert "default" in SHIPPED
-    model = load_config("default").model
+    model = load_speech_config("default").model
     assert (model.steps_per_second, model.codebook.levels, model.code_hop) == (62.5, 3, 256)
     assert round(model.bits_per_second()) == 1748
     assert round(model.bits_per_second(1)) == 583
-    assert ModelConfig().bits_per_second() == 1125, "the classes' own is one level of a frame a step"
+    assert SpeechModelConfig().bits_per_second() == 1125, "the classes' own is one level of a frame a step"
 
 
 def test_a_folder_of_the_same_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "default").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert load_config("default").model.codebook.levels == 3
+    assert load_speech_config("default").model.codebook.levels == 3
 
 
 def test_configurations_are_frozen() -> None:

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 import torch
 
-from audiovq.audio.reader import EXTENSIONS
+from audiovq.audio.reader import AUDIO_EXTENSIONS
 from audiovq.audio.resample import resample
-from audiovq.data.corpus import Corpus, open_corpus, speaker_details
+from audiovq.data.corpus import Corpus, open_corpus, read_speaker_sexes
 from audiovq.data.crops import Augmentation, CropReader
 from audiovq.data.sharding import MicroBatch, Shard
 from audiovq.errors import AudiovqError
@@ -103,14 +103,14 @@ def test_folders_without_recordings(tmp_path: Path) -> None:
 
 
 def test_endings_are_lower_case_and_start_with_a_dot() -> None:
-    assert {".wav", ".oga", ".aifc", ".au", ".caf", ".w64", ".rf64", ".wave"} <= set(EXTENSIONS)
-    assert all(e == e.lower() and e.startswith(".") for e in EXTENSIONS)
+    assert {".wav", ".oga", ".aifc", ".au", ".caf", ".w64", ".rf64", ".wave"} <= set(AUDIO_EXTENSIONS)
+    assert all(e == e.lower() and e.startswith(".") for e in AUDIO_EXTENSIONS)
 
 
 def test_sexes_of_vctk(tmp_path: Path) -> None:
     text = "ID AGE GENDER ACCENTS\n225 23 F English\np226 22 M English\nx\n"
     (tmp_path / "speaker-info.txt").write_text(text)
-    assert speaker_details(tmp_path) == {"225": "F", "p225": "F", "p226": "M", "pp226": "M"}
+    assert read_speaker_sexes(tmp_path) == {"225": "F", "p225": "F", "p226": "M", "pp226": "M"}
 
 
 # Bad files
@@ -180,7 +180,7 @@ def test_the_index_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder, index = tmp_path / "corpus", tmp_path / "index.json"
     record(folder / "a.wav")
     first = open_corpus(folder, index)
-    monkeypatch.setattr("audiovq.data.corpus.measure", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("audiovq.data.corpus.measure_recording", lambda *_: pytest.fail("read again"))
     assert open_corpus(folder, index) == first
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from audiovq.nn.stft import log_magnitude, stft
-from audiovq.speech.spectral_correction import SpectralCorrection, correct
+from audiovq.speech.spectral_correction import SpectralCorrection, correct_spectrum
 from helpers.models import speech
 
 WINDOW = 512
@@ -77,7 +77,7 @@ def test_momentum_gets_closer_in_as_many_passes() -> None:
     noise = 0.05 * torch.randn(1, 64 * 128, generator=generator)
 
     def distance(momentum: float) -> float:
-        found = correct(noise, target, 512, 128, 16, momentum)
+        found = correct_spectrum(noise, target, 512, 128, 16, momentum)
         return float((log_magnitude(stft(found, 512, 128), 1e-4) - target).abs().mean())
 
     assert distance(0.99) < 0.9 * distance(0.0)
@@ -91,5 +91,5 @@ def test_momentum_does_not_depend_on_blocks() -> None:
     parts = SpectralCorrection(512, 128, 4, 0.99)
     found = [parts.push(signal[i * 128 : j * 128], target[i:j]) for i, j in ((0, 7), (7, 90), (90, 200))]
     np.testing.assert_allclose(np.concatenate([*found, parts.flush()]), expected, atol=1e-6)
-    plain = correct(torch.from_numpy(signal)[None], target[None], 512, 128, 4, 0.99)[0].numpy()
+    plain = correct_spectrum(torch.from_numpy(signal)[None], target[None], 512, 128, 4, 0.99)[0].numpy()
     np.testing.assert_allclose(plain, expected, atol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 
 from audiovq.cli.main import run
 from audiovq.errors import AudiovqError
-from audiovq.plots.curves import Curve, StageCurves, _draw_stage, draw_curves, read_metrics, smoothed
+from audiovq.plots.curves import _Curve, _draw_stage, _read_metrics, _smoothed, _StageCurves, draw_curves
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def test_metrics_are_read_by_stage(training_run: Path) -> None:
-    codes, wavenet = read_metrics(training_run)
+    codes, wavenet = _read_metrics(training_run)
     assert set(wavenet.curves) == {"bits", "norm", "held_bits", "held_norm"}
     assert codes.curves["held_mel"].steps.tolist() == [500, 1_000, 1_500, 2_000]
     assert codes.curves["mel"].hours[-1] == pytest.approx(2_000 / 3_600)
@@ -47,10 +47,10 @@ def test_metrics_are_read_by_stage(training_run: Path) -> None:
 
 def test_smoothing_keeps_a_line_and_takes_noise_away() -> None:
     line = np.arange(500.0)
-    np.testing.assert_allclose(smoothed(line)[5:-5], line[5:-5])
+    np.testing.assert_allclose(_smoothed(line)[5:-5], line[5:-5])
     noise = np.random.default_rng(0).normal(size=1_000)
-    assert smoothed(noise).std() < 0.35 * noise.std()
-    assert smoothed(np.array([4.0])).tolist() == [4.0]
+    assert _smoothed(noise).std() < 0.35 * noise.std()
+    assert _smoothed(np.array([4.0])).tolist() == [4.0]
 
 
 def test_curves_are_a_picture(training_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,8 +113,8 @@ def test_levels_have_panels_of_their_own(tmp_path: Path) -> None:
         (("mel", "loud", "perplexity_1", "perplexity_2", "bits_per_code"), ["loss terms", "perplexity"]),
         (("bits", "bits_1", "bits_2"), ["bits a step"]),
     ):
-        curve = Curve(np.arange(1.0, 100), np.arange(1.0, 100) / 3600, np.linspace(5, 2, 99))
+        curve = _Curve(np.arange(1.0, 100), np.arange(1.0, 100) / 3600, np.linspace(5, 2, 99))
         figure = plt.figure()
-        _draw_stage(figure, StageCurves(0, dict.fromkeys(names, curve)), "x", None, "code")
+        _draw_stage(figure, _StageCurves(0, dict.fromkeys(names, curve)), "x", None, "code")
         assert [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()] == labels
         plt.close(figure)

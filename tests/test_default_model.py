@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from audiovq.audio.companding import pre_emphasis
-from audiovq.audio.reader import read
-from audiovq.config.speech import load_config
+from audiovq.audio.reader import read_recording
+from audiovq.config.speech import load_speech_config
 from audiovq.nn.stft import log_magnitude, stft
 from audiovq.speech.engine import WaveNetEngine
-from audiovq.tokenizer import DEFAULT_MODEL, Tokenizer, load
+from audiovq.tokenizer import _DEFAULT_MODEL, Tokenizer, load
 from helpers.models import DATA, loudness_gain
 from helpers.wavenets import OneSlot
 
@@ -33,7 +33,7 @@ def spectrum(samples: np.ndarray) -> torch.Tensor:
 
 
 def test_what_it_is(default: Tokenizer) -> None:
-    assert DEFAULT_MODEL.stat().st_size < 20_000_000
+    assert _DEFAULT_MODEL.stat().st_size < 20_000_000
     facts = default.info()
     assert (facts["hop_samples"], facts["levels"], facts["codebook_size"]) == (256, 3, 640)
     assert facts["voice_bits"] == 96
@@ -43,15 +43,15 @@ def test_what_it_is(default: Tokenizer) -> None:
         "no voice of Common Voice is listed"
     )
     assert facts["look_ahead_s"] <= 0.8
-    assert default.header.config == load_config("default").model, "the shipped configuration made it"
-    card = (Path(DEFAULT_MODEL).parent / "MODEL_CARD.md").read_text()
+    assert default.header.config == load_speech_config("default").model, "the shipped configuration made it"
+    card = (Path(_DEFAULT_MODEL).parent / "MODEL_CARD.md").read_text()
     assert default.fingerprint in card, "the card must be of this model"
 
 
 @pytest.mark.parametrize("name", UNHEARD)
 @pytest.mark.parametrize("fast", [False, True])
 def test_unheard_voices_come_back(default: Tokenizer, name: str, fast: bool) -> None:
-    original = read(DATA / name)
+    original = read_recording(DATA / name)
     codes = default.encode(DATA / name)
     assert len(set(codes.codes.tolist())) > 100
     back = default.decode(codes, fast=fast)
@@ -78,7 +78,7 @@ def test_its_steps_equal_its_parallel_form(default: Tokenizer) -> None:
     assert samples > 3 * decoder.receptive_field
     encoded = default.encode(DATA / UNHEARD[0])
     codes = torch.from_numpy(encoded.rows.astype(np.int64))[None, 60:68]
-    spoken = read(DATA / UNHEARD[0]).samples[60 * 256 :][:samples] * np.float32(encoded.gain)
+    spoken = read_recording(DATA / UNHEARD[0]).samples[60 * 256 :][:samples] * np.float32(encoded.gain)
     signal = torch.from_numpy(pre_emphasis(spoken, decoder.pre_emphasis))[None]
     with torch.inference_mode():
         condition = default.model.condition(codes, default.model.voice_table(torch.tensor([1])))
@@ -96,7 +96,7 @@ def test_its_steps_equal_its_parallel_form(default: Tokenizer) -> None:
 def test_the_prior_that_ships(default: Tokenizer) -> None:
     """It is the model's own, knows its codes far better than chance, and fits into 12 MB."""
     prior = default.prior
-    assert prior.path.parent == DEFAULT_MODEL.parent
+    assert prior.path.parent == _DEFAULT_MODEL.parent
     assert prior.path.stat().st_size < 12_000_000
     codes = [default.encode(path) for path in sorted(DATA.glob("*.flac"))]
     bits = [prior.bits(c.rows, [None, default.voices.own(c)]).sum(2).mean(1) for c in codes]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from audiovq.data.download import download, unzip
+from audiovq.data.download import download_file, unzip
 from audiovq.errors import AudiovqError
 from helpers.server import CONTENT, Server
 
@@ -30,18 +30,18 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.parametrize("checksum", [SHA256, SHA256.upper(), MD5, ""])
 def test_a_file_arrives_whole(server: Server, tmp_path: Path, checksum: str) -> None:
     told: list[tuple[int, int | None]] = []
-    path = download(server.url, tmp_path / "a" / "b.zip", checksum, progress=lambda *x: told.append(x))
+    path = download_file(server.url, tmp_path / "a" / "b.zip", checksum, progress=lambda *x: told.append(x))
     assert path.read_bytes() == CONTENT
     assert names(path.parent) == ["b.zip"]
     assert told[-1] == (len(CONTENT), len(CONTENT))
     assert [d for d, _ in told] == sorted(d for d, _ in told)
-    assert download(server.url, path, checksum) == path
+    assert download_file(server.url, path, checksum) == path
     assert server.begins == [0], "it was there"
 
 
 def test_a_lost_connection_is_taken_up_again(server: Server, tmp_path: Path) -> None:
     server.cut_after = 700_000
-    path = download(server.url, tmp_path / "a.zip", SHA256)
+    path = download_file(server.url, tmp_path / "a.zip", SHA256)
     assert path.read_bytes() == CONTENT
     assert server.begins == [0, 700_000, 1_400_000], "nothing is fetched twice"
 
@@ -49,8 +49,8 @@ def test_a_lost_connection_is_taken_up_again(server: Server, tmp_path: Path) -> 
 def test_a_killed_download_is_taken_up_again(server: Server, tmp_path: Path) -> None:
     server.delay = 0.02
     code = (
-        "import sys; from pathlib import Path; from audiovq.data.download import download; "
-        "download(sys.argv[1], Path(sys.argv[2]), sys.argv[3])"
+        "import sys; from pathlib import Path; from audiovq.data.download import download_file; "
+        "download_file(sys.argv[1], Path(sys.argv[2]), sys.argv[3])"
     )
     target = tmp_path / "a.zip"
     process = subprocess.Popen([sys.executable, "-c", code, server.url, str(target), SHA256])
@@ -65,14 +65,14 @@ def test_a_killed_download_is_taken_up_again(server: Server, tmp_path: Path) -> 
     assert 300_000 < have < len(CONTENT)
     assert not target.exists()
     server.delay = 0.0
-    assert download(server.url, target, SHA256).read_bytes() == CONTENT
+    assert download_file(server.url, target, SHA256).read_bytes() == CONTENT
     assert server.begins == [0, have]
     assert names(tmp_path) == ["a.zip"]
 
 
 def test_all_had_arrived_but_the_name(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT)
-    assert download(server.url, tmp_path / "a.zip", SHA256).read_bytes() == CONTENT
+    assert download_file(server.url, tmp_path / "a.zip", SHA256).read_bytes() == CONTENT
     assert server.begins == [len(CONTENT)]
 
 
@@ -81,21 +81,21 @@ def test_what_cannot_be_gone_on_with_is_begun_anew(server: Server, tmp_path: Pat
     server.cut_after = 500_000
     server.ranges = False
     with pytest.raises(AudiovqError, match="500000 bytes have arrived; run again"):
-        download(server.url, tmp_path / "a.zip", SHA256)
+        download_file(server.url, tmp_path / "a.zip", SHA256)
     server.cut_after, server.ranges = None, change != "ranges"
     if change == "tag":
         server.tag = '"2"'
     if change == "longer":
         (tmp_path / "a.zip.part").write_bytes(CONTENT + b"more")
     server.wrong_range = change == "wrong range"
-    assert download(server.url, tmp_path / "a.zip", SHA256).read_bytes() == CONTENT
+    assert download_file(server.url, tmp_path / "a.zip", SHA256).read_bytes() == CONTENT
     assert server.begins[-1] == 0
 
 
 @pytest.mark.parametrize("checksum", ["0" * 64, "0" * 32])
 def test_a_bad_checksum_is_refused(server: Server, tmp_path: Path, checksum: str) -> None:
     with pytest.raises(AudiovqError, match=r"(SHA256|MD5) is [0-9a-f]+ and not 0+; it was removed") as caught:
-        download(server.url, tmp_path / "a.zip", checksum)
+        download_file(server.url, tmp_path / "a.zip", checksum)
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == []
 
@@ -103,7 +103,7 @@ def test_a_bad_checksum_is_refused(server: Server, tmp_path: Path, checksum: str
 def test_a_file_that_is_another_is_refused_and_kept(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"mine")
     with pytest.raises(AudiovqError, match="not the file that was expected"):
-        download(server.url, tmp_path / "a.zip", SHA256)
+        download_file(server.url, tmp_path / "a.zip", SHA256)
     assert (tmp_path / "a.zip").read_bytes() == b"mine"
     assert not server.begins
 
@@ -112,7 +112,7 @@ def test_a_file_that_is_another_is_refused_and_kept(server: Server, tmp_path: Pa
 def test_a_server_that_refuses(server: Server, tmp_path: Path, status: int, said: str) -> None:
     server.status = status
     with pytest.raises(AudiovqError, match=said):
-        download(server.url, tmp_path / "a.zip")
+        download_file(server.url, tmp_path / "a.zip")
     assert names(tmp_path) == []
 
 
@@ -120,11 +120,11 @@ def test_nobody_there_and_no_address(tmp_path: Path) -> None:
     with Server() as gone:
         url = gone.url
     with pytest.raises(AudiovqError, match="cannot be reached"):
-        download(url, tmp_path / "a.zip")
+        download_file(url, tmp_path / "a.zip")
     with pytest.raises(AudiovqError, match="http://"):
-        download("file:///etc/passwd", tmp_path / "a.zip")
+        download_file("file:///etc/passwd", tmp_path / "a.zip")
     with pytest.raises(AudiovqError, match="neither an MD5 nor"):
-        download(url, tmp_path / "a.zip", "123")
+        download_file(url, tmp_path / "a.zip", "123")
 
 
 def test_a_full_disk_keeps_what_has_arrived(
@@ -135,7 +135,7 @@ def test_a_full_disk_keeps_what_has_arrived(
     resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))
     try:
         with pytest.raises(AudiovqError, match=r"a\.zip\.part: cannot be written") as caught:
-            download(server.url, tmp_path / "a.zip", SHA256)
+            download_file(server.url, tmp_path / "a.zip", SHA256)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
@@ -144,9 +144,9 @@ def test_a_full_disk_keeps_what_has_arrived(
     little = shutil.disk_usage(tmp_path)._replace(free=1_000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: little)
     with pytest.raises(AudiovqError, match="make room"):
-        download(server.url, tmp_path / "a.zip", SHA256)
+        download_file(server.url, tmp_path / "a.zip", SHA256)
     monkeypatch.undo()
-    assert download(server.url, tmp_path / "a.zip", SHA256).read_bytes() == CONTENT
+    assert download_file(server.url, tmp_path / "a.zip", SHA256).read_bytes() == CONTENT
 
 
 # Archives

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from audiovq.config.speech import CodebookConfig, EncoderConfig, SpectralConfig, VoiceConfig
+from audiovq.config.speech import CodebookConfig, EncoderConfig, SpectralHeadConfig, VoiceConfig
 from audiovq.errors import AudiovqError
 from audiovq.nn.blocks import ResidualStack, TimeConv
-from audiovq.speech.encoder import LOG_FLOOR, Encoder, FilterbankFront, StridedFront
+from audiovq.speech.encoder import _LOG_FLOOR, Encoder, FilterbankFrontend, StridedFrontend
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.voice_encoder import VoiceEncoder, VoiceTable
 from helpers.models import tiny_config
@@ -21,14 +21,14 @@ from helpers.models import tiny_config
 STRIDES = {64: [2] * 6, 640: [2, 2, 2, 2, 2, 4, 5], 60: [3, 4, 5]}
 
 
-def front_of(kind: str, hop: int, channels: int = 6) -> FilterbankFront | StridedFront:
+def front_of(kind: str, hop: int, channels: int = 6) -> FilterbankFrontend | StridedFrontend:
     torch.manual_seed(0)
     if kind == "strided":
-        front: FilterbankFront | StridedFront = StridedFront(STRIDES[hop], channels)
+        front: FilterbankFrontend | StridedFrontend = StridedFrontend(STRIDES[hop], channels)
         for layer in front.layers:  # type: ignore[union-attr]
             nn.init.constant_(layer.bias, 1.0)  # keeps ReLU open, so that every sample shows  # type: ignore
         return front
-    front = FilterbankFront(hop, channels, bands=20)
+    front = FilterbankFrontend(hop, channels, bands=20)
     with torch.no_grad():  # trained filters have no zeros at the window's ends
         front.short_filters.add_(0.01 * torch.randn_like(front.short_filters))
         front.long_filters.add_(0.01 * torch.randn_like(front.long_filters))
@@ -81,7 +81,7 @@ def test_one_latent_for_every_hop(kind: str, hop: int) -> None:
 @pytest.mark.parametrize("hop", STRIDES)
 def test_strided_kernels_overlap(hop: int) -> None:
     """Every sample is seen by at least two outputs of each layer: 4 taps at stride 2, as in the paper."""
-    front = StridedFront(STRIDES[hop], 4)
+    front = StridedFrontend(STRIDES[hop], 4)
     for layer, stride in zip(front.layers, STRIDES[hop], strict=True):
         assert layer.stride == (stride,)
         assert layer.kernel_size == (2 * stride,)
@@ -109,7 +109,7 @@ def test_filterbank_starts_as_a_mel_spectrogram() -> None:
     hop = 128
     bands = 80
     count = 12
-    front = FilterbankFront(hop, 8, bands)
+    front = FilterbankFrontend(hop, 8, bands)
     rng = np.random.default_rng(0)
     signal = 0.1 * rng.standard_normal(count * hop)
     left, right = front.reach_samples
@@ -126,7 +126,7 @@ def test_filterbank_starts_as_a_mel_spectrogram() -> None:
         pitch = np.abs(np.fft.rfft(wide * long / np.sqrt(np.sum(long**2)))) ** 2
         bins = int(1500 * 1024 / 16_000)
         expected = np.concatenate([mel @ spectrum, pitch[1 : bins + 1]])
-        expected = 0.25 * np.log(expected + LOG_FLOOR) + 1
+        expected = 0.25 * np.log(expected + _LOG_FLOOR) + 1
         np.testing.assert_allclose(powers[frame], expected, atol=2e-4)
 
 
@@ -197,7 +197,7 @@ def test_voice_sums_can_be_taken_in_blocks(voices: VoiceEncoder) -> None:
 
 def test_silence_says_little_of_a_voice(voices: VoiceEncoder) -> None:
     loud = torch.zeros(1, 20, 10) + 0.3
-    silent = torch.full((1, 20, 10), 0.25 * math.log(LOG_FLOOR) + 1)
+    silent = torch.full((1, 20, 10), 0.25 * math.log(_LOG_FLOOR) + 1)
     assert float(voices.pool(loud)[0].min()) > 5 * float(voices.pool(silent)[0].max())
 
 
@@ -234,7 +234,7 @@ def test_the_papers_encoders_build_and_encode() -> None:
             encoder=EncoderConfig("strided", hop, tuple(STRIDES[hop]), channels=8, dilations=(1,)),
             codebook=CodebookConfig(size=size, dim=8, update="gradient", normalize=False),
             voice=VoiceConfig(encoder=False, dims=4),
-            spectral_head=SpectralConfig(enabled=False),
+            spectral_head=SpectralHeadConfig(enabled=False),
         )
         model = WaveformModel(config, speakers=2).eval()
         codes = model.encode(0.1 * torch.randn(2, 5 * hop))
@@ -246,7 +246,7 @@ def test_the_papers_encoders_build_and_encode() -> None:
 def test_a_voice_encoder_needs_the_filterbank() -> None:
     config = tiny_config(
         encoder=EncoderConfig("strided", 64, (2,) * 6, channels=8),
-        spectral_head=SpectralConfig(enabled=False),
+        spectral_head=SpectralHeadConfig(enabled=False),
     )
     with pytest.raises(AudiovqError, match="filterbank"):
         WaveformModel(config, speakers=1)
@@ -254,7 +254,7 @@ def test_a_voice_encoder_needs_the_filterbank() -> None:
 
 def test_warp_moves_a_tone_along_the_bands() -> None:
     """A tone whose bands are moved by a ratio must peak where a tone of that frequency does."""
-    front = FilterbankFront(128, 8)
+    front = FilterbankFrontend(128, 8)
     time = torch.arange(128 * 20 + sum(front.reach_samples)) / 16_000
 
     def powers(hertz: float) -> torch.Tensor:
@@ -270,7 +270,7 @@ def test_warp_moves_a_tone_along_the_bands() -> None:
 
 
 def test_a_warp_down_leaves_no_empty_end_of_the_band() -> None:
-    front = FilterbankFront(128, 8)
+    front = FilterbankFrontend(128, 8)
     noise = torch.randn(1, 128 * 50 + sum(front.reach_samples), generator=torch.Generator().manual_seed(0))
     powers = front.log_powers(0.1 * noise).detach()
     moved = front.warp(powers, torch.tensor([0.8]))
@@ -282,7 +282,7 @@ def test_a_warp_down_leaves_no_empty_end_of_the_band() -> None:
 
 def test_a_stride_hears_a_signal_at_another_pace() -> None:
     """Frames with a stride of 1.5 are those that every third frame of a third of the hop would be."""
-    front = FilterbankFront(120, 8)
+    front = FilterbankFrontend(120, 8)
     signal = torch.randn(2, 120 * 31, generator=torch.Generator().manual_seed(0)) * 0.1
     padded = torch.nn.functional.pad(signal, front.reach_samples)
     as_it_is = front.log_powers(padded)

@@ -20,24 +20,36 @@ from audiovq.cli.evaluate import SYSTEM_NAMES
 from audiovq.cli.main import run
 from audiovq.data.corpus import Corpus, Utterance
 from audiovq.errors import AudiovqError
-from audiovq.evaluation import codecs, round_trip
-from audiovq.evaluation.codecs import command_codec, mu_law, ogg_packet_sizes, original
-from audiovq.evaluation.compare import Row, as_written, choose_utterances, table_head, table_row
+from audiovq.evaluation import codecs, report, tokenizer_codec
+from audiovq.evaluation.codecs import _ogg_packet_sizes, make_command_codec, mu_law_codec, pcm16_codec
+from audiovq.evaluation.compare import (
+    SystemScores,
+    _as_written,
+    choose_utterances,
+    format_table_head,
+    format_table_row,
+)
+from audiovq.evaluation.evaluation_options import EvaluationOptions
 from audiovq.evaluation.griffin_lim import griffin_lim
 from audiovq.evaluation.metrics import (
-    DELAY_STEP,
-    Scorer,
-    Scores,
-    estoi,
-    find_delay,
-    log_mel_distance,
-    pesq_wb,
+    _DELAY_STEP,
+    QualityScorer,
+    RecordingScores,
+    _estoi,
+    _find_delay,
+    _log_mel_distance,
+    _pesq_wb,
+    find_system_delay,
     remove_delay,
-    system_delay,
 )
-from audiovq.evaluation.rate_plot import draw_rates, make_figure
-from audiovq.evaluation.round_trip import decode_fast, decode_wavenet, prior_of, tokenizer_codec
-from audiovq.evaluation.systems import SYSTEMS, System, find_systems
+from audiovq.evaluation.rate_plot import _make_figure, draw_rate_plot
+from audiovq.evaluation.systems import _SYSTEMS, System, find_systems
+from audiovq.evaluation.tokenizer_codec import (
+    decode_with_spectral_head,
+    decode_with_wavenet,
+    load_tokenizer_prior,
+    make_tokenizer_codec,
+)
 from audiovq.evaluation.words import WordErrors
 from audiovq.nn.stft import istft, log_magnitude, stft
 from audiovq.tokenizer import Tokenizer, load
@@ -49,16 +61,16 @@ def read_recording() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Scorer:
+def scorer() -> QualityScorer:
     for package in ("pesq", "pystoi", "distillmos", "resemblyzer"):
         pytest.importorskip(package)
-    return Scorer()
+    return QualityScorer()
 
 
 # Metrics
 
 
-def test_what_is_the_same_is_perfect_and_noise_is_poor(scorer: Scorer) -> None:
+def test_what_is_the_same_is_perfect_and_noise_is_poor(scorer: QualityScorer) -> None:
     clean = read_recording()
     noise = np.random.default_rng(0).normal(0, 0.1, len(clean)).astype(np.float32)
     same, other = scorer.score(clean, clean), scorer.score(clean, noise)
@@ -74,55 +86,55 @@ def test_what_is_the_same_is_perfect_and_noise_is_poor(scorer: Scorer) -> None:
     assert other.distillmos < same.distillmos - 1
 
 
-def test_silence_has_no_score_rather_than_a_made_up_one(scorer: Scorer) -> None:
+def test_silence_has_no_score_rather_than_a_made_up_one(scorer: QualityScorer) -> None:
     silence, clean = np.zeros(8_000, np.float32), read_recording()[:8_000]
-    assert math.isnan(pesq_wb(silence, silence))
+    assert math.isnan(_pesq_wb(silence, silence))
     assert math.isnan(scorer.similarity(silence, clean))
     assert scorer.similarity(clean, silence) == 0
-    assert math.isnan(estoi(clean[:2_000], clean[:2_000]))
+    assert math.isnan(_estoi(clean[:2_000], clean[:2_000]))
 
 
-def test_signals_of_two_lengths_are_a_mistake(scorer: Scorer) -> None:
+def test_signals_of_two_lengths_are_a_mistake(scorer: QualityScorer) -> None:
     with pytest.raises(ValueError, match="shapes"):
         scorer.score(np.zeros(10, np.float32), np.zeros(11, np.float32))
 
 
 def test_more_noise_is_further_off() -> None:
     clean, noise = speech(16_000), np.random.default_rng(0).normal(0, 1, 16_000).astype(np.float32)
-    distances = [log_mel_distance(clean, clean + level * noise) for level in (0, 0.001, 0.01, 0.1)]
+    distances = [_log_mel_distance(clean, clean + level * noise) for level in (0, 0.001, 0.01, 0.1)]
     assert distances[0] == 0
     assert distances == sorted(set(distances))
 
 
 @pytest.mark.parametrize("milliseconds", [-130, -7, 0, 1, 40, 200])
 def test_a_delay_is_found_exactly_and_removed(milliseconds: int) -> None:
-    clean, delay = read_recording(), milliseconds * DELAY_STEP
+    clean, delay = read_recording(), milliseconds * _DELAY_STEP
     late = remove_delay(clean, -delay, len(clean))
     # Another level, the sign turned and some noise: what is left of a waveform by codecs that keep none.
     noise = np.random.default_rng(1).normal(0, 1e-4, len(clean)).astype(np.float32)
-    assert find_delay(clean, -0.5 * late + noise) == delay
+    assert _find_delay(clean, -0.5 * late + noise) == delay
     inside = slice(abs(delay), len(clean) - abs(delay))
     np.testing.assert_array_equal(remove_delay(late, delay, len(clean))[inside], clean[inside])
 
 
 def test_one_delay_a_system_and_any_length_back() -> None:
     clean = read_recording()
-    back = [remove_delay(clean, -ms * DELAY_STEP, len(clean)) for ms in (20, 20, 90)]
-    assert system_delay([clean] * 3, back) == 20 * DELAY_STEP
+    back = [remove_delay(clean, -ms * _DELAY_STEP, len(clean)) for ms in (20, 20, 90)]
+    assert find_system_delay([clean] * 3, back) == 20 * _DELAY_STEP
     assert len(remove_delay(clean[:100], 16, 100)) == len(remove_delay(clean[:100], -160, 100)) == 100
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pesq", None)
     with pytest.raises(AudiovqError, match=r"^pesq: .* pip install 'audiovq\[eval\]'$"):
-        Scorer()
+        QualityScorer()
 
 
 # Systems
 
 
 def test_names_of_the_command_are_those_of_the_table() -> None:
-    assert tuple(system.name for system in SYSTEMS) == SYSTEM_NAMES
+    assert tuple(system.name for system in _SYSTEMS) == SYSTEM_NAMES
     assert [s.name for s in find_systems(["opus-6", "original"])] == ["original", "opus-6"]
     with pytest.raises(ValueError, match="mp3"):
         find_systems(["mp3"])
@@ -182,19 +194,19 @@ def test_fewer_levels_are_cut_off_before_they_are_stored() -> None:
         decoded.append(codes)
         return np.zeros(1, np.float32)
 
-    coded = tokenizer_codec(tokenizer, decode, levels=2)(np.zeros(1, np.float32))
+    coded = make_tokenizer_codec(tokenizer, decode, levels=2)(np.zeros(1, np.float32))
     assert coded.stored_bits == 8 * 7 * 2
     assert coded.nominal_bits == 10 * 2 * 6
-    assert tokenizer_codec(tokenizer, decode)(np.zeros(1, np.float32)).nominal_bits == 10 * 3 * 6
+    assert make_tokenizer_codec(tokenizer, decode)(np.zeros(1, np.float32)).nominal_bits == 10 * 3 * 6
     assert [codes.levels for codes in decoded] == [2, 2], "what the file gives back"
 
 
 def test_mu_law_takes_8_bits_a_sample_and_the_original_16() -> None:
     samples = speech(12_345)
-    back, stored, nominal = mu_law(samples)
+    back, stored, nominal = mu_law_codec(samples)
     assert stored == nominal == 8 * 12_345
     assert 0 < np.abs(back - samples).max() < 0.02
-    same, stored, nominal = original(samples)
+    same, stored, nominal = pcm16_codec(samples)
     assert stored == nominal == 16 * 12_345
     assert same is samples
 
@@ -206,12 +218,12 @@ def without_prior(model: Path, folder: Path) -> Tokenizer:
 
 def test_without_a_prior_the_nominal_bits_are_stored(tiny_model_path: Path, tmp_path: Path) -> None:
     tokenizer = without_prior(tiny_model_path, tmp_path)
-    assert prior_of(tokenizer) is None
+    assert load_tokenizer_prior(tokenizer) is None
     samples = speech(128 * 20 + 1)
-    back, stored, nominal = tokenizer_codec(tokenizer, decode_fast)(samples)
+    back, stored, nominal = make_tokenizer_codec(tokenizer, decode_with_spectral_head)(samples)
     assert stored == nominal == 21 * 6 + 4 * 6  # 64 codes; a voice of 4 values of 6 bits
     assert len(back) == len(samples)
-    first, second = (tokenizer_codec(tokenizer, decode_wavenet)(samples).samples for _ in range(2))
+    first, second = (make_tokenizer_codec(tokenizer, decode_with_wavenet)(samples).samples for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -219,7 +231,7 @@ def test_with_a_prior_the_whole_file_counts(
     tiny_model_path: Path, tiny_prior_path: Path, tmp_path: Path
 ) -> None:
     tokenizer, samples = load(tiny_model_path), speech(128 * 200)
-    back, stored, nominal = tokenizer_codec(tokenizer, decode_fast)(samples)
+    back, stored, nominal = make_tokenizer_codec(tokenizer, decode_with_spectral_head)(samples)
     codes = tokenizer.encode(samples)
     assert stored == 8 * tokenizer.prior.save(codes, tmp_path / "codes.avq") != nominal
     assert nominal == 200 * 6 + 4 * 6
@@ -230,7 +242,7 @@ def test_a_prior_that_cannot_be_used_is_an_error(tiny_model_path: Path, tmp_path
     tokenizer = without_prior(tiny_model_path, tmp_path)
     (tmp_path / "prior.safetensors").write_bytes(b"damaged")
     with pytest.raises(AudiovqError, match="prior"):
-        tokenizer_codec(tokenizer, decode_fast)
+        make_tokenizer_codec(tokenizer, decode_with_spectral_head)
 
 
 def test_without_a_spectral_head_there_is_no_fast_row(paper_tokenizer: Tokenizer) -> None:
@@ -238,7 +250,7 @@ def test_without_a_spectral_head_there_is_no_fast_row(paper_tokenizer: Tokenizer
     assert "spectral head" in str(fast.missing(paper_tokenizer))
     assert wavenet.missing(paper_tokenizer) is None
     samples = speech(6_400)
-    nominal = tokenizer_codec(paper_tokenizer, decode_wavenet)(samples).nominal_bits
+    nominal = make_tokenizer_codec(paper_tokenizer, decode_with_wavenet)(samples).nominal_bits
     assert nominal == 100 * 6  # and no voice is stored
 
 
@@ -246,13 +258,13 @@ def test_the_plain_wavenet_is_the_wavenet_before_correction(
     tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = tiny_tokenizer.encode(speech(128 * 30 + 5))
-    plain = round_trip.decode_plain(tiny_tokenizer, codes)
-    usual = decode_wavenet(tiny_tokenizer, codes)
+    plain = tokenizer_codec.decode_without_correction(tiny_tokenizer, codes)
+    usual = decode_with_wavenet(tiny_tokenizer, codes)
     assert plain.shape == usual.shape
     assert not np.allclose(plain, usual)
     passes_through = dataclasses.replace(tiny_tokenizer.model.config, corrections=0)
     monkeypatch.setattr(tiny_tokenizer.model, "config", passes_through)
-    np.testing.assert_array_equal(plain, decode_wavenet(tiny_tokenizer, codes))
+    np.testing.assert_array_equal(plain, decode_with_wavenet(tiny_tokenizer, codes))
 
 
 def test_griffin_lim_finds_a_signal_of_the_magnitudes() -> None:
@@ -276,7 +288,7 @@ def test_griffin_lim_finds_a_signal_of_the_magnitudes() -> None:
 
 def test_griffin_lim_of_codes_keeps_their_level_and_length(tiny_tokenizer: Tokenizer) -> None:
     samples = speech(128 * 30 + 5)
-    back = round_trip.decode_griffin_lim(tiny_tokenizer, tiny_tokenizer.encode(samples))
+    back = tokenizer_codec.decode_with_griffin_lim(tiny_tokenizer, tiny_tokenizer.encode(samples))
     assert back.shape == samples.shape
     assert np.isfinite(back).all()
     assert np.any(back)
@@ -287,10 +299,10 @@ def test_codec2_takes_its_bits(mode: str, rate: int) -> None:
     if not shutil.which("c2enc") or not shutil.which("c2dec"):
         pytest.skip("codec2 is not installed")
     clean = read_recording()
-    back, bits, nominal = codecs.codec2(mode)(clean)
+    back, bits, nominal = codecs.make_codec2(mode)(clean)
     assert bits / (len(clean) / 16_000) == pytest.approx(rate, rel=0.001)
     assert nominal / (len(clean) / 16_000) == pytest.approx(rate)
-    delay = find_delay(clean, back)
+    delay = _find_delay(clean, back)
     assert 0 <= delay < 1_000
     assert len(back) >= len(clean) + delay
 
@@ -299,11 +311,11 @@ def test_opus_counts_packets_alone() -> None:
     if not shutil.which("opusenc") or not shutil.which("opusdec"):
         pytest.skip("opus-tools are not installed")
     clean = read_recording()
-    back, bits, nominal = codecs.opus(6)(clean)
+    back, bits, nominal = codecs.make_opus(6)(clean)
     assert nominal / (len(clean) / 16_000) == pytest.approx(6_000)
     assert 3_000 < bits / (len(clean) / 16_000) < 8_000
     assert len(back) == pytest.approx(len(clean), abs=400)
-    assert log_mel_distance(clean, remove_delay(back, find_delay(clean, back), len(clean))) < 1.5
+    assert _log_mel_distance(clean, remove_delay(back, _find_delay(clean, back), len(clean))) < 1.5
 
 
 def page(lacing: list[int], body: int) -> bytes:
@@ -312,23 +324,37 @@ def page(lacing: list[int], body: int) -> bytes:
 
 def test_packets_go_on_over_segments_and_pages() -> None:
     content = page([19], 19) + page([255, 0, 255], 510) + page([255, 3, 7], 265)
-    assert list(ogg_packet_sizes(content)) == [19, 255, 255 + 255 + 3, 7]
+    assert list(_ogg_packet_sizes(content)) == [19, 255, 255 + 255 + 3, 7]
     with pytest.raises(AudiovqError, match="no Ogg file"):
-        list(ogg_packet_sizes(b"RIFF" + bytes(100)))
+        list(_ogg_packet_sizes(b"RIFF" + bytes(100)))
 
 
 def test_a_missing_program_is_left_out_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    caplog.set_level("INFO")
+    chosen = report._choose_systems(DATA, EvaluationOptions(), None)
+    assert [system.name for system in chosen] == ["original", "mu-law", "wavenet", "fast"]
+    codec2 = "c2enc and c2dec not found; install codec2"
+    opus = "opusenc and opusdec not found; install opus-tools"
+    assert caplog.messages == [
+        f"Codec2 1200: left out: {codec2}",
+        f"Codec2 2400: left out: {codec2}",
+        f"Opus 6 kbit/s: left out: {opus}",
+        f"Opus 7 kbit/s: left out: {opus}",
+    ]
+
+
+def test_a_missing_program_of_a_named_system_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert run(["evaluate", str(DATA), "--system", "codec2-1200", "--system", "opus-6"]) == 1
+    assert run(["evaluate", str(DATA), "--system", "mu-law", "--system", "opus-6"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    lines = captured.err.splitlines()
-    assert lines[0] == "Codec2 1200: left out: c2enc and c2dec not found; install codec2"
-    assert lines[1] == "Opus 6 kbit/s: left out: opusenc and opusdec not found; install opus-tools"
-    assert lines[2].startswith("audiovq: error: ")
-    assert len(lines) == 3
+    reason = "opusenc and opusdec not found; install opus-tools"
+    assert captured.err == f"audiovq: error: Opus 6 kbit/s: {reason}\n"
 
 
 def test_a_program_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +363,7 @@ def test_a_program_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(AudiovqError, match=r"^c2enc: failed \(no such mode\); "):
-        codecs.codec2("1200")(speech(1_600))
+        codecs.make_codec2("1200")(speech(1_600))
 
 
 # Codecs of the user's
@@ -353,8 +379,8 @@ def test_any_program_is_a_codec(tmp_path: Path) -> None:
         "shutil.copy(source, target)\n"
         "print('bits:', 1234)\n"
     )
-    codec = command_codec("mine", f"{sys.executable} '{program}' {{i}} {{o}} {{d}}")
-    samples = as_written(speech(3_200))
+    codec = make_command_codec("mine", f"{sys.executable} '{program}' {{i}} {{o}} {{d}}")
+    samples = _as_written(speech(3_200))
     back, stored, nominal = codec(samples)
     np.testing.assert_array_equal(back, samples)
     assert stored == 1234
@@ -369,7 +395,7 @@ def test_the_last_word_is_the_payload_if_it_is_a_number(printed: str, bits: floa
 
 
 def test_a_command_is_no_shell(tmp_path: Path) -> None:
-    codec = command_codec("mine", f"cp {{i}} {{o}} ; touch {tmp_path}/there")
+    codec = make_command_codec("mine", f"cp {{i}} {{o}} ; touch {tmp_path}/there")
     with pytest.raises(AudiovqError, match=r"^mine: failed"):
         codec(speech(1_600))
     assert not (tmp_path / "there").exists()
@@ -387,7 +413,7 @@ def test_a_command_is_no_shell(tmp_path: Path) -> None:
 )
 def test_a_command_that_fails_is_one_line(command: str, said: str) -> None:
     with pytest.raises(AudiovqError, match=said):
-        command_codec("mine", command)(speech(1_600))
+        make_command_codec("mine", command)(speech(1_600))
 
 
 # The table
@@ -413,32 +439,32 @@ def test_ten_of_a_speaker_who_take_turns() -> None:
 
 def test_what_is_scored_is_what_a_16_bit_file_gives_back() -> None:
     samples = np.random.default_rng(0).normal(0, 0.4, 4_000).astype(np.float32)
-    back = as_written(samples)
+    back = _as_written(samples)
     np.testing.assert_array_equal(back * 32_768, np.rint(back * 32_768))
     assert np.abs(back - np.clip(samples, -1, 1)).max() <= 1.01 / 32_768
-    np.testing.assert_allclose(as_written(read_recording()), read_recording(), atol=1.01 / 32_768)
+    np.testing.assert_allclose(_as_written(read_recording()), read_recording(), atol=1.01 / 32_768)
 
 
-def row_of(system: System, stored: float, quality: float, words: WordErrors | None = None) -> Row:
+def row_of(system: System, stored: float, quality: float, words: WordErrors | None = None) -> SystemScores:
     """A row of made-up scores: the higher `quality` (0..1), the better."""
-    scores = Scores(1 + 3 * quality, quality, 1 + 4 * quality, 0.5 + quality / 2, 2 - quality)
-    return Row(system, stored, 2 * stored, scores, (scores,), 0, 0.5, words)
+    scores = RecordingScores(1 + 3 * quality, quality, 1 + 4 * quality, 0.5 + quality / 2, 2 - quality)
+    return SystemScores(system, stored, 2 * stored, scores, (scores,), 0, 0.5, words)
 
 
 def test_what_is_unknown_is_a_dash() -> None:
     (system,) = find_systems(["original"])
-    head = table_head().splitlines()[0]
+    head = format_table_head().splitlines()[0]
     assert head.startswith("| system | stored bit/s | nominal bit/s | PESQ-WB |")
     assert "WER" not in head
-    row = table_row(row_of(system, math.nan, 0.5))
+    row = format_table_row(row_of(system, math.nan, 0.5))
     assert row == "| original | — | — | 2.50 | 0.500 | 3.00 | 0.750 | 0.500 |"
-    assert "| similarity | WER, % | s a second |" in table_head(words=True)
-    assert "| 0.750 | 12.5 | 0.500 |" in table_row(row_of(system, 1, 0.5, WordErrors(1, 8)))
-    assert "| 0.750 | — | 0.500 |" in table_row(row_of(system, 1, 0.5, WordErrors(0, 0)))
+    assert "| similarity | WER, % | s a second |" in format_table_head(words=True)
+    assert "| 0.750 | 12.5 | 0.500 |" in format_table_row(row_of(system, 1, 0.5, WordErrors(1, 8)))
+    assert "| 0.750 | — | 0.500 |" in format_table_row(row_of(system, 1, 0.5, WordErrors(0, 0)))
 
 
 def test_the_command_prints_a_table_and_writes_json(
-    scorer: Scorer, tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scorer: QualityScorer, tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without_prior(tiny_model_path, tmp_path)
     out = tmp_path / "scores.json"
@@ -478,7 +504,7 @@ def test_a_prior_that_was_asked_for_must_be_there(
 # The picture
 
 
-def made_up_rows(words: bool) -> list[Row]:
+def made_up_rows(words: bool) -> list[SystemScores]:
     """Three levels of a model, Codec2, Opus, a codec of the user's, and what is not drawn as a point."""
     systems = {s.name: s for s in find_systems(["original", "mu-law", "codec2-1200", "codec2-2400"])}
     systems |= {s.name: s for s in find_systems(["opus-6", "opus-10"])}
@@ -498,7 +524,7 @@ def made_up_rows(words: bool) -> list[Row]:
 @pytest.mark.parametrize("words", [False, True])
 def test_the_picture_has_a_panel_a_measure(words: bool) -> None:
     figure_class = pytest.importorskip("matplotlib.figure").Figure
-    figure = make_figure(figure_class, made_up_rows(words))
+    figure = _make_figure(figure_class, made_up_rows(words))
     panels = [axes for axes in figure.axes if axes.get_xlabel()]
     measures = ["PESQ-WB", "ESTOI", "DistillMOS", "speaker similarity", "words wrong, %"]
     assert [axes.get_ylabel() for axes in panels] == measures[: 4 + words]
@@ -516,13 +542,13 @@ def test_the_picture_is_written_and_not_overwritten(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out, rows = tmp_path / "rates.png", made_up_rows(words=True)
     rows[6] = dataclasses.replace(rows[6], stored_bits_per_second=math.nan)
-    assert draw_rates(rows, out) == ["mine"]
+    assert draw_rate_plot(rows, out) == ["mine"]
     assert out.read_bytes().startswith(b"\x89PNG")
     assert out.stat().st_size > 10_000
     with pytest.raises(AudiovqError, match="--force"):
-        draw_rates(rows, out)
+        draw_rate_plot(rows, out)
     with pytest.raises(AudiovqError, match="gif"):
-        draw_rates(rows, tmp_path / "rates.gif")
+        draw_rate_plot(rows, tmp_path / "rates.gif")
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ import soundfile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from audiovq.config.speech import ConditionerConfig, SpectralConfig
+from audiovq.config.speech import ConditionerConfig, SpectralHeadConfig
 from audiovq.config.training import StageConfig
 from audiovq.data.corpus import open_corpus
 from audiovq.speech.model import WaveformModel
 from audiovq.tokenizer import Tokenizer, load
 from audiovq.training.metrics_log import MetricsLog
-from audiovq.training.options import RunOptions
-from audiovq.training.previews import COUNT, SECONDS, SpeechExamples
-from audiovq.training.speech import main_train
+from audiovq.training.previews import _COUNT, _SECONDS, SpeechPreviews
+from audiovq.training.run_options import RunOptions
+from audiovq.training.speech import train_speech_model
 from helpers.models import DATA, tiny_config
 from helpers.training import TWO_STAGES, metrics, same_model
 
@@ -68,9 +68,9 @@ def test_showing_changes_nothing(
 ) -> None:
     """Without a board nothing is made, and the run ends with the same bits."""
     monkeypatch.setattr(MetricsLog, "shows", property(lambda self: False))
-    monkeypatch.setattr(SpeechExamples, "make", None)
+    monkeypatch.setattr(SpeechPreviews, "make", None)
     (tmp_path / "two.toml").write_text(TWO_STAGES)
-    main_train(tmp_path / "two.toml", training_corpus, RunOptions(tmp_path / "run", threads=1))
+    train_speech_model(tmp_path / "two.toml", training_corpus, RunOptions(tmp_path / "run", threads=1))
     assert same_model(tmp_path / "run", finished_run)
     assert metrics(tmp_path / "run") == metrics(finished_run)
 
@@ -78,11 +78,11 @@ def test_showing_changes_nothing(
 @pytest.mark.parametrize("stage", ["codes", "spectral", "wavenet"])
 def test_examples_sound_like_their_originals(recordings: Path, stage: str) -> None:
     model = load().model
-    examples = SpeechExamples(open_corpus(recordings), ()).make(model, StageConfig(stage, 1))
-    assert len(examples) == COUNT
+    examples = SpeechPreviews(open_corpus(recordings), ()).make(model, StageConfig(stage, 1))
+    assert len(examples) == _COUNT
     assert {e.name.partition("/")[0] for e in examples[:2]} == {"ann", "bob"}
     for example in examples:
-        samples = min(soundfile.info(recordings / example.name).frames, int(SECONDS * 16_000)) // 128 * 128
+        samples = min(soundfile.info(recordings / example.name).frames, int(_SECONDS * 16_000)) // 128 * 128
         assert len(example.original) == len(example.made) == samples
         bins = example.picture.shape[0] // 2
         assert example.picture.shape == (2 * 257, samples // 128)
@@ -93,20 +93,22 @@ def test_examples_sound_like_their_originals(recordings: Path, stage: str) -> No
 
 def test_the_papers_kind(paper_tokenizer: Tokenizer, recordings: Path) -> None:
     """No voice encoder, no spectral head, hop 64."""
-    examples = SpeechExamples(open_corpus(recordings), ()).make(
+    examples = SpeechPreviews(open_corpus(recordings), ()).make(
         paper_tokenizer.model, StageConfig("end-to-end", 1)
     )
-    assert len(examples) == COUNT
+    assert len(examples) == _COUNT
     assert all(np.isfinite(e.made).all() and e.made.any() for e in examples)
 
 
 def test_spectra_that_make_no_sound_are_not_shown(recordings: Path) -> None:
     """Windows of 320 samples every 128: fine to learn codes by, but they do not add up to a signal."""
     conditioner = ConditionerConfig(channels=24, dilations=(1,), window=320, harmonic_bins=16)
-    config = tiny_config(conditioner=conditioner, spectral_head=SpectralConfig(enabled=False), corrections=0)
-    model, examples = WaveformModel(config, 0).eval(), SpeechExamples(open_corpus(recordings), ())
+    config = tiny_config(
+        conditioner=conditioner, spectral_head=SpectralHeadConfig(enabled=False), corrections=0
+    )
+    model, examples = WaveformModel(config, 0).eval(), SpeechPreviews(open_corpus(recordings), ())
     assert examples.make(model, StageConfig("codes", 1)) == []
-    assert len(examples.make(model, StageConfig("wavenet", 1))) == COUNT
+    assert len(examples.make(model, StageConfig("wavenet", 1))) == _COUNT
 
 
 def test_unreadable_recordings_are_logged_and_replaced(
@@ -115,15 +117,15 @@ def test_unreadable_recordings_are_logged_and_replaced(
     training_corpus = open_corpus(recordings)
     first = training_corpus.utterances[0].path
     (recordings / first).write_bytes(b"no sound")
-    examples = SpeechExamples(training_corpus, ()).make(load().model, StageConfig("spectral", 1))
+    examples = SpeechPreviews(training_corpus, ()).make(load().model, StageConfig("spectral", 1))
     assert len(caplog.messages) == 1
     assert first in caplog.messages[0]
-    assert len(examples) == COUNT
+    assert len(examples) == _COUNT
     assert first not in {e.name for e in examples}
 
 
 def test_the_random_numbers_of_training_are_left_alone(recordings: Path) -> None:
-    model, examples = load().model, SpeechExamples(open_corpus(recordings), ())
+    model, examples = load().model, SpeechPreviews(open_corpus(recordings), ())
     torch.manual_seed(7)
     before = torch.get_rng_state()
     examples.make(model, StageConfig("codes", 1))

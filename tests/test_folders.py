@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.batch import Job, decode_files, encode_files
+from audiovq.batch import FileJob, decode_files, encode_files
 from audiovq.errors import AudiovqError
-from audiovq.io.atomic import PartialFile, remove_leftovers
+from audiovq.io.atomic import PartialFile, remove_leftover_files
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.output import DecodeOptions
 from audiovq.tokenizer import Tokenizer
@@ -32,8 +32,8 @@ def folder(tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def jobs_of(folder: Path, out: Path) -> list[Job]:
-    return [Job(path, out / f"{path.stem}.wav") for path in sorted(folder.glob("*.npy"))]
+def jobs_of(folder: Path, out: Path) -> list[FileJob]:
+    return [FileJob(path, out / f"{path.stem}.wav") for path in sorted(folder.glob("*.npy"))]
 
 
 @pytest.mark.parametrize(("threads", "fast"), [(1, False), (2, False), (5, False), (2, True)])
@@ -41,7 +41,7 @@ def test_folder_gives_what_each_file_gives_alone(
     tiny_tokenizer: Tokenizer, folder: Path, tmp_path: Path, threads: int, fast: bool
 ) -> None:
     jobs = jobs_of(folder, tmp_path / "new" / "deep")
-    results: list[tuple[Job, Exception | None]] = []
+    results: list[tuple[FileJob, Exception | None]] = []
     heard: list[float] = []
     decode_files(
         tiny_tokenizer,
@@ -74,9 +74,9 @@ def test_failures_are_told_and_the_rest_goes_on(
     (tmp_path / "text.npy").write_text("no codes")
     out = tmp_path / "out"
     jobs = [
-        Job(tmp_path / "in" / "bad.npy", out / "bad.wav"),
-        Job(tmp_path / "text.npy", out / "text.wav"),
-        Job(tmp_path / "absent.npy", out / "absent.wav"),
+        FileJob(tmp_path / "in" / "bad.npy", out / "bad.wav"),
+        FileJob(tmp_path / "text.npy", out / "text.wav"),
+        FileJob(tmp_path / "absent.npy", out / "absent.wav"),
         *jobs_of(folder, out),
     ]
     (out / "3.wav").parent.mkdir()
@@ -107,9 +107,9 @@ def test_encode_files(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
     jobs = []
     for i, length in enumerate(LENGTHS):
         soundfile.write(tmp_path / f"{i}.wav", speech(length, 16_000), 16_000)
-        jobs.append(Job(tmp_path / f"{i}.wav", tmp_path / "out" / f"{i}.npy"))
+        jobs.append(FileJob(tmp_path / f"{i}.wav", tmp_path / "out" / f"{i}.npy"))
     (tmp_path / "broken.wav").write_text("no sound")
-    jobs.insert(2, Job(tmp_path / "broken.wav", tmp_path / "out" / "broken.npy"))
+    jobs.insert(2, FileJob(tmp_path / "broken.wav", tmp_path / "out" / "broken.npy"))
     results: dict[str, Exception | None] = {}
     encode_files(
         tiny_tokenizer, jobs, done=lambda job, error: results.update({job.source.stem: error}), threads=3
@@ -165,7 +165,7 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path
     (tmp_path / "mine.part").write_bytes(b"not ours")
     living = PartialFile(tmp_path / "whole.npy")
     living.write(b"growing")
-    assert remove_leftovers(tmp_path) == 1
+    assert remove_leftover_files(tmp_path) == 1
     assert not dead.exists()
     living.commit()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "mine.part", "whole.npy"]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiovq.nn import fused
-from audiovq.nn.blocks import fusable
+from audiovq.nn.blocks import can_fuse
 from audiovq.nn.wavenet import WaveNet
 from audiovq.speech.decoder import WaveNetDecoder
 from audiovq.training.precision import bf16_is_faster
@@ -36,7 +36,7 @@ def test_gate_and_its_gradients(dilation: int, kind: torch.dtype) -> None:
         rough(2, 64, 8, seed=2, kind=kind),
     )
     inputs = [both.clone().requires_grad_(), condition.float().requires_grad_()]
-    y = fused.Gate.apply(*inputs, dilation)
+    y = fused.FusedGate.apply(*inputs, dilation)
     y.backward(upstream)
     plain = [both.float().requires_grad_(), condition.float().requires_grad_()]
     expected = WaveNet._gate(*plain, dilation)
@@ -63,7 +63,7 @@ def test_heads_and_their_gradients(group: int, order: int, kind: torch.dtype) ->
 
     ours = start.clone().requires_grad_()
     place = decoder._place(ratio) if order else ratio[:0]
-    y = fused.Head.apply(ours.flatten(0, 1), *tables, seen.flatten(0, 1), place.flatten(0, 1))
+    y = fused.FusedHeads.apply(ours.flatten(0, 1), *tables, seen.flatten(0, 1), place.flatten(0, 1))
     y.backward(upstream.flatten(0, 1))
     gradients = [t.grad.clone() for t in tables if t.grad is not None]
     decoder.zero_grad()
@@ -86,7 +86,7 @@ def test_likelihood_and_its_gradient(kind: torch.dtype) -> None:
     logits = 5 * rough(300, 256, kind=kind)
     targets = torch.randint(256, (300,), generator=torch.Generator().manual_seed(1))
     ours, theirs = logits.clone().requires_grad_(), logits.float().requires_grad_()
-    value = fused.NegativeLogLikelihood.apply(ours, targets)
+    value = fused.FusedNegativeLogLikelihood.apply(ours, targets)
     expected = F.cross_entropy(theirs, targets)
     (2 * value).backward()
     (2 * expected).backward()
@@ -98,10 +98,10 @@ def test_likelihood_and_its_gradient(kind: torch.dtype) -> None:
 
 def test_what_is_fused() -> None:
     """bf16 always; fp32 where gradients are wanted, as the passes take long to load; nothing finer."""
-    assert fusable(torch.zeros(2, dtype=torch.bfloat16))
-    assert fusable(torch.zeros(2, requires_grad=True))
-    assert not fusable(torch.zeros(2))
-    assert not fusable(torch.zeros(2, dtype=torch.float64, requires_grad=True))
+    assert can_fuse(torch.zeros(2, dtype=torch.bfloat16))
+    assert can_fuse(torch.zeros(2, requires_grad=True))
+    assert not can_fuse(torch.zeros(2))
+    assert not can_fuse(torch.zeros(2, dtype=torch.float64, requires_grad=True))
 
 
 def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:

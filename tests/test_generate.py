@@ -17,17 +17,17 @@ from scipy.signal import lfilter
 from audiovq.errors import AudiovqError
 from audiovq.kernels import sampling
 from audiovq.speech import decoder_kernel
-from audiovq.speech.decoder import CLASSES, Frames, WaveNetDecoder
+from audiovq.speech.decoder import MU_LAW_LEVELS, WaveNetConditioning, WaveNetDecoder
 from audiovq.speech.engine import WaveNetEngine
 from helpers.wavenets import HOP, SHAPES, OneSlot, draw_reference, taught, tiny_decoder, tiny_frames, unpaired
 
 
-def part(frames: Frames, first: int, last: int) -> Frames:
-    return Frames(*(v[:, first:last] for v in frames))
+def part(frames: WaveNetConditioning, first: int, last: int) -> WaveNetConditioning:
+    return WaveNetConditioning(*(v[:, first:last] for v in frames))
 
 
-def row(frames: Frames, index: int) -> Frames:
-    return Frames(*(v[index : index + 1] for v in frames))
+def row(frames: WaveNetConditioning, index: int) -> WaveNetConditioning:
+    return WaveNetConditioning(*(v[index : index + 1] for v in frames))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def decoder() -> WaveNetDecoder:
 
 
 @pytest.fixture(scope="module")
-def frames(decoder: WaveNetDecoder) -> Frames:
+def frames(decoder: WaveNetDecoder) -> WaveNetConditioning:
     return tiny_frames(decoder, 1, 24)
 
 
@@ -87,7 +87,9 @@ def test_draws_what_the_torch_steps_draw(group: int, order: int) -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 40])
-def test_top_k_draws_what_the_torch_steps_draw(decoder: WaveNetDecoder, frames: Frames, top_k: int) -> None:
+def test_top_k_draws_what_the_torch_steps_draw(
+    decoder: WaveNetDecoder, frames: WaveNetConditioning, top_k: int
+) -> None:
     expected = draw_reference(decoder, frames, [7], top_k=top_k)
     stream = OneSlot(WaveNetEngine(decoder), 7, top_k=top_k)
     stream.draw(frames)
@@ -96,7 +98,7 @@ def test_top_k_draws_what_the_torch_steps_draw(decoder: WaveNetDecoder, frames: 
     assert ranks.max() == top_k - 1
 
 
-def test_blocks_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
+def test_blocks_do_not_matter(decoder: WaveNetDecoder, frames: WaveNetConditioning) -> None:
     engine = WaveNetEngine(decoder)
     whole = OneSlot(engine, 3).draw(frames)
     whole_codes = []
@@ -115,7 +117,7 @@ def test_blocks_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
     assert whole.shape == (24 * HOP,)
 
 
-def test_seeds(decoder: WaveNetDecoder, frames: Frames) -> None:
+def test_seeds(decoder: WaveNetDecoder, frames: WaveNetConditioning) -> None:
     engine = WaveNetEngine(decoder)
     again = WaveNetEngine(decoder)
     codes = {}
@@ -131,7 +133,7 @@ def test_seeds(decoder: WaveNetDecoder, frames: Frames) -> None:
     assert (codes[1] != codes[2]).mean() > 0.5
 
 
-def test_temperature(decoder: WaveNetDecoder, frames: Frames) -> None:
+def test_temperature(decoder: WaveNetDecoder, frames: WaveNetConditioning) -> None:
     """0 takes the likeliest code, next to 0 nearly so; more temperature, less likely codes."""
     engine = WaveNetEngine(decoder)
     deficits = []
@@ -147,7 +149,7 @@ def test_temperature(decoder: WaveNetDecoder, frames: Frames) -> None:
     assert deficits[2] * 1.2 < deficits[3] < deficits[4]
 
 
-def test_streams_do_not_disturb_one_another(decoder: WaveNetDecoder, frames: Frames) -> None:
+def test_streams_do_not_disturb_one_another(decoder: WaveNetDecoder, frames: WaveNetConditioning) -> None:
     engine = WaveNetEngine(decoder)
     alone = [OneSlot(engine, seed).draw(frames) for seed in (0, 1)]
     streams = [OneSlot(engine, 0), OneSlot(engine, 1)]
@@ -159,7 +161,7 @@ def test_streams_do_not_disturb_one_another(decoder: WaveNetDecoder, frames: Fra
         assert np.concatenate(blocks).tobytes() == expected.tobytes()
 
 
-def test_slots_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
+def test_slots_do_not_matter(decoder: WaveNetDecoder, frames: WaveNetConditioning) -> None:
     """Seven slots in lockstep, begun at different times and in any order, draw what each draws alone."""
     engine = WaveNetEngine(decoder)
     alone = [OneSlot(engine, seed).draw(frames) for seed in range(7)]
@@ -170,7 +172,7 @@ def test_slots_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
     for rows in ([0], [3, 0, 1, 2, 6, 5, 4], [4, 5], list(range(7))):
         begins = [slots.position(slot) // HOP for slot in rows]
         blocks = [part(frames, b, b + 5) for b in begins]
-        batch = Frames(*(torch.cat(values) for values in zip(*blocks, strict=True)))
+        batch = WaveNetConditioning(*(torch.cat(values) for values in zip(*blocks, strict=True)))
         audio, _ = slots.draw(batch, rows)
         for slot, values in zip(rows, audio, strict=True):
             drawn[slot].append(values)
@@ -200,7 +202,7 @@ def test_bfloat16_weights_equal_the_exact_path_over_what_they_stand_for(size: tu
     assert 1e-5 < np.abs(got - exact).max() < 0.1
 
 
-def test_threads_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
+def test_threads_do_not_matter(decoder: WaveNetDecoder, frames: WaveNetConditioning) -> None:
     engine = WaveNetEngine(decoder)
     alone = [OneSlot(engine, seed).draw(frames).tobytes() for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
@@ -208,7 +210,7 @@ def test_threads_do_not_matter(decoder: WaveNetDecoder, frames: Frames) -> None:
     assert threaded == alone
 
 
-def test_later_changes_of_the_decoder_are_not_seen(frames: Frames) -> None:
+def test_later_changes_of_the_decoder_are_not_seen(frames: WaveNetConditioning) -> None:
     decoder = tiny_decoder(4, 16)
     engine = WaveNetEngine(decoder)
     before = OneSlot(engine, 0).draw(frames)
@@ -218,7 +220,7 @@ def test_later_changes_of_the_decoder_are_not_seen(frames: Frames) -> None:
     assert OneSlot(engine, 0).draw(frames).tobytes() == before.tobytes()
 
 
-def test_audio_is_de_emphasised(decoder: WaveNetDecoder, frames: Frames) -> None:
+def test_audio_is_de_emphasised(decoder: WaveNetDecoder, frames: WaveNetConditioning) -> None:
     forced_codes = np.random.default_rng(0).integers(100, 156, 24 * HOP)
     reference = draw_reference(decoder, frames, [0], forced_codes=torch.from_numpy(forced_codes)[None])
     plain = tiny_decoder(4, 16)
@@ -229,7 +231,7 @@ def test_audio_is_de_emphasised(decoder: WaveNetDecoder, frames: Frames) -> None
     )
 
 
-def test_bad_settings(decoder: WaveNetDecoder, frames: Frames) -> None:
+def test_bad_settings(decoder: WaveNetDecoder, frames: WaveNetConditioning) -> None:
     engine = WaveNetEngine(decoder)
     for temperature in (-1.0, math.nan, math.inf):
         with pytest.raises(AudiovqError, match="temperature"):
@@ -256,18 +258,18 @@ def test_uniform_is_splitmix64() -> None:
     step = 0x9E3779B97F4A7C15
     for seed, index in [(0, 0), (1, 0), (0, 1), (2**64 - 1, 10**10)]:
         expected = mix((mix((seed + step) % 2**64) + (index + 1) * step) % 2**64) >> 11
-        assert sampling.uniform(np.uint64(seed), np.uint64(index)) == expected / 2**53
+        assert sampling.counter_based_uniform(np.uint64(seed), np.uint64(index)) == expected / 2**53
     assert mix(step) == 0xE220A8397B1DCDAF  # the first output of the published generator for seed 0
-    numbers = np.array([sampling.uniform(np.uint64(9), np.uint64(i)) for i in range(20_000)])
+    numbers = np.array([sampling.counter_based_uniform(np.uint64(9), np.uint64(i)) for i in range(20_000)])
     counts = np.histogram(numbers, 20, (0, 1))[0]
     assert np.abs(counts - 1000).max() < 150
     assert abs(np.corrcoef(numbers[1:], numbers[:-1])[0, 1]) < 0.03
 
 
 def test_pick_follows_the_distribution() -> None:
-    logits = np.full(CLASSES, -30.0, dtype=np.float32)
+    logits = np.full(MU_LAW_LEVELS, -30.0, dtype=np.float32)
     logits[[3, 15, 16, 255]] = np.log(np.float32([0.1, 0.2, 0.3, 0.4])) + 50
-    probs = np.empty(CLASSES + CLASSES // sampling.BLOCK, dtype=np.float32)
+    probs = np.empty(MU_LAW_LEVELS + MU_LAW_LEVELS // sampling.CLASSES_PER_BLOCK, dtype=np.float32)
     numbers = [1e-6, 0.0999, 0.1001, 0.2999, 0.3001, 0.5999, 0.6001, 1 - 2**-53]
     picked = [sampling.sample_categorical(logits, probs, np.float32(1), 0, x) for x in numbers]
     assert picked == [3, 3, 15, 15, 16, 16, 255, 255]
@@ -280,9 +282,9 @@ def test_pick_follows_the_distribution() -> None:
 
 
 def test_pick_top_k_with_equal_logits() -> None:
-    logits = np.zeros(CLASSES, dtype=np.float32)
+    logits = np.zeros(MU_LAW_LEVELS, dtype=np.float32)
     logits[[10, 20, 30]] = 1
-    probs = np.empty(CLASSES + CLASSES // sampling.BLOCK, dtype=np.float32)
+    probs = np.empty(MU_LAW_LEVELS + MU_LAW_LEVELS // sampling.CLASSES_PER_BLOCK, dtype=np.float32)
     picked = {
         sampling.sample_categorical(logits, probs, np.float32(1), 2, x) for x in np.linspace(0, 0.999, 50)
     }
@@ -291,17 +293,17 @@ def test_pick_top_k_with_equal_logits() -> None:
 
 def test_functions_are_accurate() -> None:
     x = np.linspace(-20, 20, 4001).astype(np.float32)
-    got = np.array([sampling.exponential(v) for v in x])
+    got = np.array([sampling.exp_scalar(v) for v in x])
     np.testing.assert_allclose(got, np.exp(x.astype(np.float64)), rtol=2e-6)
     x = np.concatenate([np.linspace(-2, 2, 2001), [1e-9, -1e-9, 0, 300]]).astype(np.float32)
-    got = np.array([sampling.compand_scalar(v) for v in x])
+    got = np.array([sampling.mu_law_compand_scalar(v) for v in x])
     exact = np.sign(x) * np.log1p(255 * np.abs(x.astype(np.float64))) / np.log(256)
     np.testing.assert_allclose(got, exact, atol=1e-6)
     z = np.random.default_rng(0).normal(0, 6, 2 * 4096).astype(np.float32)
     z[:3] = (-200, 200, 0)
     z[4096:4099] = (-200, 200, 0)
     y = np.empty(4096, dtype=np.float32)
-    sampling.gate(z, y)
+    sampling.gated_activation(z, y)
     a, b = z.astype(np.float64).reshape(2, -1)
     np.testing.assert_allclose(y, np.tanh(a) / (1 + np.exp(-b)), atol=1e-6)
 
@@ -313,7 +315,7 @@ def test_what_is_cached_names_what_else_went_into_it() -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_kernel_is_cached_for_the_next_process(decoder: WaveNetDecoder, frames: Frames) -> None:
+def test_kernel_is_cached_for_the_next_process(decoder: WaveNetDecoder, frames: WaveNetConditioning) -> None:
     OneSlot(WaveNetEngine(decoder)).draw(frames)
     script = (
         "import numpy as np; from helpers.wavenets import OneSlot, tiny_decoder, tiny_frames\n"

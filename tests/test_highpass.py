@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import butter, sosfilt, sosfilt_zi
 
-from audiovq.audio.highpass import HighPass, high_pass, high_passed
+from audiovq.audio.highpass import HighPassFilter, high_pass, high_pass_blocks
 from audiovq.tokenizer import Tokenizer
 from helpers.models import speech
 
@@ -28,7 +28,7 @@ def test_it_is_scipys_butterworth(cutoff_hz: float, length: int) -> None:
 def test_blocks_do_not_matter(size: int) -> None:
     signal = speech(20_000) + np.float32(0.02)
     blocks = (signal[i : i + size] for i in range(0, len(signal), size))
-    found = np.concatenate(list(high_passed(blocks, 20)))
+    found = np.concatenate(list(high_pass_blocks(blocks, 20)))
     np.testing.assert_array_equal(found, high_pass(signal, 20))
 
 
@@ -44,7 +44,7 @@ def test_nothing_is_filtered_without_a_cutoff() -> None:
     signal = speech(1_000)
     assert high_pass(signal, 0) is not None
     np.testing.assert_array_equal(high_pass(signal, 0), signal)
-    assert not len(HighPass(20).flush())
+    assert not len(HighPassFilter(20).flush())
     assert not high_pass(np.zeros(5_000, np.float32), 20).any(), "zeros in, zeros out"
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from audiovq.data.sharding import ALL, Shard
+from audiovq.data.sharding import SINGLE_SHARD, Shard
 from audiovq.errors import AudiovqError
 from audiovq.image import dataset as data
-from audiovq.image.dataset import Pictures, open_pictures
+from audiovq.image.dataset import PictureDataset, open_pictures
 from audiovq.image.files import write_picture
-from audiovq.image.loader import PictureBatch, PictureReader, patches
+from audiovq.image.loader import PictureBatch, PictureReader, cut_fixed_patches
 from helpers.images import photo
 
 
@@ -29,7 +29,7 @@ def numbered(count: int, side: int = 4) -> np.ndarray:
     return np.repeat(np.arange(count, dtype=np.uint8), side * side).reshape(count, side, side)
 
 
-def levels(pictures: Pictures) -> list[int]:
+def levels(pictures: PictureDataset) -> list[int]:
     return [int(pictures.source[int(n)][0, 0, 0]) for n in pictures.chosen]
 
 
@@ -197,7 +197,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Pictures:
+def folder(tmp_path: Path) -> PictureDataset:
     for n, size in enumerate([(40, 60), (16, 16), (5, 7), (80, 17)]):
         put(tmp_path / f"{n}.png", *size, seed=n)
     return open_pictures(tmp_path, 3)[0]
@@ -207,14 +207,16 @@ def same(a: PictureBatch, b: PictureBatch) -> bool:
     return a.part == b.part and all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
 
 
-def test_batches_depend_on_seed_and_step_alone(folder: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reader(seed: int = 1, shard: Shard = ALL) -> PictureReader:
+def test_batches_depend_on_seed_and_step_alone(
+    folder: PictureDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reader(seed: int = 1, shard: Shard = SINGLE_SHARD) -> PictureReader:
         return PictureReader(folder, 16, 5, seed, flip=True, shift=2, shard=shard)
 
     first = reader()
     in_order = [first.get(step)[0] for step in range(4)]
     first.close()
-    monkeypatch.setattr(data, "CACHE_BYTES", 0)
+    monkeypatch.setattr(data, "_CACHE_BYTES", 0)
     late = reader()
     assert same(late.get(3)[0], in_order[3])
     assert same(late.get(1)[0], in_order[1])
@@ -232,7 +234,7 @@ def test_batches_depend_on_seed_and_step_alone(folder: Pictures, monkeypatch: py
 def test_patches_are_parts_of_the_picture(tmp_path: Path) -> None:
     picture = photo(20, 24)
     source = picture[None]
-    pictures = Pictures(source, np.array([0]), np.array([3]), ("a", "b", "c", "d"))
+    pictures = PictureDataset(source, np.array([0]), np.array([3]), ("a", "b", "c", "d"))
     batch = PictureReader(pictures, 8, 20, seed=0).read(0)
     assert (batch.class_ids == 4).all()
     windows = np.lib.stride_tricks.sliding_window_view(picture, (8, 8, 3))[:, :, 0]
@@ -244,18 +246,18 @@ def test_patches_are_parts_of_the_picture(tmp_path: Path) -> None:
     assert all((windows == p[:, ::-1]).all((2, 3, 4)).any() for p in mirrored[~np.array(found)])
 
 
-def test_fixed_patches(folder: Pictures) -> None:
-    batch = patches(folder, 16, 6)
+def test_fixed_patches(folder: PictureDataset) -> None:
+    batch = cut_fixed_patches(folder, 16, 6)
     assert batch.pixels.shape == (4, 16, 16, 3)
-    assert same(batch, patches(folder, 16, 6))
-    assert patches(folder, 16, 1000).pixels.shape[0] == 2 * 3 + 1 + 1, "what there is"
+    assert same(batch, cut_fixed_patches(folder, 16, 6))
+    assert cut_fixed_patches(folder, 16, 1000).pixels.shape[0] == 2 * 3 + 1 + 1, "what there is"
     small = folder.source[2]
-    assert (patches(folder, 16, 1000).pixels[-1][:5, :7].numpy() == small).all()
+    assert (cut_fixed_patches(folder, 16, 1000).pixels[-1][:5, :7].numpy() == small).all()
 
 
-def test_what_does_not_fit_is_not_kept(folder: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "CACHE_BYTES", 16 * 16 * 3)
-    source = data.FileSource(folder.source.paths, 3)  # type: ignore[attr-defined]
+def test_what_does_not_fit_is_not_kept(folder: PictureDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_CACHE_BYTES", 16 * 16 * 3)
+    source = data.PictureFileSource(folder.source.paths, 3)  # type: ignore[attr-defined]
     for n in range(3):
         assert np.array_equal(source[n], source[n])
     assert list(source._kept) == [1]

@@ -20,16 +20,23 @@ from PIL import Image
 from audiovq.errors import AudiovqError
 from audiovq.image import files
 from audiovq.image.codes import CodeGrid
-from audiovq.image.files import grid, open_picture, pad_to_multiple, read_picture, to_channels, write_picture
+from audiovq.image.files import (
+    convert_channels,
+    open_picture,
+    pad_to_multiple,
+    read_picture,
+    tile_pictures,
+    write_picture,
+)
 from audiovq.image.modelfile import (
-    IMAGE_KIND,
+    _IMAGE_KIND,
     load_image_model,
     load_image_weights,
     read_image_header,
     save_image_model,
 )
-from audiovq.io.codefile import checksum
-from audiovq.io.tensorfile import seal
+from audiovq.io.codefile import _checksum
+from audiovq.io.tensorfile import _seal
 from helpers.images import TRAINED, photo, save_tiny, tiny_config, tiny_model
 
 
@@ -69,7 +76,7 @@ def test_grey_and_colour_are_converted(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", colour)
     grey = read_picture(tmp_path / "a.png", 1)
     assert grey.shape == (9, 8, 1)
-    assert np.abs(grey.astype(int) - to_channels(colour, 1)).max() <= 1, "the same luma as Pillow's"
+    assert np.abs(grey.astype(int) - convert_channels(colour, 1)).max() <= 1, "the same luma as Pillow's"
     write_picture(tmp_path / "g.png", grey)
     assert np.array_equal(read_picture(tmp_path / "g.png", 3), np.repeat(grey, 3, axis=-1))
 
@@ -127,8 +134,8 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> 
 
 def test_a_hundred_megapixels_are_read_in_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit allows them; rows are copied alone, so a reader need not hold a second picture."""
-    assert files.LARGEST_PIXELS > 100_000_000
-    monkeypatch.setattr(files, "LARGEST_PIXELS", 400)
+    assert files.MAX_PICTURE_PIXELS > 100_000_000
+    monkeypatch.setattr(files, "MAX_PICTURE_PIXELS", 400)
     write_picture(tmp_path / "a.png", photo(20, 20))
     write_picture(tmp_path / "b.png", photo(20, 21))
     with open_picture(tmp_path / "a.png") as picture:
@@ -209,7 +216,7 @@ def test_padding_repeats_the_edge() -> None:
 
 
 def test_grids() -> None:
-    out = grid(np.stack([photo(4, 6, seed=s) for s in range(5)]), columns=2)
+    out = tile_pictures(np.stack([photo(4, 6, seed=s) for s in range(5)]), columns=2)
     assert out.shape == (3 * 6 - 2, 2 * 8 - 2, 3)
     assert np.array_equal(out[6:10, 8:14], photo(4, 6, seed=3))
     assert (out[12:, 8:] == 255).all()
@@ -267,7 +274,7 @@ def test_code_files_that_are_none(tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text(text)
         assert said in refusal(CodeGrid.load, path)
     about = {"format": "audiovq-image-codes", "version": 2, "shape": [2, 3]}
-    about["checksum"] = checksum(np.zeros((2, 2), np.uint16))
+    about["checksum"] = _checksum(np.zeros((2, 2), np.uint16))
     for change, said in [({}, "does not belong"), ({"version": 9}, "version 9"), ({"factor": "x"}, "factor")]:
         (tmp_path / "a.json").write_text(json.dumps(about | change | ({"shape": [2, 2]} if change else {})))
         assert said in refusal(CodeGrid.load, path)
@@ -330,10 +337,10 @@ def test_files_that_are_no_image_model(tmp_path: Path, tiny_model_path: Path) ->
     size = int.from_bytes(content[:8], "little")
     about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["audiovq-image-model"])
     del about["checksum"]
-    (tmp_path / "new.safetensors").write_bytes(seal(tensors, about | {"version": 3}, IMAGE_KIND))
+    (tmp_path / "new.safetensors").write_bytes(_seal(tensors, about | {"version": 3}, _IMAGE_KIND))
     assert "version 3" in refusal(load_image_model, tmp_path / "new.safetensors")
     del tensors["decoder.out_proj.bias"]
-    (tmp_path / "less.safetensors").write_bytes(seal(tensors, about, IMAGE_KIND))
+    (tmp_path / "less.safetensors").write_bytes(_seal(tensors, about, _IMAGE_KIND))
     assert "lacks decoder.out_proj.bias" in refusal(load_image_model, tmp_path / "less.safetensors")
     flipped = bytearray(content)
     flipped[-100] ^= 1

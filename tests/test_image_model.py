@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import audiovq
-from audiovq.config.image import ImageConfig, NetworkConfig, PixelCNNConfig, load_image_config
+from audiovq.config.image import ImageConfig, ImageNetworkConfig, PixelCNNConfig, load_image_config
 from audiovq.errors import AudiovqError
-from audiovq.image.likelihood import PixelDistribution, to_unit
+from audiovq.image.likelihood import PixelDistribution, levels_to_unit_range
 from audiovq.image.model import ImageModel
 from audiovq.nn.codebook import Codebook
 from audiovq.speech.model import WaveformModel
@@ -45,7 +45,7 @@ def test_it_is_the_difference_of_two_logistic_functions() -> None:
     pixels = torch.randint(
         1, 255, (2, 3, 4, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
     )
-    x = to_unit(pixels).double()
+    x = levels_to_unit_range(pixels).double()
     scale = d.log_scale.double().exp()
     above, below = (torch.sigmoid((x + h - d.mean.double()) / scale) for h in (1 / 255, -1 / 255))
     torch.testing.assert_close(d.nats(pixels).double(), -torch.log(above - below), atol=1e-4, rtol=1e-4)
@@ -82,7 +82,7 @@ def test_colours_know_those_before_them() -> None:
 
 def test_levels_survive() -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1)
-    exact = PixelDistribution(to_unit(levels), torch.zeros(1, 16, 16, 1), None)
+    exact = PixelDistribution(levels_to_unit_range(levels), torch.zeros(1, 16, 16, 1), None)
     assert torch.equal(exact.picture(), levels)
 
 
@@ -92,7 +92,7 @@ def test_levels_survive() -> None:
 @pytest.mark.parametrize(("widths", "factor"), [((8, 12), 4), ((4, 8, 12), 8), ((8,), 2)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes(widths: tuple[int, ...], factor: int, channels: int) -> None:
-    model = tiny_model(size=16, channels=channels, network=NetworkConfig(widths, 1, 1))
+    model = tiny_model(size=16, channels=channels, network=ImageNetworkConfig(widths, 1, 1))
     assert model.factor == factor == model.config.network.factor
     pixels = torch.from_numpy(photo(3 * factor, 5 * factor, channels))[None].repeat(2, 1, 1, 1)
     class_ids = torch.tensor([0, 2])
@@ -117,9 +117,14 @@ def reach_of(function: object, x: Tensor, at: tuple[int, int]) -> tuple[int, int
 
 
 @pytest.mark.parametrize(
-    "network", [NetworkConfig((4, 6), 2, 1, 1), NetworkConfig((4, 4, 6), 1, 2, 2), NetworkConfig((4,), 3, 2)]
+    "network",
+    [
+        ImageNetworkConfig((4, 6), 2, 1, 1),
+        ImageNetworkConfig((4, 4, 6), 1, 2, 2),
+        ImageNetworkConfig((4,), 3, 2),
+    ],
 )
-def test_reach_is_what_it_says(network: NetworkConfig) -> None:
+def test_reach_is_what_it_says(network: ImageNetworkConfig) -> None:
     model = tiny_model(network=network, channels=1).double()
     f = network.factor
     r = model.encoder.reach

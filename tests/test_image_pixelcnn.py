@@ -9,7 +9,7 @@ import torch
 from audiovq.config.image import PixelCNNConfig
 from audiovq.errors import AudiovqError
 from audiovq.image.pixelcnn import PixelCNN
-from audiovq.image.sampling import Sampling, draw_grids
+from audiovq.image.sampling import GridSamplingOptions, sample_code_grids
 
 
 def prior(
@@ -27,9 +27,9 @@ def prior(
 
 @torch.no_grad()
 def draw_naively(
-    network: PixelCNN, class_ids: torch.Tensor, height: int, width: int, sampling: Sampling
+    network: PixelCNN, class_ids: torch.Tensor, height: int, width: int, sampling: GridSamplingOptions
 ) -> np.ndarray:
-    """As `draw_grids`, by the whole network over the whole grid for every code."""
+    """As `sample_code_grids`, by the whole network over the whole grid for every code."""
     grid = torch.zeros(len(class_ids), height, width, dtype=torch.long)
     for r, c in np.ndindex(height, width):
         logits = network(grid, class_ids)[:, r, c]
@@ -107,14 +107,18 @@ def test_classes_and_no_class() -> None:
 def test_fast_draws_what_naive_draws(layers: int, reach: int, size: int, shape: tuple[int, int]) -> None:
     network = prior(layers, reach, size)
     class_ids = torch.tensor([0, 2, 3])
-    for how in (Sampling(1), Sampling(5, temperature=0.7, top_k=5), Sampling(temperature=0.0)):
-        fast, naive = (f(network, class_ids, *shape, how) for f in (draw_grids, draw_naively))
+    for how in (
+        GridSamplingOptions(1),
+        GridSamplingOptions(5, temperature=0.7, top_k=5),
+        GridSamplingOptions(temperature=0.0),
+    ):
+        fast, naive = (f(network, class_ids, *shape, how) for f in (sample_code_grids, draw_naively))
         assert fast.shape == (3, *shape)
         assert fast.dtype == np.uint16
         assert fast.max() < size
         assert np.array_equal(fast, naive)
     if shape == (7, 7):
-        assert len(np.unique(draw_grids(network, class_ids, 7, 7, Sampling(1)))) > 5
+        assert len(np.unique(sample_code_grids(network, class_ids, 7, 7, GridSamplingOptions(1)))) > 5
 
 
 def test_steps_give_the_logits_of_the_whole_grid() -> None:
@@ -135,11 +139,13 @@ def test_steps_give_the_logits_of_the_whole_grid() -> None:
 
 def test_a_picture_is_the_same_whatever_is_drawn_beside_it() -> None:
     network = prior()
-    three = draw_grids(network, torch.tensor([0, 0, 0]), 5, 5, Sampling(3))
-    again = draw_grids(network, torch.tensor([0, 0]), 5, 5, Sampling(3, first=1))
+    three = sample_code_grids(network, torch.tensor([0, 0, 0]), 5, 5, GridSamplingOptions(3))
+    again = sample_code_grids(network, torch.tensor([0, 0]), 5, 5, GridSamplingOptions(3, first=1))
     assert np.array_equal(three[1:], again)
     assert not np.array_equal(three[0], three[1])
-    assert not np.array_equal(three, draw_grids(network, torch.tensor([0, 0, 0]), 5, 5, Sampling(4)))
+    assert not np.array_equal(
+        three, sample_code_grids(network, torch.tensor([0, 0, 0]), 5, 5, GridSamplingOptions(4))
+    )
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -150,21 +156,31 @@ def test_draws_follow_the_distribution() -> None:
         shares = torch.softmax(
             network(torch.zeros(1, 1, 1, dtype=torch.long), class_ids[:1])[0, 0, 0], -1
         ).numpy()
-    counts = np.bincount(draw_grids(network, class_ids, 1, 1, Sampling(7)).ravel(), minlength=20) / 4000
+    counts = (
+        np.bincount(sample_code_grids(network, class_ids, 1, 1, GridSamplingOptions(7)).ravel(), minlength=20)
+        / 4000
+    )
     assert np.abs(counts - shares).max() < 0.03
     assert shares.max() - shares.min() > 0.02
 
 
 @pytest.mark.parametrize(
-    "how", [Sampling(temperature=-1.0), Sampling(temperature=float("nan")), Sampling(top_k=33)]
+    "how",
+    [
+        GridSamplingOptions(temperature=-1.0),
+        GridSamplingOptions(temperature=float("nan")),
+        GridSamplingOptions(top_k=33),
+    ],
 )
-def test_values_out_of_range(how: Sampling) -> None:
+def test_values_out_of_range(how: GridSamplingOptions) -> None:
     with pytest.raises(AudiovqError):
-        draw_grids(prior(), torch.tensor([0]), 2, 2, how)
+        sample_code_grids(prior(), torch.tensor([0]), 2, 2, how)
 
 
 def test_a_grid_larger_than_the_reach() -> None:
     network = prior(layers=2)
     class_ids = torch.tensor([0])
-    fast, naive = (f(network, class_ids, 4, 40, Sampling(2)) for f in (draw_grids, draw_naively))
+    fast, naive = (
+        f(network, class_ids, 4, 40, GridSamplingOptions(2)) for f in (sample_code_grids, draw_naively)
+    )
     assert np.array_equal(fast, naive)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from audiovq.cli.image import image
 from audiovq.cli.main import cli, run
-from audiovq.config.image import NetworkConfig
+from audiovq.config.image import ImageNetworkConfig
 from audiovq.errors import AudiovqError
 from audiovq.image import tokenizer as module
 from audiovq.image.codes import CodeGrid
@@ -59,14 +59,14 @@ def test_a_grey_model_takes_colours(tmp_path: Path) -> None:
 def test_tiles_give_what_the_whole_picture_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, widths: tuple[int, ...]
 ) -> None:
-    network = NetworkConfig(widths, 1, 1)
+    network = ImageNetworkConfig(widths, 1, 1)
     tokenizer = load_image_tokenizer(save_tiny(tmp_path / "m.safetensors", network=network))
     pixels = photo(29 * 8 + 3, 17 * 8 + 5)
     whole = tokenizer.encode(pixels)
     padded = torch.from_numpy(pad_to_multiple(pixels, tokenizer.factor))[None]
     assert np.array_equal(tokenizer.model.encode(padded)[0].numpy(), whole.codes)
     back = tokenizer.decode(whole)
-    monkeypatch.setattr(module, "TILE", 7)
+    monkeypatch.setattr(module, "_TILE", 7)
     tiled = tokenizer.encode(pixels)
     assert np.array_equal(tiled.codes, whole.codes)
     assert len(np.unique(whole.codes)) > 8
@@ -81,7 +81,7 @@ def test_memory_is_that_of_a_tile(tokenizer: ImageTokenizer, monkeypatch: pytest
     encode = tokenizer.model.encode
     monkeypatch.setattr(tokenizer.model, "encode", lambda x: seen.append(x.numel()) or encode(x))
     tokenizer.encode(np.zeros((300, 3000, 3), np.uint8))
-    largest = (module.TILE + 2 * tokenizer.model.encoder.reach) * tokenizer.factor
+    largest = (module._TILE + 2 * tokenizer.model.encoder.reach) * tokenizer.factor
     assert len(seen) > 10
     assert max(seen) <= largest**2 * 3
 
@@ -104,7 +104,7 @@ def test_generating(tokenizer: ImageTokenizer, monkeypatch: pytest.MonkeyPatch) 
     five = tokenizer.generate(5, "dog", seed=3)
     assert [g.codes.shape for g in five] == [(4, 4)] * 5
     assert five[0].label == "dog"
-    monkeypatch.setattr(module, "MAX_GRIDS", 2)
+    monkeypatch.setattr(module, "_MAX_GRIDS", 2)
     again = tokenizer.generate(5, 1, seed=3)
     assert all(np.array_equal(a.codes, b.codes) for a, b in zip(five, again, strict=True))
     assert not np.array_equal(five[0].codes, five[1].codes)
@@ -200,6 +200,10 @@ def test_generate_and_evaluate(tmp_path: Path, model: Path, capsys: pytest.Captu
         f"0000{n}.{ending}" for n in range(2) for ending in ("json", "npy", "png")
     ]
     assert read_picture(tmp_path / "new" / "00000.png", 3).shape == (6, 9, 3)
+    plain = save_tiny(tmp_path / "plain.safetensors", names=())
+    capsys.readouterr()
+    assert run(["image", "generate", str(tmp_path / "p.png"), "--each-class", "--model", str(plain)]) == 2
+    assert "plain.safetensors has no classes" in capsys.readouterr().err
     np.savez(tmp_path / "a.npz", images=np.stack([photo(16, 16, seed=s) for s in range(30)]))
     capsys.readouterr()
     grid = str(tmp_path / "rec.png")
@@ -238,6 +242,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
         ["decode", "-", "--model", "m"],
         ["generate", "a.png", "--model", "m", "--size", "12"],
         ["generate", "a.png", "--model", "m", "--class", "1", "--each-class"],
+        ["generate", "-"],
         ["train", "image-folder"],
         ["train", "image-folder", "--data", "d", "--set", "steps"],
     ],
@@ -249,10 +254,10 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
 
 def test_the_default_model_knows_its_pictures() -> None:
     """Pictures drawn by it come back from their codes, and it is the model of the card."""
-    assert module.DEFAULT_IMAGE_MODEL.stat().st_size < 3_000_000
+    assert module.DEFAULT_IMAGE_MODEL_PATH.stat().st_size < 3_000_000
     default = load_image_tokenizer()
     fingerprint = default.info()["fingerprint"]
-    assert f"`{fingerprint}`" in (module.DEFAULT_IMAGE_MODEL.parent / "MODEL_CARD.md").read_text()
+    assert f"`{fingerprint}`" in (module.DEFAULT_IMAGE_MODEL_PATH.parent / "MODEL_CARD.md").read_text()
     drawn = [default.decode(codes) for label in range(10) for codes in default.generate(2, label, seed=3)]
     errors = []
     for pixels in drawn:

@@ -14,13 +14,13 @@ import torch
 
 from audiovq.config.image import load_image_config
 from audiovq.errors import AudiovqError
-from audiovq.evaluation.image import score_images
+from audiovq.evaluation.image import _score_images
 from audiovq.image.dataset import open_pictures
 from audiovq.image.modelfile import load_image_model, read_image_header
 from audiovq.image.tokenizer import load_image_tokenizer
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.image import ImageTask, main_image_prior, main_image_train
-from audiovq.training.options import RunOptions
+from audiovq.training.image import ImageTask, train_image_model, train_image_prior
+from audiovq.training.run_options import RunOptions
 from audiovq.training.trainer import Trainer
 from helpers.images import photo
 from helpers.models import torchrun
@@ -77,7 +77,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def full_batch(tmp_path_factory: pytest.TempPathFactory, config: Path, pictures: Path) -> Path:
     """A run of both stages that nothing interrupted."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    main_image_train(config, pictures, RunOptions(run, threads=1))
+    train_image_model(config, pictures, RunOptions(run, threads=1))
     return run
 
 
@@ -123,7 +123,7 @@ def test_the_finished_model(full_batch: Path, pictures: Path) -> None:
         ("pixelcnn", 40),
     ]
     tokenizer = load_image_tokenizer(full_batch / "model.safetensors")
-    scores = score_images(tokenizer, *open_pictures(pictures, 1))
+    scores = _score_images(tokenizer, *open_pictures(pictures, 1))
     assert scores.pictures == 6
     assert 1 <= scores.used <= 16
     assert scores.prior_bits is not None
@@ -141,14 +141,14 @@ def test_two_processes_are_one_with_two_pieces(config: Path, pictures: Path, tmp
         torchrun("-m", "audiovq", *verb), env=variables, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    main_image_train(config, pictures, RunOptions(tmp_path / "one", threads=1, grad_accum=2))
+    train_image_model(config, pictures, RunOptions(tmp_path / "one", threads=1, grad_accum=2))
     assert same_run(tmp_path / "one", tmp_path / "two")
 
 
 def test_the_same_run_twice_is_the_same_model(
     full_batch: Path, config: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    main_image_train(config, pictures, RunOptions(tmp_path / "run", threads=1))
+    train_image_model(config, pictures, RunOptions(tmp_path / "run", threads=1))
     assert same_run(full_batch, tmp_path / "run")
 
 
@@ -167,12 +167,12 @@ def test_killed_and_resumed_equals_uninterrupted(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(SystemExit):
-            main_image_train(config, pictures, RunOptions(run, threads=1))
+            train_image_model(config, pictures, RunOptions(run, threads=1))
     assert not (run / "model.safetensors").exists()
     header = Checkpoint.load(run / "checkpoint.safetensors").header
     assert (header["stage"], header["step"]) in ((stage, step), (stage + 1, 0))
     torch.manual_seed(12345)  # the result must not depend on earlier draws of the process
-    main_image_train(config, pictures, RunOptions(run, resume=True, threads=1))
+    train_image_model(config, pictures, RunOptions(run, resume=True, threads=1))
     assert same_run(full_batch, run)
 
 
@@ -180,20 +180,20 @@ def test_another_configuration_or_other_classes_are_refused(
     full_batch: Path, config: Path, pictures: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(AudiovqError, match="configuration"):
-        main_image_train(
+        train_image_model(
             config, pictures, RunOptions(full_batch, resume=True), overrides=["train.stages.0.lr=1e-4"]
         )
     np.savez(tmp_path / "a.npz", images=np.stack([photo(16, 16, 1)[..., 0]] * 9))
     with pytest.raises(AudiovqError, match="classes"):
-        main_image_train(config, tmp_path, RunOptions(full_batch, resume=True))
+        train_image_model(config, tmp_path, RunOptions(full_batch, resume=True))
     with pytest.raises(AudiovqError, match="--resume"):
-        main_image_train(config, pictures, RunOptions(full_batch))
+        train_image_model(config, pictures, RunOptions(full_batch))
 
 
 def test_a_prior_anew_keeps_the_codes(full_batch: Path, config: Path, pictures: Path, tmp_path: Path) -> None:
     first = full_batch / "model.safetensors"
     overrides = ["model.prior.layers=3", "model.codebook.size=999", "train.stages.1.steps=2"]
-    path = main_image_prior(
+    path = train_image_prior(
         config, pictures, RunOptions(tmp_path / "run", threads=1), overrides=overrides, model=first
     )
     before = read_image_header(first)
@@ -215,18 +215,18 @@ def test_a_prior_anew_keeps_the_codes(full_batch: Path, config: Path, pictures: 
 
 
 def test_a_model_without_a_prior(config: Path, pictures: Path, tmp_path: Path) -> None:
-    path = main_image_train(config, pictures, RunOptions(tmp_path / "run", threads=1), stages=["image"])
+    path = train_image_model(config, pictures, RunOptions(tmp_path / "run", threads=1), stages=["image"])
     tokenizer = load_image_tokenizer(path)
     assert not tokenizer.header.prior
     with pytest.raises(AudiovqError, match="no prior"):
         tokenizer.generate()
-    assert score_images(tokenizer, *open_pictures(pictures, 1)).prior_bits is None
+    assert _score_images(tokenizer, *open_pictures(pictures, 1)).prior_bits is None
 
 
 def test_the_recipe(config: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from audiovq.cli.image import image
     from audiovq.cli.main import cli
-    from audiovq.cli.recipe import run_recipe
+    from audiovq.cli.recipe_command import run_recipe
 
     if "image" not in cli.commands:
         cli.add_command(image)
@@ -247,15 +247,15 @@ def test_a_decoder_conditioned_on_classes_keeps_them(pictures: Path, tmp_path: P
     text = TWO_STAGES.replace("condition = 4", "condition = 4\ndecoder_condition = true")
     (tmp_path / "c.toml").write_text(text)
     few = ["train.stages.0.steps=2", "train.stages.1.steps=1"]
-    path = main_image_train(
+    path = train_image_model(
         tmp_path / "c.toml", pictures, RunOptions(tmp_path / "run", threads=1), overrides=few
     )
     images = np.stack([photo(16, 16, 1, seed=s)[..., 0] for s in range(9)])
     np.savez(tmp_path / "other.npz", images=images, labels=np.arange(9) % 3)
     with pytest.raises(AudiovqError, match="conditioned on other classes"):
-        main_image_prior(
+        train_image_prior(
             tmp_path / "c.toml", tmp_path / "other.npz", RunOptions(tmp_path / "prior"), model=path
         )
-    assert main_image_prior(
+    assert train_image_prior(
         tmp_path / "c.toml", pictures, RunOptions(tmp_path / "same"), overrides=few, model=path
     ).exists()

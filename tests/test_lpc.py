@@ -9,13 +9,13 @@ from scipy.signal import freqz, lfilter
 
 from audiovq.audio.companding import mu_law_decode, pre_emphasis
 from audiovq.nn import lpc
-from audiovq.nn.excitation import excite
+from audiovq.nn.excitation import compute_excitation_codes
 
 HOP = 64
 # Poles at 500, 1500 and 2700 Hz: three formants.
 POLES = [0.93 * np.exp(2j * np.pi * f / 16_000) for f in (500, 1500, 2700)]
 AR = np.real(np.poly([p for pole in POLES for p in (pole, np.conj(pole))]))
-TABLE = np.asarray(mu_law_decode(np.arange(256, dtype=np.uint8))) * np.float32(lpc.EXCITATION_RANGE)
+TABLE = np.asarray(mu_law_decode(np.arange(256, dtype=np.uint8))) * np.float32(lpc.EXCITATION_RANGE_SIGMAS)
 
 
 def envelope(bins: int = 257) -> np.ndarray:
@@ -24,22 +24,22 @@ def envelope(bins: int = 257) -> np.ndarray:
 
 
 def loop(signal: np.ndarray, order: int, jitter: np.ndarray) -> dict[str, np.ndarray]:
-    """`excite` on a signal with the process's own predictor (order 0: none)."""
+    """`compute_excitation_codes` on a signal with the process's own predictor (order 0: none)."""
     count = len(signal) // HOP
     if order:
-        a, g = lpc.predictor(torch.from_numpy(np.log(0.05 * envelope())).float(), order, 0.0)
+        a, g = lpc.lpc_from_log_magnitude(torch.from_numpy(np.log(0.05 * envelope())).float(), order, 0.0)
         coefficients = a.numpy()[None].repeat(count, 0)
         gains = np.full(count, g.item(), dtype=np.float32)
     else:
         coefficients = np.zeros((count, 0), dtype=np.float32)
-        gains = np.full(count, 1 / lpc.EXCITATION_RANGE, dtype=np.float32)
+        gains = np.full(count, 1 / lpc.EXCITATION_RANGE_SIGMAS, dtype=np.float32)
     out = {
         "codes": np.empty(len(signal), dtype=np.int64),
         "fed": np.empty(len(signal), dtype=np.int64),
         "history": np.empty(len(signal), dtype=np.float32),
         "predictions": np.empty(len(signal), dtype=np.float32),
     }
-    excite(signal, coefficients, gains, HOP, TABLE, jitter, *out.values())
+    compute_excitation_codes(signal, coefficients, gains, HOP, TABLE, jitter, *out.values())
     return {**out, "gains": gains.repeat(HOP)}
 
 
@@ -52,13 +52,13 @@ def test_predictor_solves_the_normal_equations() -> None:
     order = 16
     c = 0.85
     magnitude = envelope()
-    a, gain = lpc.predictor(torch.from_numpy(np.log(magnitude)), order, c)
+    a, gain = lpc.lpc_from_log_magnitude(torch.from_numpy(np.log(magnitude)), order, c)
     omega = np.linspace(0, np.pi, len(magnitude))
     power = magnitude**2 * np.abs(1 - c * np.exp(-1j * omega)) ** 2
     r = np.fft.irfft(power)[: order + 1]
     lags = np.arange(order + 1)
-    r *= np.exp(-0.5 * (2 * np.pi * lpc.LAG_WINDOW_HZ / 16_000 * lags) ** 2)
-    r[0] *= 1 + lpc.WHITE_NOISE
+    r *= np.exp(-0.5 * (2 * np.pi * lpc._LAG_WINDOW_HZ / 16_000 * lags) ** 2)
+    r[0] *= 1 + lpc._WHITE_NOISE
     expected = solve_toeplitz(r[:-1], r[1:])
     np.testing.assert_allclose(a.numpy(), expected, atol=1e-4)
     np.testing.assert_allclose(gain.item() ** 2, r[0] - expected @ r[1:], rtol=1e-4)
@@ -68,14 +68,14 @@ def test_predictor_finds_the_process() -> None:
     pole = 0.9 * np.exp(2j * np.pi * 2000 / 16_000)
     process = np.real(np.poly([pole, np.conj(pole)]))
     magnitude = np.abs(freqz([1.0], process, worN=2049, include_nyquist=True)[1])
-    a, gain = lpc.predictor(torch.from_numpy(np.log(magnitude)), 2, 0.0)
+    a, gain = lpc.lpc_from_log_magnitude(torch.from_numpy(np.log(magnitude)), 2, 0.0)
     # The lag window and the floor widen the resonance a little.
     np.testing.assert_allclose(a.numpy(), -process[1:], atol=0.01)
     np.testing.assert_allclose(gain.item(), 1.0, atol=0.01)
 
 
 def test_predictor_whitens_the_process() -> None:
-    a, _ = lpc.predictor(torch.from_numpy(np.log(envelope())), 16, 0.0)
+    a, _ = lpc.lpc_from_log_magnitude(torch.from_numpy(np.log(envelope())), 16, 0.0)
     signal = synthetic()
     residual = lfilter(np.concatenate([[1.0], -a.numpy()]), [1.0], signal)
     # The floor leaves more than the noise of 0.05 that drove it, on so steep a spectrum without pre-emphasis.
@@ -86,7 +86,7 @@ def test_predictor_whitens_the_process() -> None:
 def test_predictor_is_stable_on_any_spectrum() -> None:
     torch.manual_seed(0)
     spectra = torch.randn(50, 257) * torch.linspace(0.1, 4, 50).unsqueeze(1)
-    a, gain = lpc.predictor(torch.cat([spectra, torch.full((1, 257), -30.0)]), 16, 0.85)
+    a, gain = lpc.lpc_from_log_magnitude(torch.cat([spectra, torch.full((1, 257), -30.0)]), 16, 0.85)
     for row in a.double().numpy():
         assert np.abs(np.roots(np.concatenate([[1.0], -row]))).max() < 1
     assert torch.isfinite(a).all()
@@ -94,7 +94,7 @@ def test_predictor_is_stable_on_any_spectrum() -> None:
 
 
 def test_batch_shapes() -> None:
-    a, gain = lpc.predictor(torch.zeros(2, 3, 257), 8, 0.85)
+    a, gain = lpc.lpc_from_log_magnitude(torch.zeros(2, 3, 257), 8, 0.85)
     assert (a.shape, gain.shape) == ((2, 3, 8), (2, 3))
     assert a.dtype == gain.dtype == torch.float32
 
@@ -134,7 +134,7 @@ def test_excite_relations() -> None:
     out = loop(signal, 16, np.random.default_rng(2).integers(-4, 5, len(signal)))
     rebuilt = out["predictions"] + out["gains"] * TABLE[out["fed"]]
     np.testing.assert_allclose(out["history"], rebuilt, atol=1e-6)
-    a, _ = lpc.predictor(torch.from_numpy(np.log(0.05 * envelope())).float(), 16, 0.0)
+    a, _ = lpc.lpc_from_log_magnitude(torch.from_numpy(np.log(0.05 * envelope())).float(), 16, 0.0)
     predicted = lfilter(np.concatenate([[0.0], a.numpy()]), [1.0], out["history"])
     np.testing.assert_allclose(out["predictions"], predicted, atol=1e-4)
 
@@ -148,7 +148,7 @@ def test_excite_clips_to_the_outermost_codes() -> None:
 
 def test_compand() -> None:
     x = torch.tensor([-1.0, -0.1, 0.0, 0.1, 1.0, 50.0])
-    y = lpc.compand(x)
+    y = lpc.mu_law_compand(x)
     torch.testing.assert_close(y[[0, 2, 4]], torch.tensor([-1.0, 0.0, 1.0]))
     torch.testing.assert_close(y[1], -y[3])
     assert 1 < y[5] < 2
@@ -158,6 +158,6 @@ def test_pre_emphasis_matches_the_predictor() -> None:
     """The spectrum of a pre-emphasised signal is what the predictor takes it for: less residual with it."""
     signal = pre_emphasis(synthetic(), 0.85)
     log_magnitude = torch.from_numpy(np.log(0.05 * envelope()))
-    right, wrong = (lpc.predictor(log_magnitude, 16, c)[0].numpy() for c in (0.85, 0.0))
+    right, wrong = (lpc.lpc_from_log_magnitude(log_magnitude, 16, c)[0].numpy() for c in (0.85, 0.0))
     errors = [lfilter(np.concatenate([[1.0], -a]), [1.0], signal).std() for a in (right, wrong)]
     assert errors[0] < errors[1]

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from audiovq.kernels.matmul import multiply_all
-from audiovq.kernels.packing import aligned, in_one_block, in_pairs, padded, panels, widen
+from audiovq.kernels.matmul import add_matmul
+from audiovq.kernels.packing import (
+    _in_pairs,
+    aligned_zeros,
+    copy_to_one_block,
+    pack_matrix_panels,
+    pad_to_panels,
+    round_up_to_panel,
+)
 from audiovq.speech.packing import pack_decoder
 from helpers.wavenets import tiny_decoder, unpaired
 
@@ -14,16 +21,16 @@ from helpers.wavenets import tiny_decoder, unpaired
 def test_panels_and_padding() -> None:
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(40, 33)).astype(np.float32)
-    laid = panels(matrix, row_parts=2)
+    laid = pack_matrix_panels(matrix, row_parts=2)
     assert laid.shape == (2, 64, 32)
     assert laid.ctypes.data % 64 == 0
-    whole = laid.transpose(0, 2, 1).reshape(2 * padded(20), 64)
+    whole = laid.transpose(0, 2, 1).reshape(2 * round_up_to_panel(20), 64)
     np.testing.assert_array_equal(whole[:20, :33], matrix[:20])
     np.testing.assert_array_equal(whole[32:52, :33], matrix[20:])
     assert not whole[20:32].any()
     assert not whole[:, 33:].any()
-    np.testing.assert_array_equal(widen(np.ones((3, 4), dtype=np.float32), 2).sum(axis=1), [4, 4, 4])
-    assert aligned((5, 3)).shape == (5, 3)
+    np.testing.assert_array_equal(pad_to_panels(np.ones((3, 4), dtype=np.float32), 2).sum(axis=1), [4, 4, 4])
+    assert aligned_zeros((5, 3)).shape == (5, 3)
 
 
 def test_pairs_are_rounded_to_bfloat16() -> None:
@@ -32,7 +39,7 @@ def test_pairs_are_rounded_to_bfloat16() -> None:
     laid[0, :8] = 0
     laid[1, 3] = 0
     laid[1, 5] = -1e-3  # alone in their pair, one of them negative
-    pairs = in_pairs(laid)
+    pairs = _in_pairs(laid)
     assert pairs.shape == (3, 32, 32)
     assert pairs.ctypes.data % 64 == 0
     assert not pairs[0, :4].any()
@@ -52,25 +59,25 @@ def test_pairs_are_rounded_to_bfloat16() -> None:
 def test_products(outputs: int, rows: int, paired: bool) -> None:
     """An odd number of panels too, of which the last is computed twice."""
     rng = np.random.default_rng(outputs + rows)
-    laid = panels(rng.normal(size=(outputs, 64)).astype(np.float32))
+    laid = pack_matrix_panels(rng.normal(size=(outputs, 64)).astype(np.float32))
     exact = laid
     if paired:
-        laid = in_pairs(laid)
+        laid = _in_pairs(laid)
         exact = unpaired(laid)
     x = rng.normal(size=(rows, 64)).astype(np.float32)
     start = rng.normal(size=(rows, outputs)).astype(np.float32)
     out = start.copy()
-    multiply_all(out, laid, x, rows)
+    add_matmul(out, laid, x, rows)
     matrix = exact.transpose(0, 2, 1).reshape(outputs, 64).astype(np.float64)
     np.testing.assert_allclose(out, start + x @ matrix.T, atol=2e-5)
     alone = start[-1:].copy()
-    multiply_all(alone, laid, x[-1:], 1)
+    add_matmul(alone, laid, x[-1:], 1)
     np.testing.assert_array_equal(alone[0], out[-1])
 
 
 def test_weights_in_one_block() -> None:
     loose = pack_decoder(tiny_decoder(4, 16), "float32")
-    block = in_one_block(loose)
+    block = copy_to_one_block(loose)
     assert type(block) is type(loose)
     assert block.scale == loose.scale
     np.testing.assert_array_equal(block.stack.past, loose.stack.past)

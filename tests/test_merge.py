@@ -9,17 +9,17 @@ import torch
 
 from audiovq.cli.main import run
 from audiovq.config.prior import PriorConfig
-from audiovq.config.speech import ModelConfig, SpectralConfig, WaveNetConfig
+from audiovq.config.speech import SpectralHeadConfig, SpeechModelConfig, WaveNetConfig
 from audiovq.errors import AudiovqError
 from audiovq.prior.file import PriorHeader, save_prior
 from audiovq.speech.model import WaveformModel
-from audiovq.speech.modelfile import NOT_STORED, Speaker, load_model, read_header, save_model
+from audiovq.speech.modelfile import TRAINING_ONLY_TENSORS, Speaker, load_model, read_header, save_model
 from audiovq.tokenizer import load
 from audiovq.training.merge import merge_models
 from helpers.models import tiny_config
 
 
-def save(path: Path, change: str = "", config: ModelConfig | None = None, stage: str = "codes") -> Path:
+def save(path: Path, change: str = "", config: SpeechModelConfig | None = None, stage: str = "codes") -> Path:
     """A seeded tiny model, with everything whose name starts with `change` moved."""
     torch.manual_seed(3)
     model = WaveformModel(config or tiny_config(), 1)
@@ -41,7 +41,7 @@ def test_each_part_comes_from_its_own_file(tmp_path: Path) -> None:
     assert run(["merge", str(base), str(out), *options]) == 0
     merged, header = load_model(out)
     sources = [load_model(path)[0].state_dict() for path in (base, head, wavenet)]
-    stored = {k: v for k, v in merged.state_dict().items() if not k.startswith(NOT_STORED)}
+    stored = {k: v for k, v in merged.state_dict().items() if not k.startswith(TRAINING_ONLY_TENSORS)}
     for name, value in stored.items():
         number = 1 if name.startswith("spectral_head.") else 2 if name.startswith("wavenet.") else 0
         assert torch.equal(value, sources[number][name]), name
@@ -63,7 +63,7 @@ def test_each_part_comes_from_its_own_file(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(
-    tmp_path: Path, change: str, config: ModelConfig | None, overrides: list[str], said: str
+    tmp_path: Path, change: str, config: SpeechModelConfig | None, overrides: list[str], said: str
 ) -> None:
     base = save(tmp_path / "base.safetensors")
     other = save(tmp_path / "other.safetensors", change, config)
@@ -112,7 +112,7 @@ def test_points_of_speakers_are_those_of_the_base(tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_not_there(tmp_path: Path) -> None:
-    config = tiny_config(spectral_head=SpectralConfig(enabled=False))
+    config = tiny_config(spectral_head=SpectralHeadConfig(enabled=False))
     base = save(tmp_path / "base.safetensors", config=config)
     with pytest.raises(AudiovqError, match="has no spectral_head"):
         merge_models(base, {"spectral_head": base}, tmp_path / "out.safetensors")

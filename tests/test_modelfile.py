@@ -14,13 +14,13 @@ import safetensors.torch
 import torch
 
 from audiovq.config.speech import CodebookConfig
-from audiovq.config.toml import to_dict
+from audiovq.config.toml import dataclass_to_dict
 from audiovq.errors import AudiovqError
-from audiovq.io.tensorfile import seal
+from audiovq.io.tensorfile import _seal
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import (
-    KIND,
-    NOT_STORED,
+    _KIND,
+    TRAINING_ONLY_TENSORS,
     Speaker,
     load_model,
     load_weights,
@@ -45,7 +45,7 @@ def rewrite(
     if tensors is None:
         tensors = safetensors.torch.load_file(source)
     tree.pop("checksum")
-    target.write_bytes(seal(tensors, tree, KIND))
+    target.write_bytes(_seal(tensors, tree, _KIND))
     return target
 
 
@@ -80,7 +80,7 @@ def test_weights_come_back_as_float16(tiny_model: WaveformModel, tiny_model_path
     assert not loaded.training
     stored = loaded.state_dict()
     for name, value in tiny_model.state_dict().items():
-        if not name.startswith(NOT_STORED):
+        if not name.startswith(TRAINING_ONLY_TENSORS):
             assert stored[name].dtype == value.dtype
             assert torch.equal(stored[name], value.half().to(value.dtype)), name
 
@@ -88,7 +88,7 @@ def test_weights_come_back_as_float16(tiny_model: WaveformModel, tiny_model_path
 def test_state_of_training_is_left_out(tiny_model_path: Path) -> None:
     names = set(safetensors.torch.load_file(tiny_model_path))
     assert "codebook.vectors" in names
-    assert not any(name.startswith(NOT_STORED) for name in names)
+    assert not any(name.startswith(TRAINING_ONLY_TENSORS) for name in names)
 
 
 def test_saving_what_was_loaded_changes_nothing(tiny_model_path: Path, tmp_path: Path) -> None:
@@ -171,12 +171,12 @@ def test_a_header_that_lacks_something(tiny_model_path: Path, tmp_path: Path, fi
 
 
 def test_a_configuration_it_does_not_know(tiny_model_path: Path, tmp_path: Path) -> None:
-    config = to_dict(tiny_config()) | {"colour": "red"}
+    config = dataclass_to_dict(tiny_config()) | {"colour": "red"}
     assert "colour" in refusal(rewrite(tiny_model_path, tmp_path / "bad.safetensors", config=config))
 
 
 def test_weights_and_configuration_disagree(tiny_model_path: Path, tmp_path: Path) -> None:
-    config = to_dict(tiny_config(codebook=CodebookConfig(size=32, dim=4)))
+    config = dataclass_to_dict(tiny_config(codebook=CodebookConfig(size=32, dim=4)))
     path = rewrite(tiny_model_path, tmp_path / "bad.safetensors", config=config)
     assert "codebook.vectors" in refusal(path, load_model)
 

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from audiovq.data import prepare, segmentation
 from audiovq.data.corpus import open_corpus
-from audiovq.data.splits import Piece, RawRecording, divide, find_in_folder, text_keys
+from audiovq.data.splits import (
+    PreparedPiece,
+    RawRecording,
+    assign_splits,
+    assign_text_keys,
+    find_recordings_in_folder,
+)
 from audiovq.errors import AudiovqError
 from helpers.models import speech
 
@@ -54,13 +60,13 @@ def test_silent_ends_go_whatever_the_level(level: float) -> None:
     click = noise.copy()
     click[3_000:3_100] = level
     signal = np.concatenate([click, speech(16_000, level=level), noise])
-    trimmed = segmentation.trim(signal, segmentation.loudest_db(signal))
-    margin = round(segmentation.MARGIN_SECONDS * 16_000)
+    trimmed = segmentation._trim(signal, segmentation._loudest_db(signal))
+    margin = round(segmentation.SILENCE_MARGIN_SECONDS * 16_000)
     assert abs(len(trimmed) - 16_000 - 2 * margin) < 1_000, "a click of 6 ms is no sound"
-    assert len(segmentation.trim(noise, segmentation.loudest_db(signal))) == 0
+    assert len(segmentation._trim(noise, segmentation._loudest_db(signal))) == 0
     zeros = np.zeros(16_000, np.float32)
-    assert len(segmentation.trim(zeros, segmentation.loudest_db(zeros))) == 0
-    assert len(segmentation.trim(zeros[:50], -20.0)) == 0
+    assert len(segmentation._trim(zeros, segmentation._loudest_db(zeros))) == 0
+    assert len(segmentation._trim(zeros[:50], -20.0)) == 0
 
 
 def test_long_recordings_are_cut_at_pauses(tmp_path: Path) -> None:
@@ -68,15 +74,15 @@ def test_long_recordings_are_cut_at_pauses(tmp_path: Path) -> None:
     pause = np.zeros(8_000, np.float32)
     signal = np.concatenate([x for word in words for x in (word, pause)])
     soundfile.write(tmp_path / "long.wav", signal, 16_000)
-    found = list(segmentation.pieces(tmp_path / "long.wav"))
+    found = list(segmentation.split_at_pauses(tmp_path / "long.wav"))
     assert [number for number, _ in found] == list(range(len(found)))
     assert len(found) > 2
-    assert all(len(piece) <= segmentation.CUT_SECONDS[1] * 16_000 + 6_400 for _, piece in found)
+    assert all(len(piece) <= segmentation.PIECE_SECONDS_RANGE[1] * 16_000 + 6_400 for _, piece in found)
     # Nothing that was said is lost: what is cut off is silence.
     energy = sum(float(np.square(piece).sum()) for _, piece in found)
     assert energy == pytest.approx(float(np.square(signal).sum()), rel=1e-3)
     soundfile.write(tmp_path / "short.wav", signal[: 14 * 16_000], 16_000)
-    assert [number for number, _ in segmentation.pieces(tmp_path / "short.wav")] == [None]
+    assert [number for number, _ in segmentation.split_at_pauses(tmp_path / "short.wav")] == [None]
 
 
 # Texts and splits
@@ -87,7 +93,7 @@ def source(name: str, sentence: str = "", text: str = "") -> RawRecording:
 
 
 def test_texts_are_the_same_by_transcript_and_else_by_number() -> None:
-    keys = text_keys(
+    keys = assign_text_keys(
         [
             source("p1_001", "001", "Please call Stella."),
             source("p2_001", "001", "please call  STELLA"),
@@ -106,17 +112,17 @@ def test_texts_are_the_same_by_transcript_and_else_by_number() -> None:
     assert len({*keys}) == 5
 
 
-def vctk_like(speakers: int, own: int) -> list[Piece]:
+def vctk_like(speakers: int, own: int) -> list[PreparedPiece]:
     """24 texts that all read, and texts that one reads each."""
     who = [f"p{225 + s}" for s in range(speakers)]
-    shared = [Piece(s, f"shared{n}", 4.0) for s in who for n in range(24)]
-    return shared + [Piece(s, f"{s}-{n}", 3.0) for s in who for n in range(own)]
+    shared = [PreparedPiece(s, f"shared{n}", 4.0) for s in who for n in range(24)]
+    return shared + [PreparedPiece(s, f"{s}-{n}", 3.0) for s in who for n in range(own)]
 
 
 @pytest.mark.parametrize(("speakers", "own"), [(110, 60), (20, 40), (6, 0), (5, 100)])
 def test_no_text_and_no_speaker_leaks(speakers: int, own: int) -> None:
     pieces = vctk_like(speakers, own)
-    splits = divide(pieces)
+    splits = assign_splits(pieces)
     said: dict[str, set[str]] = {}
     people: dict[str, set[str]] = {}
     for piece, split in zip(pieces, splits, strict=True):
@@ -131,20 +137,21 @@ def test_no_text_and_no_speaker_leaks(speakers: int, own: int) -> None:
     assert 0.01 < share < 0.2, share
     # The order of the recordings decides nothing, and the next machine agrees.
     order = np.random.default_rng(0).permutation(len(pieces))
-    assert divide([pieces[i] for i in order]) == [splits[i] for i in order]
+    assert assign_splits([pieces[i] for i in order]) == [splits[i] for i in order]
 
 
 def test_small_corpora_are_divided_too() -> None:
-    assert divide([Piece("", "a", 5.0)]) == ["train"]
-    assert divide([Piece("x", str(i), 5.0) for i in range(3)]) == ["train"] * 3
-    four = divide([Piece("", str(i), 5.0) for i in range(4)])
+    assert assign_splits([PreparedPiece("", "a", 5.0)]) == ["train"]
+    assert assign_splits([PreparedPiece("x", str(i), 5.0) for i in range(3)]) == ["train"] * 3
+    four = assign_splits([PreparedPiece("", str(i), 5.0) for i in range(4)])
     assert sorted(four) == ["eval-utts", "train", "train", "train"]
-    one_voice = [Piece("", str(i), 8.0) for i in range(75)]
-    held = 8 * divide(one_voice).count("eval-utts")
+    one_voice = [PreparedPiece("", str(i), 8.0) for i in range(75)]
+    held = 8 * assign_splits(one_voice).count("eval-utts")
     assert 60 <= held < 70, "a minute of ten"
     # A speaker whose one recording is held out is in no training split.
-    lone = divide(
-        [Piece("ann", str(i), 5.0) for i in range(20)] + [Piece(f"s{i}", f"t{i}", 5.0) for i in range(20)]
+    lone = assign_splits(
+        [PreparedPiece("ann", str(i), 5.0) for i in range(20)]
+        + [PreparedPiece(f"s{i}", f"t{i}", 5.0) for i in range(20)]
     )
     assert "eval-speakers" in lone[20:]
     assert "eval-utts" not in lone[20:]
@@ -162,17 +169,17 @@ def test_recordings_in_folders(tmp_path: Path) -> None:
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert [(s.name, s.speaker) for s in find_in_folder(tmp_path)] == [
+    assert [(s.name, s.speaker) for s in find_recordings_in_folder(tmp_path)] == [
         ("ann/1", "ann"),
         ("ann/1_wav", "ann"),
         ("bob/x/3", "x"),
         ("top", ""),
     ]
     with pytest.raises(AudiovqError, match="no such folder"):
-        find_in_folder(tmp_path / "none")
+        find_recordings_in_folder(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudiovqError, match="no recordings"):
-        find_in_folder(tmp_path / "empty")
+        find_recordings_in_folder(tmp_path / "empty")
 
 
 # The whole
@@ -192,8 +199,8 @@ def test_a_corpus_is_made(recordings: Path, tmp_path: Path, caplog: pytest.LogCa
     info = tmp_path / "speaker-info.txt"
     info.write_text("ID  AGE  GENDER\nzoe  23  F\n")
     out, counted = tmp_path / "out", []
-    summary = prepare.prepare(
-        find_in_folder(recordings),
+    summary = prepare.prepare_corpus(
+        find_recordings_in_folder(recordings),
         out,
         beside=[info],
         progress=lambda done, total: counted.append((done, total)),
@@ -222,28 +229,28 @@ def test_a_corpus_is_made(recordings: Path, tmp_path: Path, caplog: pytest.LogCa
 
 def test_only_what_is_missing_is_done_again(recordings: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    prepare.prepare(find_in_folder(recordings), out)
+    prepare.prepare_corpus(find_recordings_in_folder(recordings), out)
     before, table = written(out), (out / "manifest.tsv").read_bytes()
-    assert prepare.prepare(find_in_folder(recordings), out).made == 0
+    assert prepare.prepare_corpus(find_recordings_in_folder(recordings), out).made == 0
     assert (written(out), (out / "manifest.tsv").read_bytes()) == (before, table)
     (out / "audio/zoe/3.flac").unlink()
     spoken(recordings / "zoe/4.wav", 2.0)
     spoken(recordings / "zoe/5.wav", 0.7)
-    assert prepare.prepare(find_in_folder(recordings), out).made == 3
+    assert prepare.prepare_corpus(find_recordings_in_folder(recordings), out).made == 3
     after = written(out)
     assert {n for n in before if after[n] != before[n]} == {"audio/zoe/3.flac", "audio/zoe/4.flac"}
     assert len(rows(out)) == 7
     # Killed before the manifest, in the middle of a line.
     (out / "manifest.tsv").unlink()
-    journal = (out / prepare.JOURNAL).read_bytes()
-    (out / prepare.JOURNAL).write_bytes(journal[:-20])
-    assert prepare.prepare(find_in_folder(recordings), out).made == 1
+    journal = (out / prepare._JOURNAL).read_bytes()
+    (out / prepare._JOURNAL).write_bytes(journal[:-20])
+    assert prepare.prepare_corpus(find_recordings_in_folder(recordings), out).made == 1
     assert len(rows(out)) == 7
     # Prepared with other settings.
-    lines = (out / prepare.JOURNAL).read_text().splitlines()
+    lines = (out / prepare._JOURNAL).read_text().splitlines()
     lines[0] = json.dumps({"settings": {"version": 0}})
-    (out / prepare.JOURNAL).write_text("\n".join(lines))
-    assert prepare.prepare(find_in_folder(recordings), out).made == 7
+    (out / prepare._JOURNAL).write_text("\n".join(lines))
+    assert prepare.prepare_corpus(find_recordings_in_folder(recordings), out).made == 7
 
 
 def test_bad_recordings_are_logged_skipped_and_counted(
@@ -257,7 +264,7 @@ def test_bad_recordings_are_logged_skipped_and_counted(
     flac.write_bytes(content)
     (recordings / "zoe/text.wav").write_text("no recording")
     soundfile.write(recordings / "zoe/silent.wav", np.zeros(16_000), 16_000)
-    summary = prepare.prepare(find_in_folder(recordings), tmp_path / "out")
+    summary = prepare.prepare_corpus(find_recordings_in_folder(recordings), tmp_path / "out")
     assert (summary.recordings, len(summary.skipped)) == (6, 3)
     told = caplog.messages
     lines = [line for line in told if line.endswith(": skipped")]
@@ -267,11 +274,11 @@ def test_bad_recordings_are_logged_skipped_and_counted(
     for path in recordings.rglob("*.wav"):
         path.unlink()
     with pytest.raises(AudiovqError, match="none of 1 recordings can be used"):
-        prepare.prepare(find_in_folder(recordings), tmp_path / "other")
+        prepare.prepare_corpus(find_recordings_in_folder(recordings), tmp_path / "other")
 
 
 def test_a_full_disk_is_one_line(recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, count = prepare.write, []
+    real, count = prepare.write_audio, []
 
     def write(path: Path, samples: NDArray[np.float32], rate: int, *, force: bool) -> None:
         count.append(path)
@@ -279,19 +286,19 @@ def test_a_full_disk_is_one_line(recordings: Path, tmp_path: Path, monkeypatch: 
             raise AudiovqError(f"{path}: cannot be written (No space left on device); check the space")
         real(path, samples, rate, force=force)
 
-    monkeypatch.setattr(prepare, "write", write)
+    monkeypatch.setattr(prepare, "write_audio", write)
     with pytest.raises(AudiovqError, match="No space left"):
-        prepare.prepare(find_in_folder(recordings), tmp_path / "out")
+        prepare.prepare_corpus(find_recordings_in_folder(recordings), tmp_path / "out")
     assert len(count) == 3, "it stops there: the next would fail too"
     monkeypatch.undo()
-    assert prepare.prepare(find_in_folder(recordings), tmp_path / "out").made == 4
+    assert prepare.prepare_corpus(find_recordings_in_folder(recordings), tmp_path / "out").made == 4
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(prepare, "write", full)
+    monkeypatch.setattr(prepare, "write_audio", full)
     with pytest.raises(AudiovqError, match="No space left"):
-        prepare.prepare(find_in_folder(recordings), tmp_path / "another")
+        prepare.prepare_corpus(find_recordings_in_folder(recordings), tmp_path / "another")
 
 
 def test_several_processes_do_the_same(tmp_path: Path) -> None:
@@ -302,7 +309,7 @@ def test_several_processes_do_the_same(tmp_path: Path) -> None:
     tables = []
     for workers in (1, 2):
         out = tmp_path / f"out{workers}"
-        summary = prepare.prepare(find_in_folder(folder), out, workers=workers)
+        summary = prepare.prepare_corpus(find_recordings_in_folder(folder), out, workers=workers)
         assert (summary.made, len(summary.skipped)) == (40, 1)
         tables.append((out / "manifest.tsv").read_bytes())
     assert tables[0] == tables[1]
@@ -321,6 +328,9 @@ def test_a_process_that_is_killed_is_one_line(
     killer = Thread(target=kill, daemon=True)
     killer.start()
     with pytest.raises(AudiovqError, match="was killed; run again"):
-        prepare.prepare(find_in_folder(recordings), tmp_path / "out", workers=2)
+        prepare.prepare_corpus(find_recordings_in_folder(recordings), tmp_path / "out", workers=2)
     killer.join()
-    assert prepare.prepare(find_in_folder(recordings), tmp_path / "out", workers=1).recordings == 6
+    assert (
+        prepare.prepare_corpus(find_recordings_in_folder(recordings), tmp_path / "out", workers=1).recordings
+        == 6
+    )

@@ -13,10 +13,10 @@ import torch
 from audiovq.config.prior import PriorConfig
 from audiovq.errors import AudiovqError
 from audiovq.prior import kernel
-from audiovq.prior.engine import PriorEngine, PriorSlots, log_likelihoods
+from audiovq.prior.engine import PriorEngine, PriorSlots, code_log2_likelihoods
 from audiovq.prior.file import PriorHeader, load_prior, save_prior
 from audiovq.prior.network import PriorNetwork
-from audiovq.training.optimizer import is_declared_matrix
+from audiovq.training.optimizer import _is_declared_matrix
 from audiovq.training.prior import TrainablePrior
 from helpers.contract import assert_reach, assert_same_forms
 from helpers.priors import CONFIG, DILATIONS, PLAIN, K, V, tiny_prior
@@ -282,7 +282,7 @@ def test_log_likelihoods_are_those_of_the_prior(prior: PriorNetwork, engine: Pri
     for count in (1, 2, 3):
         codes = some_codes(1, 300, count)
         voices = some_voices(prior, 2)
-        got = log_likelihoods(engine, codes[0].numpy(), [None, voices[1, :-1].numpy()])
+        got = code_log2_likelihoods(engine, codes[0].numpy(), [None, voices[1, :-1].numpy()])
         with torch.no_grad():
             nats = torch.log_softmax(prior(codes.expand(2, -1, -1), voices), -1)
         indices = codes - torch.arange(count) * K
@@ -297,7 +297,7 @@ def test_counts_are_positive_limited_and_sum_to_a_power_of_two() -> None:
     for case in cases:
         logits = case.astype(np.float32)
         counts = np.empty(len(case), dtype=np.int64)
-        kernel.counts_of(logits, counts)
+        kernel._counts_of(logits, counts)
         assert counts.sum() == 1 << 24
         assert counts.min() >= 1
         assert counts.max() <= 2 ** (24 - 1 / 64)
@@ -310,8 +310,8 @@ def test_limited_counts_keep_their_proportions() -> None:
     """What the likeliest code loses goes to the others, in proportion to what they had."""
     logits = np.log(np.array([0.003, 0.994, 0.001, 0.002])).astype(np.float32)
     counts = np.empty(4, dtype=np.int64)
-    kernel.counts_of(logits, counts)
-    rest = 2**24 - kernel.LARGEST_COUNT
+    kernel._counts_of(logits, counts)
+    rest = 2**24 - kernel._LARGEST_COUNT
     np.testing.assert_allclose(counts[[0, 2, 3]] / rest, [0.5, 1 / 6, 1 / 3], atol=1e-4)
 
 
@@ -358,7 +358,7 @@ def test_what_is_folded_is_what_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("levels", "config"), [(3, CONFIG), (1, PLAIN)])
 def test_every_parameter_has_its_optimizer(levels: int, config: PriorConfig) -> None:
     for prior in (trainable(levels, config), tiny_prior(K, levels, config)):
-        moved = [name for name, _ in prior.named_parameters() if is_declared_matrix(name, prior)]
+        moved = [name for name, _ in prior.named_parameters() if _is_declared_matrix(name, prior)]
         assert "net.taps.0" in moved
         assert "net.skip_proj.weight" in moved
         assert not [name for name in moved if "embedding" in name or "bias" in name or "maps" in name]

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from audiovq.config.prior import PriorConfig, PriorTraining
+from audiovq.config.prior import PriorConfig, PriorTrainingConfig
 from audiovq.config.training import StageConfig, TrainConfig
-from audiovq.data.sharding import Shard, full_batch
+from audiovq.data.sharding import Shard, undivided_batch
 from audiovq.errors import AudiovqError
 from audiovq.prior.file import load_prior
 from audiovq.tokenizer import Tokenizer
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.code_bits import bits_table, measure_bits
+from audiovq.training.code_bits import format_bits_table, measure_code_bits
 from audiovq.training.prior import PriorStage, PriorTask
-from audiovq.training.prior_data import CodeCorpus, CodeReader
-from audiovq.training.trainer import CHECKPOINT, Trainer
+from audiovq.training.prior_data import CodeCorpus, CodeCropReader
+from audiovq.training.trainer import CHECKPOINT_NAME, Trainer
 
 K = 32
 STAGE = StageConfig(
@@ -34,7 +34,7 @@ STAGE = StageConfig(
     coarse_prob=0.3,
     patience=9,
 )
-CONFIG = PriorTraining(PriorConfig(24, 32, 16, (1, 2, 4), dropout=0.05), TrainConfig(stages=(STAGE,)))
+CONFIG = PriorTrainingConfig(PriorConfig(24, 32, 16, (1, 2, 4), dropout=0.05), TrainConfig(stages=(STAGE,)))
 
 
 def some_codes(count: int, seed: int) -> CodeCorpus:
@@ -51,7 +51,7 @@ def some_codes(count: int, seed: int) -> CodeCorpus:
     return CodeCorpus(sequences, voices, np.arange(count) // 2)
 
 
-def task(tokenizer: Tokenizer, config: PriorTraining = CONFIG) -> PriorTask:
+def task(tokenizer: Tokenizer, config: PriorTrainingConfig = CONFIG) -> PriorTask:
     return PriorTask(config, tokenizer, some_codes(30, 0), some_codes(8, 1))
 
 
@@ -68,7 +68,7 @@ def test_it_learns_steps_and_levels(trained: Path, tiny_levels: Tokenizer) -> No
         f"prior{voice}_{n}" for voice in ("", "_voice") for n in (1, 2, 3)
     }
     assert [len(bits[f"prior_{n}"]) for n in (1, 2, 3)] == [1, 2, 3]
-    again = measure_bits(prior, some_codes(30, 0), some_codes(8, 1))
+    again = measure_code_bits(prior, some_codes(30, 0), some_codes(8, 1))
     for name, values in again.items():
         assert values == pytest.approx(bits[name], abs=1e-4)
     first, second, third = bits["prior_voice_3"]
@@ -83,7 +83,7 @@ def test_it_learns_steps_and_levels(trained: Path, tiny_levels: Tokenizer) -> No
 
 def test_table_of_bits() -> None:
     bits = {"uniform": [5.0, 5.0], "prior_1": [2.0], "prior_voice_2": [1.5, 2.25]}
-    assert bits_table({"held": bits}, 62.5).splitlines()[2:] == [
+    assert format_bits_table({"held": bits}, 62.5).splitlines()[2:] == [
         "| held | uniform | 5.000 + 5.000 | 10.000 | 625 |",
         "| held | prior, 1 level | 2.000 | 2.000 | 125 |",
         "| held | prior, own voice, 2 levels | 1.500 + 2.250 | 3.750 | 234 |",
@@ -99,7 +99,7 @@ def stage_of(tokenizer: Tokenizer) -> PriorStage:
 def test_loss_is_the_mean_over_codes_that_count(tiny_levels: Tokenizer) -> None:
     stage = stage_of(tiny_levels)
     corpus = some_codes(30, 0)
-    batch = CodeReader(corpus, 50, 8, 6, 3, 0.5).read_part(2, full_batch(6))
+    batch = CodeCropReader(corpus, 50, 8, 6, 3, 0.5).read_part(2, undivided_batch(6))
     assert len(set(batch.levels.tolist())) > 1
     with torch.no_grad():
         loss, metrics = stage.loss(batch, 0)
@@ -116,13 +116,13 @@ def test_loss_is_the_mean_over_codes_that_count(tiny_levels: Tokenizer) -> None:
 def test_pieces_have_the_gradients_of_the_batch(tiny_levels: Tokenizer) -> None:
     """Noise and levels hang on step and item, so a batch in pieces gives the same mean."""
     stage = task(
-        tiny_levels, PriorTraining(PriorConfig(24, 32, 16, (1, 2), dropout=0.0), CONFIG.train)
+        tiny_levels, PriorTrainingConfig(PriorConfig(24, 32, 16, (1, 2), dropout=0.0), CONFIG.train)
     ).stage(STAGE)
     stage.train()
     corpus = some_codes(30, 0)
     found = []
     for share in (Shard(), Shard(grad_accum=3)):
-        parts = CodeReader(corpus, 50, 8, 6, 3, 0.5, share).micro_batches(4)
+        parts = CodeCropReader(corpus, 50, 8, 6, 3, 0.5, share).micro_batches(4)
         stage.model.zero_grad()
         sums: dict[str, float] = {}
         for part in parts:
@@ -152,7 +152,7 @@ def test_resumed_equals_uninterrupted(
         loop.run()
     monkeypatch.undo()
     loop = Trainer(task(tiny_levels), tmp_path)
-    loop.load(Checkpoint.load(tmp_path / CHECKPOINT))
+    loop.load(Checkpoint.load(tmp_path / CHECKPOINT_NAME))
     assert loop.step == 21
     one, other = load_prior(loop.run())[0].state_dict(), load_prior(trained)[0].state_dict()
     for name, value in one.items():
@@ -160,6 +160,6 @@ def test_resumed_equals_uninterrupted(
 
 
 def test_levels_without_their_network(tiny_levels: Tokenizer) -> None:
-    config = PriorTraining(PriorConfig(hidden=0), CONFIG.train)
+    config = PriorTrainingConfig(PriorConfig(hidden=0), CONFIG.train)
     with pytest.raises(AudiovqError, match=r"prior\.hidden must be at least 1"):
         task(tiny_levels, config)

@@ -23,14 +23,14 @@ import safetensors.torch
 import soundfile
 import torch
 
-from audiovq.cli.log import log_to_stderr
+from audiovq.cli.stderr_log import log_to_stderr
 from audiovq.data.sharding import Shard
-from audiovq.distributed import RankInfo, launched_rank, local_world_size
+from audiovq.distributed import RankInfo, local_world_size, torchrun_rank
 from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.options import RunOptions
-from audiovq.training.prior_data import CodeCorpus, CodeCrops, CodeReader, HeldOutReader
-from audiovq.training.speech import main_train
+from audiovq.training.prior_data import CodeBatch, CodeCorpus, CodeCropReader, HeldOutCodeReader
+from audiovq.training.run_options import RunOptions
+from audiovq.training.speech import train_speech_model
 from helpers.models import torchrun
 from helpers.training import CONFIG as TINY
 
@@ -55,12 +55,12 @@ from pathlib import Path
 import safetensors.torch
 from audiovq import distributed
 from audiovq.training import trainer
-from audiovq.training.options import RunOptions
-from audiovq.training.speech import main_train
+from audiovq.training.run_options import RunOptions
+from audiovq.training.speech import train_speech_model
 
 config, data, out, pieces, *rest = sys.argv[1:]
-trainer.LOG_EVERY = 1
-rank = distributed.launched_rank().rank
+trainer._LOG_EVERY = 1
+rank = distributed.torchrun_rank().rank
 write = trainer.Trainer.run
 def run(self):
     path = write(self)
@@ -68,7 +68,7 @@ def run(self):
     safetensors.torch.save_file(codebook, Path(out, f"codebook{rank}.safetensors"))
     return path
 trainer.Trainer.run = run
-main_train(config, data, RunOptions(Path(out), "resume" in rest, threads=1, grad_accum=int(pieces)))
+train_speech_model(config, data, RunOptions(Path(out), "resume" in rest, threads=1, grad_accum=int(pieces)))
 """
 
 
@@ -226,7 +226,7 @@ def test_a_batch_that_cannot_be_shared_out(folder: Path, tmp_path: Path) -> None
     with pytest.raises(
         AudiovqError, match=r"a batch of 8 .* in 3 pieces; set the stage's batch to a multiple of 3"
     ):
-        main_train(folder / "c.toml", folder / "corpus", RunOptions(tmp_path / "run", grad_accum=3))
+        train_speech_model(folder / "c.toml", folder / "corpus", RunOptions(tmp_path / "run", grad_accum=3))
 
 
 # Shares
@@ -249,7 +249,7 @@ def some_codes() -> CodeCorpus:
     return CodeCorpus(sequences, voices, np.array([0, 1, 0, 1, 2, 2, -1]))
 
 
-def joined_up(parts: list[CodeCrops]) -> list[torch.Tensor]:
+def joined_up(parts: list[CodeBatch]) -> list[torch.Tensor]:
     """Codes, codes before, levels, weights and voices of several parts as those of the batch; weights as
     those of a mean over parts."""
     names = ("codes", "before", "levels", "weights", "voices")
@@ -260,10 +260,10 @@ def joined_up(parts: list[CodeCrops]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_crops_of_codes_do_not_depend_on_the_share(held_out: bool) -> None:
-    def read(shard: Shard) -> list[CodeCrops]:
+    def read(shard: Shard) -> list[CodeBatch]:
         if held_out:
-            return HeldOutReader(some_codes(), 32, 2, shard).micro_batches(1)
-        return CodeReader(some_codes(), 32, 8, 12, 5, 0.5, shard).micro_batches(7)
+            return HeldOutCodeReader(some_codes(), 32, 2, shard).micro_batches(1)
+        return CodeCropReader(some_codes(), 32, 8, 12, 5, 0.5, shard).micro_batches(7)
 
     if held_out:
         full_batch, parts = read(Shard()), read(Shard(0, 2, 2)) + read(Shard(1, 2, 2))
@@ -284,7 +284,7 @@ def test_crops_of_codes_do_not_depend_on_the_share(held_out: bool) -> None:
 
 def test_held_out_batches_are_every_recording_once() -> None:
     corpus = some_codes()
-    reader = HeldOutReader(corpus, 200, 4, Shard(0, 1, 3))
+    reader = HeldOutCodeReader(corpus, 200, 4, Shard(0, 1, 3))
     counted = sum(int((part.weights > 0).sum()) for step in range(4) for part in reader.micro_batches(step))
     assert counted == corpus.steps * 3
 
@@ -294,17 +294,17 @@ def test_held_out_batches_are_every_recording_once() -> None:
 
 def test_rank_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert launched_rank() == (0, 1)
-    assert launched_rank().is_first
+    assert torchrun_rank() == (0, 1)
+    assert torchrun_rank().is_first
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert launched_rank() == (2, 3)
-    assert not launched_rank().is_first
+    assert torchrun_rank() == (2, 3)
+    assert not torchrun_rank().is_first
     assert local_world_size() == 2
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(AudiovqError, match="RANK=3 WORLD_SIZE=3: inconsistent; unset them or use torchrun"):
-        launched_rank()
+        torchrun_rank()
 
 
 def test_progress_comes_from_rank_zero_and_warnings_from_all(

@@ -24,13 +24,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.cli.recipe import run_recipe
-from audiovq.config.speech import load_config
+from audiovq.cli.recipe_command import run_recipe
+from audiovq.config.speech import load_speech_config
 from audiovq.data import vctk
-from audiovq.data.corpus import open_corpus, speaker_details
+from audiovq.data.corpus import open_corpus, read_speaker_sexes
 from audiovq.errors import AudiovqError
-from audiovq.recipe import RecipeRun, load_stage
-from audiovq.training.options import RunOptions
+from audiovq.recipe import RecipeRun, _load_stage
+from audiovq.training.run_options import RunOptions
 from helpers.models import speech, torchrun
 from helpers.server import Server
 from helpers.training import CONFIG, STAGE
@@ -167,7 +167,7 @@ def test_usage(toy: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_every_stage_has_its_script(name: str) -> None:
     for stage in stages(name):
-        module = load_stage(RECIPES / name, stage)
+        module = _load_stage(RECIPES / name, stage)
         assert callable(module.main)
         assert module.__doc__.startswith(f"Stage {stage}: ")
         assert set(module.INPUTS) <= set(RecipeRun.__dataclass_fields__)
@@ -235,7 +235,7 @@ def test_vctk_is_downloaded(
             archive.writestr(name, content)
     server.content = packed.getvalue()
     out = tmp_path / "out"
-    monkeypatch.setattr(vctk, "address", lambda: (server.url, "0" * 64))
+    monkeypatch.setattr(vctk, "vctk_url_and_checksum", lambda: (server.url, "0" * 64))
     assert start("vctk", "--out", out, "--to", "prepare") == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("vctk: error: ")
@@ -243,7 +243,7 @@ def test_vctk_is_downloaded(
     assert not (out / "complete").exists()
     assert not list((out / "download").iterdir())
     checksum = hashlib.sha256(server.content).hexdigest()
-    monkeypatch.setattr(vctk, "address", lambda: (server.url, checksum))
+    monkeypatch.setattr(vctk, "vctk_url_and_checksum", lambda: (server.url, checksum))
     server.cut_after = len(server.content) // 2 + 1
     assert start("vctk", "--out", out, "--to", "prepare") == 0
     assert server.begins == [0, 0, server.cut_after]
@@ -303,7 +303,7 @@ def test_own_recordings_become_a_model(
         called.append((corpus, options))
         return ["| system |"]
 
-    monkeypatch.setattr("audiovq.training.prior.main_prior", prior)
+    monkeypatch.setattr("audiovq.training.prior.train_speech_prior", prior)
     monkeypatch.setattr("audiovq.tokenizer.load", StandIn)
     monkeypatch.setattr("audiovq.evaluation.report.evaluate_speech", evaluate)
     assert start("folder", folder, "--out", out, "--config", config, "--threads", "1") == 0
@@ -393,7 +393,7 @@ def layout(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The default recipe's layout.py; `layout.check` is its check.py."""
     monkeypatch.syspath_prepend(RECIPES / "default")
     monkeypatch.delitem(sys.modules, "check", raising=False)
-    return load_stage(RECIPES / "default", "layout")
+    return _load_stage(RECIPES / "default", "layout")
 
 
 def test_laying_out_and_checking(
@@ -419,7 +419,7 @@ def test_laying_out_and_checking(
     corpus = open_corpus(out)
     assert corpus.speakers == ("ls1", "vcc")
     assert corpus.splits == ("eval", "train")
-    assert speaker_details(out)["ls1"] == "F"
+    assert read_speaker_sexes(out)["ls1"] == "F"
     caplog.set_level(logging.INFO)
     layout.check.main(RecipeRun(out, tmp_path / "run"))
     assert "all 2 recordings are there; 2 verified by checksum, 0 by length" in caplog.text
@@ -465,7 +465,7 @@ def test_voices_are_found_prepared_and_checked(
     corpus = open_corpus(out)
     assert len(corpus.speakers) > 0
     assert corpus.splits == ("train-voices",)
-    config = load_config("default", [load_stage(RECIPES / "default", "train").LISTED])
+    config = load_speech_config("default", [_load_stage(RECIPES / "default", "train").LISTED])
     shown = [s for s in corpus.speakers if any(fnmatchcase(s, p) for p in config.train.listed_speakers)]
     assert shown == [], "no model lists them"
     with open(out / "manifest.tsv", encoding="utf-8", newline="") as file:
@@ -515,14 +515,14 @@ def test_the_default_recipe_trains_and_scores_its_splits(
 ) -> None:
     called: list[Any] = []
     monkeypatch.setattr(
-        "audiovq.training.speech.main_train", lambda *args: called.append(args) or args[2].out
+        "audiovq.training.speech.train_speech_model", lambda *args: called.append(args) or args[2].out
     )
     monkeypatch.setattr("audiovq.evaluation.report.evaluate_speech", lambda *args: called.append(args) or [])
     run = RecipeRun(tmp_path, tmp_path / "out", overrides=("train.seed=1",))
     for stage in ("train", "evaluate"):
-        load_stage(RECIPES / "default", stage).main(run)
+        _load_stage(RECIPES / "default", stage).main(run)
     (_, _, _, overrides), *evaluations = called
-    config = load_config("default", list(overrides))
+    config = load_speech_config("default", list(overrides))
     assert config.train.train_splits == ("train", "train-singles", "train-voices")
     assert config.train.seed == 1
     assert config.train.listed_speakers == ("ls*", "vcc*")

@@ -18,7 +18,7 @@ from audiovq.errors import AudiovqError
 from audiovq.prior.file import load_prior, save_prior
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.training.code_bits import code_nats
+from audiovq.training.code_bits import code_nll_nats
 from helpers.models import speech
 from helpers.stand_in import one_line
 
@@ -181,7 +181,7 @@ def test_bits_are_those_of_the_parallel_form(tokenizer: Tokenizer, tiny_levels: 
         table = torch.from_numpy(codes.rows.astype(np.int64))[None]
         for row, point in zip(got, (None, own), strict=True):
             with torch.no_grad():
-                nats = code_nats(prior(table, prior.voice(point)), table)[0].numpy()
+                nats = code_nll_nats(prior(table, prior.voice(point)), table)[0].numpy()
             np.testing.assert_allclose(row, nats / math.log(2), atol=1e-3)
     for wrong in (codes.codes, codes.rows[:, ::-1], codes.rows + 64):
         with pytest.raises(AudiovqError, match=r"codes: not \(steps, levels\) of codes that the prior knows"):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from audiovq.nn.stft import frame_padding, frames, hann, istft, log_magnitude, stft
+from audiovq.nn.stft import _frame_padding, _frames, _hann, istft, log_magnitude, stft
 
 
 @pytest.mark.parametrize(("window", "hop"), [(512, 128), (256, 128), (512, 64), (2048, 512)])
@@ -37,21 +37,21 @@ def test_a_frame_is_centred_on_its_hop(hop: int) -> None:
 
 def test_one_frame_for_every_hop() -> None:
     for count in (1, 2, 7):
-        assert frames(torch.zeros(3, count * 128), 512, 128).shape == (3, count, 512)
-    assert sum(frame_padding(512, 128)) == 512 - 128
+        assert _frames(torch.zeros(3, count * 128), 512, 128).shape == (3, count, 512)
+    assert sum(_frame_padding(512, 128)) == 512 - 128
 
 
 def test_padded_context_is_used_as_it_is() -> None:
     torch.manual_seed(0)
     signal = torch.randn(1, 40 * 128)
-    left, right = frame_padding(512, 128)
+    left, right = _frame_padding(512, 128)
     part = signal[:, 10 * 128 - left : 20 * 128 + right]
     torch.testing.assert_close(stft(part, 512, 128, padded=True), stft(signal, 512, 128)[:, 10:20])
 
 
 def test_hann_window_has_unit_energy() -> None:
     for window in (256, 1024):
-        taper = hann(window, torch.zeros(1, dtype=torch.float64))
+        taper = _hann(window, torch.zeros(1, dtype=torch.float64))
         assert float(taper.square().sum()) == pytest.approx(1.0)
     torch.manual_seed(0)
     power = stft(torch.randn(1, 512 * 400), 512, 256).abs().square().mean((0, 1))

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from audiovq.audio.reader import read
+from audiovq.audio.reader import read_recording
 from audiovq.errors import AudiovqError
 from audiovq.speech import chunked_encoder as module
 from audiovq.speech.codes import CodeSequence
@@ -40,12 +40,12 @@ def test_chunked_equals_whole(
 ) -> None:
     it: Tokenizer = request.getfixturevalue(which)
     signal = speech(50_000)
-    monkeypatch.setattr(module, "WINDOW_FRAMES", 1_000)
+    monkeypatch.setattr(module, "_WINDOW_FRAMES", 1_000)
     whole = it.encode(signal)
     assert len(whole) == -(-50_000 // it.hop)
     assert len(set(whole.codes.tolist())) > 4
     for frames in (1, 7, 100):
-        monkeypatch.setattr(module, "WINDOW_FRAMES", frames)
+        monkeypatch.setattr(module, "_WINDOW_FRAMES", frames)
         assert same(it.encode(signal), whole), frames
 
 
@@ -60,7 +60,7 @@ def test_away_from_the_ends_codes_are_those_of_one_pass(which: str, request: pyt
 
 
 def test_blocks_of_arrival_do_not_matter(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WINDOW_FRAMES", 50)
+    monkeypatch.setattr(module, "_WINDOW_FRAMES", 50)
     signal = speech(30_000)
     whole = tiny_tokenizer.encode(signal)
 
@@ -76,7 +76,7 @@ def test_memory_does_not_grow_with_the_recording(
     tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No array in the encoder's loop may hold more than a window and a block."""
-    monkeypatch.setattr(module, "WINDOW_FRAMES", 20)
+    monkeypatch.setattr(module, "_WINDOW_FRAMES", 20)
     left, right = tiny_tokenizer._windows.reach_samples
     longest = 0
     concatenate = np.concatenate
@@ -111,7 +111,7 @@ def test_what_a_code_sequence_knows(tiny_tokenizer: Tokenizer, recording: Path) 
     info = soundfile.info(recording)
     assert (codes.hop, codes.sample_rate, codes.num_samples) == (128, info.samplerate, info.frames)
     assert codes.fingerprint == tiny_tokenizer.fingerprint
-    assert codes.gain == pytest.approx(loudness_gain(read(recording).samples))
+    assert codes.gain == pytest.approx(loudness_gain(read_recording(recording).samples))
     assert codes.voice is not None
     assert len(codes.voice) == 4
     assert max(codes.voice) < 64

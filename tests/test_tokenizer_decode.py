@@ -58,10 +58,10 @@ def test_decode_is_decode_file(tiny_tokenizer: Tokenizer, tmp_path: Path, fast: 
 
 def test_spectral_blocks_agree(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     decode_job = tiny_tokenizer.decode_job(tiny_tokenizer.encode(speech(20_000)))
-    monkeypatch.setattr(synthesis, "FIRST_FRAMES", 1_000)
+    monkeypatch.setattr(synthesis, "_FIRST_FRAMES", 1_000)
 
     def drawn(frames: int, passes: int | None) -> Array:
-        monkeypatch.setattr(synthesis, "BLOCK_FRAMES", frames)
+        monkeypatch.setattr(synthesis, "_BLOCK_FRAMES", frames)
         blocks = tiny_tokenizer.synthesiser.fast(decode_job._replace(corrections=passes))
         return np.concatenate(list(blocks))
 
@@ -93,13 +93,13 @@ def test_wavenet_frames_agree_in_blocks(tiny_tokenizer: Tokenizer, monkeypatch: 
             return Recorder()
 
     monkeypatch.setattr(tiny_tokenizer.synthesiser, "_engine", Engine())
-    monkeypatch.setattr(synthesis, "BLOCK_FRAMES", 1_000)
-    monkeypatch.setattr(synthesis, "FIRST_FRAMES", 1_000)
+    monkeypatch.setattr(synthesis, "_BLOCK_FRAMES", 1_000)
+    monkeypatch.setattr(synthesis, "_FIRST_FRAMES", 1_000)
     tiny_tokenizer.decode(codes)
     (whole,) = seen
     for frames in (1, 13, 60):
         seen.clear()
-        monkeypatch.setattr(synthesis, "BLOCK_FRAMES", frames)
+        monkeypatch.setattr(synthesis, "_BLOCK_FRAMES", frames)
         tiny_tokenizer.decode(codes)
         assert len(seen) == -(-len(codes) // frames)
         for i, expected in enumerate(whole):
@@ -108,11 +108,11 @@ def test_wavenet_frames_agree_in_blocks(tiny_tokenizer: Tokenizer, monkeypatch: 
 
 def test_wavenet_blocks_agree(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = tiny_tokenizer.encode(speech(4_000))
-    monkeypatch.setattr(synthesis, "BLOCK_FRAMES", 1_000)
-    monkeypatch.setattr(synthesis, "FIRST_FRAMES", 1_000)
+    monkeypatch.setattr(synthesis, "_BLOCK_FRAMES", 1_000)
+    monkeypatch.setattr(synthesis, "_FIRST_FRAMES", 1_000)
     whole = tiny_tokenizer.decode(codes, seed=5).samples
     for frames in (5, 16):
-        monkeypatch.setattr(synthesis, "BLOCK_FRAMES", frames)
+        monkeypatch.setattr(synthesis, "_BLOCK_FRAMES", frames)
         part = tiny_tokenizer.decode(codes, seed=5).samples
         # The state of the stream is carried from block to block, so that nothing starts anew.
         np.testing.assert_allclose(part[:640], whole[:640], atol=1e-3 * float(np.abs(whole).max()))
@@ -283,12 +283,12 @@ def test_stream_is_decode_in_blocks(tiny_tokenizer: Tokenizer, rate: int, fast: 
 def test_stream_draws_no_further_than_it_is_read(
     tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first block comes after `FIRST_FRAMES` codes, however long the recording."""
+    """The first block comes after `_FIRST_FRAMES` codes, however long the recording."""
     codes = CodeSequence(np.zeros(100_000, dtype=np.uint16))
     slots = tiny_tokenizer.synthesiser.engine.slots(1)
     monkeypatch.setattr(tiny_tokenizer.synthesiser._engine, "slots", lambda count: slots)
     first = next(tiny_tokenizer.stream(codes))
-    assert 0 < len(first) <= slots.position(0) == synthesis.FIRST_FRAMES * 128
+    assert 0 < len(first) <= slots.position(0) == synthesis._FIRST_FRAMES * 128
 
 
 def test_stream_fails_before_the_first_block(tiny_tokenizer: Tokenizer) -> None:
@@ -349,8 +349,8 @@ def test_blocks_of_steps_equal_the_whole(three_levels: Tokenizer, monkeypatch: p
     """Seams of the decoder, at frames that need not be whole steps."""
     codes = three_levels.encode(speech(40_000))
     whole = three_levels.decode(codes, fast=True).samples
-    monkeypatch.setattr(synthesis, "FIRST_FRAMES", 7)
-    monkeypatch.setattr(synthesis, "BLOCK_FRAMES", 33)
+    monkeypatch.setattr(synthesis, "_FIRST_FRAMES", 7)
+    monkeypatch.setattr(synthesis, "_BLOCK_FRAMES", 33)
     np.testing.assert_allclose(three_levels.decode(codes, fast=True).samples, whole, atol=1e-5)
 
 
@@ -358,7 +358,7 @@ def test_windows_of_steps_do_not_matter(three_levels: Tokenizer, monkeypatch: py
     signal = speech(50_000)
     whole = three_levels.encode(signal)
     for frames in (2, 34, 1_000):
-        monkeypatch.setattr(chunked_encoder, "WINDOW_FRAMES", frames)
+        monkeypatch.setattr(chunked_encoder, "_WINDOW_FRAMES", frames)
         found = three_levels.encode(signal)
         assert np.mean(found.codes == whole.codes) > 0.999
         assert found.voice == whole.voice, "frames that fill the last step have no voice"

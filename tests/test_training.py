@@ -15,14 +15,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from audiovq.config.speech import load_config
+from audiovq.config.speech import load_speech_config
 from audiovq.data.corpus import open_corpus
 from audiovq.errors import AudiovqError
 from audiovq.speech.modelfile import load_model, read_header
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.options import RunOptions
-from audiovq.training.speech import SpeechTask, main_train
-from audiovq.training.speech_stages import make_stage
+from audiovq.training.run_options import RunOptions
+from audiovq.training.speech import SpeechTask, train_speech_model
+from audiovq.training.speech_stages import make_speech_stage
 from audiovq.training.trainer import Trainer
 from helpers.training import CONFIG, PAPER, STAGE, TWO_STAGES, fingerprint, metrics, same_model
 
@@ -53,15 +53,15 @@ def test_every_stage_learns(tmp_path: Path, training_corpus: Path, stage: str, n
         start = text.index(f"\n{line.split('=')[0]}") + 1
         text = text.replace(text[start : text.index("\n", start)], line)
     (tmp_path / "c.toml").write_text(text)
-    settings = load_config(tmp_path / "c.toml", ["train.checkpoint_seconds=100"])
+    settings = load_speech_config(tmp_path / "c.toml", ["train.checkpoint_seconds=100"])
     task = SpeechTask(settings, open_corpus(training_corpus))
     loop = Trainer(task, tmp_path)
     plan = settings.train.stages[0]
-    before = loop._evaluate(make_stage(task.model, plan), plan)
+    before = loop._evaluate(make_speech_stage(task.model, plan), plan)
     frozen = {n: v.clone() for n, v in task.model.state_dict().items()}
     model = loop.run()
     loop.stage_number = 0  # the same batches as before
-    after = loop._evaluate(make_stage(task.model, plan), plan)
+    after = loop._evaluate(make_speech_stage(task.model, plan), plan)
     assert after[name] < before[name] - 0.1, (before, after)
     # What a stage does not train does not move (the voice table is filled at the end).
     trained = {"spectral": ["spectral_head"], "wavenet": ["wavenet"]}.get(stage)
@@ -100,7 +100,7 @@ def test_the_finished_model(finished_run: Path, training_corpus: Path) -> None:
 def test_the_same_run_twice_is_the_same_model(
     finished_run: Path, config: Path, training_corpus: Path, tmp_path: Path
 ) -> None:
-    main_train(config, training_corpus, RunOptions(tmp_path / "run", threads=1))
+    train_speech_model(config, training_corpus, RunOptions(tmp_path / "run", threads=1))
     assert same_model(finished_run, tmp_path / "run")
     assert fingerprint(finished_run) == fingerprint(tmp_path / "run")
 
@@ -118,7 +118,7 @@ def test_what_it_tells_goes_to_standard_error(
     for number in range(4):
         (folder / f"good{number}.wav").write_bytes((training_corpus / "ann" / "1.wav").read_bytes())
     (folder / "bad.wav").write_text("text")
-    main_train(config, folder, RunOptions(tmp_path / "run", threads=1), stages=["codes"])
+    train_speech_model(config, folder, RunOptions(tmp_path / "run", threads=1), stages=["codes"])
     assert capsys.readouterr() == ("", ""), "a library prints nothing"
     assert sum("bad.wav" in line for line in caplog.messages) == 1
     assert "s of audio/s" in caplog.text
@@ -149,12 +149,12 @@ def test_resumed_equals_uninterrupted(
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, stage, step)
         with pytest.raises(SystemExit):
-            main_train(config, training_corpus, RunOptions(run, threads=1))
+            train_speech_model(config, training_corpus, RunOptions(run, threads=1))
     header = Checkpoint.load(run / "checkpoint.safetensors").header
     assert (header["stage"], header["step"]) == (stage, step)
     assert not (run / "model.safetensors").exists()
     torch.manual_seed(12345)  # nothing may hang on what the process did before
-    main_train(config, training_corpus, RunOptions(run, resume=True, threads=1))
+    train_speech_model(config, training_corpus, RunOptions(run, resume=True, threads=1))
     assert same_model(finished_run, run)
     assert (
         read_header(run / "model.safetensors").fingerprint
@@ -206,7 +206,7 @@ def test_killed_and_resumed_equals_uninterrupted(config: Path, training_corpus: 
         with pytest.MonkeyPatch.context() as patch:
             stop_at(patch, 0, step + 2)
             with pytest.raises(SystemExit):
-                main_train(
+                train_speech_model(
                     config,
                     training_corpus,
                     RunOptions(folder, resume=folder == run, threads=1),
@@ -237,26 +237,26 @@ def test_resume_with_another_configuration(
     run.mkdir()
     (run / "checkpoint.safetensors").write_bytes((finished_run / "checkpoint.safetensors").read_bytes())
     with pytest.raises(AudiovqError, match="another configuration"):
-        main_train(
+        train_speech_model(
             config, training_corpus, RunOptions(run, resume=True), overrides=["train.stages.0.lr=1e-4"]
         )
     few = tmp_path / "few" / "carl"
     few.mkdir(parents=True)
     (few / "1.wav").write_bytes((training_corpus / "ann" / "1.wav").read_bytes())
     with pytest.raises(AudiovqError, match="other speakers"):
-        main_train(config, few.parent, RunOptions(run, resume=True))
+        train_speech_model(config, few.parent, RunOptions(run, resume=True))
 
 
 def test_an_existing_run_is_kept(finished_run: Path, config: Path, training_corpus: Path) -> None:
     before = (finished_run / "checkpoint.safetensors").read_bytes()
     with pytest.raises(AudiovqError, match="--resume"):
-        main_train(config, training_corpus, RunOptions(finished_run))
+        train_speech_model(config, training_corpus, RunOptions(finished_run))
     assert (finished_run / "checkpoint.safetensors").read_bytes() == before
 
 
 def test_a_finished_run_resumes_to_its_end(finished_run: Path, config: Path, training_corpus: Path) -> None:
     before = (finished_run / "checkpoint.safetensors").read_bytes()
-    main_train(config, training_corpus, RunOptions(finished_run, resume=True, threads=1))
+    train_speech_model(config, training_corpus, RunOptions(finished_run, resume=True, threads=1))
     assert (finished_run / "checkpoint.safetensors").read_bytes() == before
 
 
@@ -264,7 +264,7 @@ def test_training_starts_from_a_model(
     finished_run: Path, config: Path, training_corpus: Path, tmp_path: Path
 ) -> None:
     init = finished_run / "model.safetensors"
-    task = SpeechTask(load_config(config), open_corpus(training_corpus), init)
+    task = SpeechTask(load_speech_config(config), open_corpus(training_corpus), init)
     stored = safetensors.torch.load_file(init)
     assert torch.equal(task.model.codebook.vectors, stored["codebook.vectors"].float())
 
@@ -290,7 +290,7 @@ def test_refused(
     config: Path, training_corpus: Path, tmp_path: Path, overrides: list[str], stages: list[str], said: str
 ) -> None:
     with pytest.raises(AudiovqError, match=said):
-        main_train(
+        train_speech_model(
             config,
             training_corpus,
             RunOptions(tmp_path / "run", threads=1),
@@ -305,4 +305,4 @@ def test_no_recordings_in_the_training_splits(config: Path, training_corpus: Pat
     (folder / "1.wav").write_bytes((training_corpus / "ann" / "1.wav").read_bytes())
     (folder / "manifest.tsv").write_text("path\tspeaker\tsplit\n1.wav\tann\tother\n")
     with pytest.raises(AudiovqError, match="train_splits"):
-        main_train(config, folder, RunOptions(tmp_path / "run"))
+        train_speech_model(config, folder, RunOptions(tmp_path / "run"))

@@ -11,16 +11,16 @@ import soundfile
 import torch
 
 from audiovq.cli.main import run as command
-from audiovq.config.speech import load_config
+from audiovq.config.speech import load_speech_config
 from audiovq.data.corpus import open_corpus
 from audiovq.data.crops import Augmentation, CropReader
 from audiovq.speech.modelfile import load_model
-from audiovq.speech.spectral_correction import correct
+from audiovq.speech.spectral_correction import correct_spectrum
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.discriminator import Adversary
-from audiovq.training.options import RunOptions
-from audiovq.training.speech import SpeechTask, main_train
-from audiovq.training.speech_stages import WaveNetStage, make_stage
+from audiovq.training.discriminator import AdversarialObjective
+from audiovq.training.run_options import RunOptions
+from audiovq.training.speech import SpeechTask, train_speech_model
+from audiovq.training.speech_stages import WaveNetStage, make_speech_stage
 from audiovq.training.trainer import Trainer
 from helpers.models import speech
 
@@ -99,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def full_batch(folder: Path) -> Path:
-    main_train(folder / "levels.toml", folder / "corpus", RunOptions(folder / "run", threads=1))
+    train_speech_model(folder / "levels.toml", folder / "corpus", RunOptions(folder / "run", threads=1))
     return folder / "run"
 
 
@@ -128,9 +128,11 @@ def test_resumed_equals_uninterrupted(folder: Path, full_batch: Path, tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(SystemExit):
-            main_train(folder / "levels.toml", folder / "corpus", RunOptions(tmp_path / "run", threads=1))
+            train_speech_model(
+                folder / "levels.toml", folder / "corpus", RunOptions(tmp_path / "run", threads=1)
+            )
     assert Checkpoint.load(tmp_path / "run" / "checkpoint.safetensors").header["step"] == step
-    main_train(
+    train_speech_model(
         folder / "levels.toml", folder / "corpus", RunOptions(tmp_path / "run", resume=True, threads=1)
     )
     found, wanted = (
@@ -155,9 +157,9 @@ def test_resumed_right_before_the_discriminators_stage(folder: Path, tmp_path: P
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(SystemExit):
-            main_train(*arguments, RunOptions(tmp_path / "run", threads=1), stages=["codes"])
-    main_train(*arguments, RunOptions(tmp_path / "run", resume=True, threads=1), stages=["codes"])
-    main_train(*arguments, RunOptions(tmp_path / "whole", threads=1), stages=["codes"])
+            train_speech_model(*arguments, RunOptions(tmp_path / "run", threads=1), stages=["codes"])
+    train_speech_model(*arguments, RunOptions(tmp_path / "run", resume=True, threads=1), stages=["codes"])
+    train_speech_model(*arguments, RunOptions(tmp_path / "whole", threads=1), stages=["codes"])
     found, wanted = (
         safetensors.torch.load_file(tmp_path / name / "checkpoint.safetensors") for name in ("run", "whole")
     )
@@ -169,12 +171,12 @@ def test_a_blended_stage_leaves_a_mean_of_its_ends(folder: Path, tmp_path: Path)
         options = [f"train.stages.1.blend={blend}", f"train.stages.1.steps={steps}"]
         options += ["train.stages.1.lr=0.02", "train.stages.1.warmup=0"]
         run = RunOptions(tmp_path / name, threads=1)
-        path = main_train(folder / "levels.toml", folder / "corpus", run, options, stages=["wavenet"])
+        path = train_speech_model(folder / "levels.toml", folder / "corpus", run, options, stages=["wavenet"])
         return load_model(path)[0].state_dict()
 
     plain, half = trained(0.0, 3, "plain"), trained(0.5, 3, "half")
     torch.manual_seed(0)
-    config = load_config(folder / "levels.toml")
+    config = load_speech_config(folder / "levels.toml")
     before = SpeechTask(config, open_corpus(folder / "corpus")).model.state_dict()
     for name in ("wavenet.head_out_proj.weight", "wavenet.net.taps.0", "wavenet.code_embedding"):
         wanted = (plain[name] + before[name]) / 2
@@ -213,7 +215,7 @@ def test_a_snapshot_holds_the_averaged_weights_so_far(folder: Path, tmp_path: Pa
 
 
 def test_only_listed_speakers_are_listed(folder: Path, tmp_path: Path) -> None:
-    config = load_config(folder / "levels.toml", ['train.listed_speakers=["vcc*"]'])
+    config = load_speech_config(folder / "levels.toml", ['train.listed_speakers=["vcc*"]'])
     task = SpeechTask(config, open_corpus(folder / "corpus"))
     assert task.speakers == ("vcc1",)
     task.write(tmp_path / "model.safetensors", [])
@@ -235,10 +237,10 @@ def test_some_crops_are_heard_with_offset_hum_and_noise(folder: Path) -> None:
 
 
 def test_the_wavenet_learns_the_recording_moved_to_the_predicted_spectrum(folder: Path) -> None:
-    config = load_config(folder / "levels.toml")
+    config = load_speech_config(folder / "levels.toml")
     task = SpeechTask(config, open_corpus(folder / "corpus", high_pass_hz=20))
     plan = config.train.stages[1]
-    stage = make_stage(task.model, plan)
+    stage = make_speech_stage(task.model, plan)
     assert isinstance(stage, WaveNetStage)
     reader = task.reader(1, False)
     assert reader is not None
@@ -255,7 +257,7 @@ def test_the_wavenet_learns_the_recording_moved_to_the_predicted_spectrum(folder
         patch.setattr(task.model.wavenet, "teacher_force", watch)
         stage.loss(batch, 0)
     _, log_magnitude, _, _ = stage.condition(batch, 0)
-    moved = correct(batch.signal, log_magnitude, 512, 128, 3, 0.99)
+    moved = correct_spectrum(batch.signal, log_magnitude, 512, 128, 3, 0.99)
     emphasis = task.model.wavenet.pre_emphasis
     wanted = moved[:, 1:] - emphasis * moved[:, :-1]
     length = seen[0].shape[1]
@@ -264,7 +266,7 @@ def test_the_wavenet_learns_the_recording_moved_to_the_predicted_spectrum(folder
 
 
 def test_each_side_of_the_adversary_learns_its_own() -> None:
-    adversary = Adversary(lead=2)
+    adversary = AdversarialObjective(lead=2)
     target = torch.randn(2, 24, 257) - 4.9
     predicted = (torch.randn(2, 24, 257) - 4.9).requires_grad_()
     losses, seen = adversary(predicted, target, step=1)
@@ -284,7 +286,7 @@ def test_each_side_of_the_adversary_learns_its_own() -> None:
 
 def test_the_discriminator_tells_flat_spectra_from_rich_ones() -> None:
     torch.manual_seed(0)
-    adversary = Adversary(lead=0)
+    adversary = AdversarialObjective(lead=0)
     optimizer = torch.optim.AdamW(adversary.parameters(), lr=1e-3, betas=(0.5, 0.9))
     rows = []
     for step in range(30):

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from audiovq.config.image import load_image_config
-from audiovq.config.speech import load_config
+from audiovq.config.speech import load_speech_config
 from audiovq.config.training import StageConfig
 from audiovq.errors import AudiovqError
 from audiovq.image.model import ImageModel
 from audiovq.speech.model import WaveformModel
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.metrics_log import MetricsLog, clock
-from audiovq.training.optimizer import Average, Optimizer, is_declared_matrix
+from audiovq.training.metrics_log import MetricsLog, _clock
+from audiovq.training.optimizer import Optimizer, WeightEMA, _is_declared_matrix
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,22 +68,22 @@ class Declared:
 
 
 def test_every_parameter_is_declared_once() -> None:
-    assert is_declared_matrix("m2", Declared())
-    assert not is_declared_matrix("a", Declared())
+    assert _is_declared_matrix("m2", Declared())
+    assert not _is_declared_matrix("a", Declared())
     for name, count in (("m1", 2), ("b", 0)):
         with pytest.raises(ValueError, match=f"{name} must be in one of MUON and ADAMW, not {count}"):
-            is_declared_matrix(name, Declared())
+            _is_declared_matrix(name, Declared())
 
 
 def shipped_models() -> list[tuple[torch.nn.Module, int]]:
     """A model of each configuration that ships, and of several levels; how many matrices Muon moves."""
-    speech = load_config("default").model
+    speech = load_speech_config("default").model
     levels = replace(speech.codebook, levels=1, frames_per_step=1)
     image = load_image_config("image-cifar10").model
     return [
         (WaveformModel(speech, 2), 70),
         (WaveformModel(replace(speech, codebook=levels), 2), 70),
-        (WaveformModel(load_config("paper-vctk").model, 2), 54),
+        (WaveformModel(load_speech_config("paper-vctk").model, 2), 54),
         (ImageModel(replace(image, decoder_condition=True), 2), 56),
     ]
 
@@ -91,7 +91,7 @@ def shipped_models() -> list[tuple[torch.nn.Module, int]]:
 def test_shipped_models_declare_their_parameters() -> None:
     for model, matrices in shipped_models():
         named = dict(model.named_parameters())
-        found = [name for name in named if is_declared_matrix(name, model)]
+        found = [name for name in named if _is_declared_matrix(name, model)]
         assert len(found) == matrices
         assert all(named[name].ndim == 2 for name in found)
 
@@ -121,7 +121,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
 
 def test_average_follows_and_swaps() -> None:
     layer = torch.nn.Linear(2, 1)
-    average = Average(layer, {"weight"}, decay=0.5)
+    average = WeightEMA(layer, {"weight"}, decay=0.5)
     start = layer.weight.detach().clone()
     with torch.no_grad():
         layer.weight.add_(1.0)
@@ -134,4 +134,4 @@ def test_average_follows_and_swaps() -> None:
 
 
 def test_clock() -> None:
-    assert clock(3_725.4) == "1:02:05"
+    assert _clock(3_725.4) == "1:02:05"

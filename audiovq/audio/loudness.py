@@ -9,39 +9,40 @@ from numpy.typing import NDArray
 
 from audiovq.config.speech import SAMPLE_RATE
 
-TARGET_LOUDNESS_DB = -23.0
+_TARGET_LOUDNESS_DB = -23.0
 """RMS of the active part after normalisation, dB relative to full scale (a constant of ±1 is 0 dB)."""
 
-ACTIVE_RANGE_DB = 30.0
+ACTIVE_SPEECH_RANGE_DB = 30.0
 """Frames this far below the loudest frame, and further, are pauses and do not count as active, dB."""
 
-FRAME_SAMPLES = SAMPLE_RATE // 50
+_FRAME_SAMPLES = SAMPLE_RATE // 50
 """Loudness is measured on frames of 20 ms, samples."""
 
-SILENCE_DB = -100.0
+DIGITAL_SILENCE_DBFS = -100.0
 """Frames below this are digital silence, dB."""
 
-MAX_GAIN_DB = 40.0
+_MAX_GAIN_DB = 40.0
 """Noise is not amplified without end."""
 
-MIN_GAIN_DB = -120.0
+_MIN_GAIN_DB = -120.0
 """Low enough for a float file on the scale of int16."""
 
-MAX_GAIN = 10 ** (MAX_GAIN_DB / 20)
-MIN_GAIN = 10 ** (MIN_GAIN_DB / 20)
+MAX_GAIN_FACTOR = 10 ** (_MAX_GAIN_DB / 20)
+MIN_GAIN_FACTOR = 10 ** (_MIN_GAIN_DB / 20)
 """The same as factors."""
 
 _BIN_DB = 0.5
 _LOUDEST_DB = 130.0
-_BINS = round((_LOUDEST_DB - SILENCE_DB) / _BIN_DB)
+_BINS = round((_LOUDEST_DB - DIGITAL_SILENCE_DBFS) / _BIN_DB)
 
 
 class LoudnessMeter:
     """Active loudness of a 16 kHz signal in one pass, constant memory, and the gain that normalises it.
 
-    Active are the 20 ms frames within `ACTIVE_RANGE_DB` of the loudest one (in steps of 0.5 dB): with pauses
-    counted, the gain would depend on how much silence surrounds the words. As the loudest frame is known only
-    at the end, a histogram over frame levels keeps how many samples and how much energy each level holds.
+    Active are the 20 ms frames within `ACTIVE_SPEECH_RANGE_DB` of the loudest one (in steps of 0.5 dB): with
+    pauses counted, the gain would depend on how much silence surrounds the words. As the loudest frame is
+    known only at the end, a histogram over frame levels keeps how many samples and how much energy each level
+    holds.
     """
 
     def __init__(self) -> None:
@@ -54,14 +55,14 @@ class LoudnessMeter:
         """Take the next `(T,)` samples. Cutting the signal elsewhere changes no bit of the gain."""
         signal = np.concatenate([self._carry, np.asarray(block, dtype=np.float32)])
         self._silent = self._silent and not signal.any()
-        whole = len(signal) // FRAME_SAMPLES * FRAME_SAMPLES
+        whole = len(signal) // _FRAME_SAMPLES * _FRAME_SAMPLES
         # Copied, so that a short rest does not keep a long block alive.
         self._carry = signal[whole:].copy()
-        self._count(signal[:whole].reshape(-1, FRAME_SAMPLES), self._energy, self._samples)
+        self._count(signal[:whole].reshape(-1, _FRAME_SAMPLES), self._energy, self._samples)
 
     def gain(self) -> float:
         """Linear gain that brings the RMS of the active part to the target, bounded; 0 for zeros throughout,
-        1 for any other signal below `SILENCE_DB`."""
+        1 for any other signal below `DIGITAL_SILENCE_DBFS`."""
         energy = self._energy.copy()
         samples = self._samples.copy()
         if len(self._carry):
@@ -69,9 +70,9 @@ class LoudnessMeter:
         filled = np.flatnonzero(samples)
         if len(filled) == 0:
             return 0.0 if self._silent else 1.0
-        first = max(0, filled[-1] - round(ACTIVE_RANGE_DB / _BIN_DB) + 1)
+        first = max(0, filled[-1] - round(ACTIVE_SPEECH_RANGE_DB / _BIN_DB) + 1)
         level_db: float = 10 * math.log10(energy[first:].sum() / samples[first:].sum())
-        gain_db = min(MAX_GAIN_DB, max(MIN_GAIN_DB, TARGET_LOUDNESS_DB - level_db))
+        gain_db = min(_MAX_GAIN_DB, max(_MIN_GAIN_DB, _TARGET_LOUDNESS_DB - level_db))
         return float(10 ** (gain_db / 20))
 
     @staticmethod
@@ -80,8 +81,8 @@ class LoudnessMeter:
         frame_energy = np.square(frames, dtype=np.float64).sum(axis=1)
         with np.errstate(divide="ignore"):
             level = 10 * np.log10(frame_energy / frames.shape[1])
-        audible = level >= SILENCE_DB
-        bins = np.minimum((level[audible] - SILENCE_DB) / _BIN_DB, _BINS - 1).astype(np.int64)
+        audible = level >= DIGITAL_SILENCE_DBFS
+        bins = np.minimum((level[audible] - DIGITAL_SILENCE_DBFS) / _BIN_DB, _BINS - 1).astype(np.int64)
         # add.at adds one frame after the other; sums made per block would round differently for other blocks.
         np.add.at(energy, bins, frame_energy[audible])
         np.add.at(samples, bins, frames.shape[1])

@@ -19,15 +19,15 @@ import soundfile
 from numpy.typing import NDArray
 
 from audiovq.audio.resample import (
-    MAX_SAMPLE_RATE,
-    MIN_SAMPLE_RATE,
+    MAX_SAMPLE_RATE_HZ,
+    MIN_SAMPLE_RATE_HZ,
     StreamResampler,
     to_mono,
 )
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.errors import AudiovqError, unreadable
+from audiovq.errors import AudiovqError, unreadable_file_error
 
-EXTENSIONS = (
+AUDIO_EXTENSIONS = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
     *(".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64"),
 )
@@ -36,7 +36,7 @@ EXTENSIONS = (
 _BLOCK_VALUES = 131_072
 """Values (frames × channels) decoded at a time."""
 
-LARGEST_SAMPLE = 1e6
+MAX_SAMPLE_MAGNITUDE = 1e6
 """Float files may exceed full scale, even hold values on the scale of int16, but not without end."""
 
 # libsndfile reads a file that ends early as a shorter one, and reports that only in its log.
@@ -110,7 +110,7 @@ class AudioReader:
                 self._check_header(file)
         except OSError as error:
             self.close()
-            raise unreadable(self.name, error) from error
+            raise unreadable_file_error(self.name, error) from error
         except BaseException:
             self.close()
             raise
@@ -151,7 +151,7 @@ class AudioReader:
                         raise RuntimeError("another pass over this recording began before this one ended")
                 self._check_end(file, raw, resampler.pushed)
         except OSError as error:
-            raise unreadable(self.name, error) from error
+            raise unreadable_file_error(self.name, error) from error
         self._source_samples = resampler.pushed
         rest = resampler.flush()
         if len(rest):
@@ -223,7 +223,7 @@ class AudioReader:
 
     def _check_header(self, file: soundfile.SoundFile) -> None:
         self._check_not_empty(file.frames)
-        check_rate(file.samplerate, self.name)
+        check_sample_rate(file.samplerate, self.name)
         for announced, present in _CUT_SHORT.findall(file.extra_info):
             # One byte more may be the padding that a chunk of odd size gets.
             if int(present) + 1 < int(announced) < _UNKNOWN_SIZE:
@@ -280,25 +280,25 @@ def _piped(raw: IO[bytes]) -> Iterator[int]:
         pumping.join()
 
 
-def check_rate(rate: int, name: str) -> None:
+def check_sample_rate(rate: int, name: str) -> None:
     """Raise AudiovqError for a sample rate out of bounds. Args: name, of the recording, for the message."""
-    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+    if not MIN_SAMPLE_RATE_HZ <= rate <= MAX_SAMPLE_RATE_HZ:
         raise AudiovqError(
             f"{name}: has a sample rate of {rate} Hz; "
-            f"resample it to between {MIN_SAMPLE_RATE} and {MAX_SAMPLE_RATE} Hz"
+            f"resample it to between {MIN_SAMPLE_RATE_HZ} and {MAX_SAMPLE_RATE_HZ} Hz"
         )
 
 
 def _check_samples(samples: NDArray[np.float32], name: str) -> None:
     # Written so that a NaN, which compares with nothing, is refused too.
-    if not (np.abs(samples) <= LARGEST_SAMPLE).all():
+    if not (np.abs(samples) <= MAX_SAMPLE_MAGNITUDE).all():
         raise AudiovqError(
             f"{name}: holds NaN, infinite or absurdly large samples; "
             "write it again as 16-bit PCM from an undamaged source"
         )
 
 
-def read_span(
+def read_segment(
     path: str | os.PathLike[str], start: int = 0, count: int = -1
 ) -> tuple[NDArray[np.float32], int]:
     """Mono samples `(T,)` of a part of a file at its own rate, found by seeking, and that rate in Hz.
@@ -318,12 +318,12 @@ def read_span(
     except (OSError, RuntimeError) as error:
         raise AudiovqError(f"{path}: cannot be read ({error}); repair or remove it") from None
     mono = to_mono(samples)
-    check_rate(rate, os.fspath(path))
+    check_sample_rate(rate, os.fspath(path))
     _check_samples(mono, os.fspath(path))
     return mono, rate
 
 
-def read(source: str | os.PathLike[str] | BinaryIO) -> Recording:
+def read_recording(source: str | os.PathLike[str] | BinaryIO) -> Recording:
     """A whole recording as mono at 16 kHz; raises what `AudioReader` raises."""
     with AudioReader(source) as reader:
         samples = np.concatenate(list(reader.blocks()))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-MIN_SAMPLE_RATE = 1_000
-MAX_SAMPLE_RATE = 768_000
+MIN_SAMPLE_RATE_HZ = 1_000
+MAX_SAMPLE_RATE_HZ = 768_000
 """Bounds of the sample rates of recordings, Hz."""
 
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
 
-WRITABLE = {
+_WRITABLE = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
     ".ogg": ("OGG", "VORBIS"),
@@ -47,7 +47,7 @@ class AudioWriter:
 
     Raises:
         AudiovqError: the file exists, cannot be written, has an unknown ending or a rate that its format does
-            not know; from `write`, a signal not finite; from `close`, one too short for `num_samples`.
+            not know; from `write_audio`, a signal not finite; from `close`, one too short for `num_samples`.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class AudioWriter:
         to_stdout = os.fspath(path) == "-"
         self.name = "standard output" if to_stdout else os.fspath(path)
         suffix = ".wav" if to_stdout else Path(path).suffix.lower()
-        if suffix not in WRITABLE:
-            raise AudiovqError(f"{self.name}: has no ending of a known format; use {', '.join(WRITABLE)}")
-        container, self._subtype = WRITABLE[suffix]
+        if suffix not in _WRITABLE:
+            raise AudiovqError(f"{self.name}: has no ending of a known format; use {', '.join(_WRITABLE)}")
+        container, self._subtype = _WRITABLE[suffix]
         self.clipped = 0
         """Samples limited so far."""
         self._num_samples = num_samples
@@ -190,7 +190,9 @@ class _WavStream:
         self._out.flush()
 
 
-def write(path: str | os.PathLike[str], samples: ArrayLike, sample_rate: int, *, force: bool = False) -> None:
+def write_audio(
+    path: str | os.PathLike[str], samples: ArrayLike, sample_rate: int, *, force: bool = False
+) -> None:
     """Write a whole signal `(T,)` at `sample_rate` Hz; raises what `AudioWriter` raises."""
     with AudioWriter(path, sample_rate=sample_rate, force=force) as writer:
         writer.write(samples)

@@ -1,4 +1,4 @@
-"""The verbs that draw: `audiovq picture` (spectrograms) and `audiovq curves` (training runs)."""
+"""The verbs that draw figures: `audiovq picture` (spectrograms) and `audiovq curves` (training runs)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from audiovq.cli import options
 
 @click.command()
 @click.argument("recordings", nargs=-1, required=True, metavar="AUDIO...", type=options.PATH)
-@options.picture_option
-@options.title_option
+@options.figure_option
+@options.title_option(
+    "Title of a panel. Repeat once per AUDIO, in the same order; any other number is an error. Default: the "
+    "file names."
+)
 @options.force_option
 def picture(recordings: tuple[Path, ...], out: Path, titles: tuple[str, ...], force: bool) -> None:
-    """Draw spectrograms of recordings one above the other.
+    """Draw spectrograms of recordings, stacked vertically.
 
-    All have the same axes (seconds, 0 to 8 kHz) and the same colours (dB), so that an original and its
-    reconstruction can be compared by eye.
+    AUDIO is one or more audio files, each drawn in a panel as a whole. All panels share the same axes
+    (seconds, 0 to 8 kHz) and colour scale (dB), so that an original and its reconstruction can be compared by
+    eye. Requires `pip install 'audiovq[plot]'`.
+
+    \b
+    Example:
+      audiovq picture speech.wav speech_decoded.wav -o compare.png --title original --title decoded
     """
     _check_titles(titles, len(recordings), "recordings")
     from audiovq.plots.spectrogram import draw_spectrograms
@@ -29,15 +37,23 @@ def picture(recordings: tuple[Path, ...], out: Path, titles: tuple[str, ...], fo
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=options.PATH)
-@options.picture_option
-@options.title_option
+@options.figure_option
+@options.title_option(
+    "Title of a run, shown over each of its panels. Repeat once per RUN, in the same order; any other number "
+    "is an error. Default: the folder names."
+)
 @options.force_option
 def curves(runs: tuple[Path, ...], out: Path, titles: tuple[str, ...], force: bool) -> None:
     """Draw the learning curves of training runs.
 
-    RUN is a folder that `audiovq train` wrote, or its metrics.csv. The picture has a row per run and a column
-    per training stage: bits per sample, loss terms and perplexity, in training and on held-out data, over
-    hours and steps.
+    RUN is one or more folders written by `audiovq train`, `prior`, `image train` or `image prior`, or the
+    metrics.csv of such a folder. The figure has one row per run and one column per training stage. It shows
+    bits, loss terms and perplexity, in training and on held-out data; the lower axis counts hours or minutes,
+    the upper one steps. Requires `pip install 'audiovq[plot]'`.
+
+    \b
+    Example:
+      audiovq curves runs/small runs/large -o curves.png
     """
     _check_titles(titles, len(runs), "runs")
     from audiovq.plots.curves import draw_curves

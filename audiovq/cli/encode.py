@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 @options.in_argument
 @options.out_argument
 @options.model_option
-@options.prior_option
+@options.prior_option(".avq files need it; .npy files do not use it.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["npy", "avq"]),
-    help="npy: an array of codes with a .json beside it. avq: one file, compressed with the prior. "
-    "Default: the ending of OUT, else npy.",
+    help="npy: an array of codes, with a .json next to it. avq: one file, compressed with the prior. OUT "
+    "must have the same extension. Default: the extension of OUT, or npy for a folder, `-` or no OUT.",
 )
-@options.levels_option
+@options.levels_option(
+    "Keep only the first N (coarsest) levels of the codes, which lowers the bit rate and the quality. "
+    "Default: all."
+)
 @options.device_option
 @options.force_option
 def encode(
@@ -42,14 +45,27 @@ def encode(
 ) -> None:
     """Turn recordings into codes.
 
-    IN is a recording in any format that libsndfile reads (WAV, FLAC, MP3, Ogg, Opus, AIFF, ...), `-` for
-    standard input, or a folder. Of a folder every recording below it is encoded; run the command again to
-    continue, finished files are skipped.
+    IN is an audio file in any format that libsndfile reads (WAV, FLAC, MP3, Ogg, Opus, AIFF, ...), at any
+    sample rate; channels are mixed to mono. `-` is standard input. The bundled model gives 62.5 steps per
+    second with 3 codes each, one per level: about 1.1 kbit/s as .avq.
 
-    OUT ends in .npy or .avq, and defaults to IN with that ending (for a folder: the folder IN_codes, with the
-    same tree). A .npy holds the codes alone; the .json beside it holds length, loudness and voice, which
-    decoding uses. An .avq holds all of it and is less than half as large. `-` writes the array to standard
-    output.
+    If IN is a folder, every audio file in it, including subfolders, is encoded. A file that cannot be read
+    is reported and does not stop the others. If interrupted, rerun the command: files already done are
+    skipped. Processes started with torchrun share the files.
+
+    OUT must end in .npy or .avq. By default it is IN with its extension replaced (for a folder: IN_codes,
+    with the same directory structure). OUT is required if IN is `-`.
+
+    A .npy file contains only the codes, a one-dimensional uint16 array with the coarsest level first in each
+    step; the .json file next to it stores the length, sample rate, loudness and voice. An .avq file contains
+    everything and is less than half the size. Use `-` to write the .npy array to standard output, without
+    the .json. docs/design.md describes both formats.
+
+    \b
+    Examples:
+      audiovq encode speech.wav                     speech.npy and speech.json
+      audiovq encode speech.wav --format avq        speech.avq
+      audiovq encode recordings/ codes/             codes/.../NAME.npy for every recording
     """
 
     def load_model() -> Tokenizer:
@@ -60,8 +76,11 @@ def encode(
     if source.is_dir():
         _encode_folder(source, out, form or "npy", levels, force, load_model)
         return
-    out = options.out_beside(source, out, f".{form or 'npy'}")
-    if out != Path("-"):
+    out = options.out_or_default(source, out, f".{form or 'npy'}")
+    if out == Path("-"):
+        if form == "avq":
+            raise click.UsageError("`-` writes a .npy array; name a file for --format avq.")
+    else:
         if out.suffix not in (".npy", ".avq") or (form and out.suffix != f".{form}"):
             raise click.UsageError(f"OUT must end in {f'.{form}' if form else '.npy or .avq'}.")
         options.check_writable(out, force)
@@ -84,26 +103,26 @@ def _encode_folder(
     force: bool,
     load_model: Callable[[], Tokenizer],
 ) -> None:
-    from audiovq.audio.reader import EXTENSIONS
-    from audiovq.batch import Job, encode_files
+    from audiovq.audio.reader import AUDIO_EXTENSIONS
+    from audiovq.batch import FileJob, encode_files
     from audiovq.cli.folders import FolderRun, default_out, find_jobs
     from audiovq.io.progress import ProgressBar
 
     out = out or default_out(folder, "_codes")
-    jobs = find_jobs(folder, out, EXTENSIONS, f".{form}")
+    jobs = find_jobs(folder, out, AUDIO_EXTENSIONS, f".{form}")
     tokenizer = load_model()
     if form == "avq":
         _ = tokenizer.prior  # a missing prior is an error before the work, not after it
     fingerprint = tokenizer.info()["fingerprint"]
 
-    def finished(job: Job) -> bool:
+    def finished(job: FileJob) -> bool:
         return not force and _is_finished(job.target, fingerprint, levels)
 
     run = FolderRun(jobs, finished, "encoded", out)
     with ProgressBar("file", len(run.todo)) as bar:
         run.bar = bar
 
-        def done(job: Job, error: Exception | None) -> None:
+        def done(job: FileJob, error: Exception | None) -> None:
             run.done(job, error)
             bar.update()
 

@@ -1,4 +1,4 @@
-"""`audiovq evaluate`: scores of the tokenizer among other codecs, as a table and as a picture."""
+"""`audiovq evaluate`: scores of the tokenizer among other codecs, as a table and as a plot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from audiovq.cli import options
-from audiovq.evaluation.options import MAX_PER_SPEAKER, EvaluationOptions
+from audiovq.evaluation.evaluation_options import DEFAULT_MAX_PER_SPEAKER, EvaluationOptions
 
 # Repeated here, so that the help lists them without importing the systems; a test compares.
 SYSTEM_NAMES = (
@@ -45,10 +45,10 @@ def _split_commands(
 
 
 def _check_command(name: str, command: str) -> None:
-    from audiovq.evaluation.codecs import command_codec
+    from audiovq.evaluation.codecs import make_command_codec
 
     try:
-        command_codec(name, command)
+        make_command_codec(name, command)
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from None
 
@@ -56,18 +56,26 @@ def _check_command(name: str, command: str) -> None:
 @click.command()
 @click.argument("folder", type=options.PATH)
 @options.model_option
-@options.prior_option
+@options.prior_option(
+    "It sets the stored bits of audiovq's rows; without one, they equal the nominal bits (log2 of the "
+    "codebook size per code)."
+)
 @click.option(
     "--split",
     metavar="NAME",
-    help="Use only recordings of this split, as FOLDER/manifest.tsv names it. Default: all recordings.",
+    help="Use only recordings in this split (as named in FOLDER/manifest.tsv); an unknown name is an error. "
+    "Default: all recordings.",
 )
 @options.number_option(
     "--limit",
-    text="Use at most N recordings in all, as evenly from all speakers as possible. Default: no limit.",
+    text="Use at most N recordings in total, spread as evenly as possible across speakers. Default: no "
+    "limit.",
 )
 @options.number_option(
-    "--per-speaker", default=MAX_PER_SPEAKER, text="Use at most N recordings of each speaker."
+    "--per-speaker",
+    default=DEFAULT_MAX_PER_SPEAKER,
+    text="Use at most N recordings per speaker, the first ones by name or in the manifest. A large N uses "
+    "all.",
 )
 @click.option(
     "--system",
@@ -75,9 +83,12 @@ def _check_command(name: str, command: str) -> None:
     multiple=True,
     metavar="NAME",
     callback=_check_names,
-    help=f"Measure only this system: one of {', '.join(SYSTEM_NAMES)}, or wavenet-N and fast-N for the first "
-    "N levels of the codes. Repeatable. Default: original, mu-law, codec2-1200, codec2-2400, opus-6, opus-7, "
-    "wavenet and fast, the last two at every number of levels.",
+    help=f"Measure only this system; it is an error if it cannot be measured here. One of "
+    f"{', '.join(SYSTEM_NAMES)}, or wavenet-N and fast-N for the first N levels of the codes. wavenet-plain "
+    "is the WaveNet without spectral correction; griffin-lim starts from the spectrum predicted from the "
+    "codes; fast is `decode --fast`. Repeatable. Default: those of original, mu-law, codec2-1200, "
+    "codec2-2400, opus-6, opus-7, wavenet and fast (the last two at every number of levels) that can be "
+    "measured.",
 )
 @click.option(
     "--codec",
@@ -85,46 +96,62 @@ def _check_command(name: str, command: str) -> None:
     multiple=True,
     metavar="NAME=COMMAND",
     callback=_split_commands,
-    help="Also measure a codec of your own, for example --codec 'mine=./codec.sh {i} {o}'. In COMMAND, {i} "
-    "is the recording (16 kHz WAV), {o} the WAV to write, {d} an empty folder for temporary files. If its "
-    "last printed word is a number, that is the size of the code in bits. Repeatable.",
+    help="Also measure a codec of your own, for example --codec 'mine=./codec.sh {i} {o}'. COMMAND is split "
+    "as by a shell and run without one, once per recording. {i} is the recording (16-bit WAV, 16 kHz), {o} "
+    "the WAV to write, at any sample rate, {d} an empty folder for temporary files. If the last word on its "
+    "standard output is a number, it is taken as the size of the code in bits; otherwise the table shows a "
+    "dash and the plot leaves the codec out. Repeatable.",
 )
 @click.option(
     "--words/--no-words",
     default=None,
-    help="Measure the word error rate of a speech recogniser (English only). --words: of all recordings; "
-    "those without a transcript are compared with what is recognised in the original. Default: of recordings "
-    "with a transcript.",
+    help="Word error rate of a speech recogniser (English only). --no-words: leave it out. --words: compute "
+    "it for all recordings; where there is no transcript, the recogniser's output for the original serves as "
+    "the reference. Default: compute it for recordings with a transcript, if audiovq[words] is installed.",
 )
 @options.path_option(
     "--asr",
     metavar="FOLDER",
-    text="Speech recogniser for --words: folder of a Whisper model in CTranslate2 format. Default: Whisper "
-    "tiny.en.",
+    text="Speech recogniser: the folder of a Whisper model in CTranslate2 format. Excludes --no-words. "
+    "Default: Whisper tiny.en, which audiovq[words] installs.",
 )
 @options.path_option(
-    "--json", "json_out", metavar="OUT", text="Also write the scores of every recording as JSON."
+    "--json",
+    "json_out",
+    metavar="OUT",
+    text="Also write the scores of every recording to this JSON file (not `-`, unlike --json of other "
+    "verbs).",
 )
 @options.path_option(
     "--plot",
     "plot_out",
     metavar="OUT",
-    text="Also plot the scores over stored bits per second: a .png, .pdf or .svg file.",
+    text="Also plot all scores against the stored bit rate, to a .png, .pdf or .svg file. Requires "
+    "audiovq[plot].",
 )
 @options.force_option
 def evaluate(folder: Path, **values: Any) -> None:
-    """Score reconstructed speech of the model and of other codecs.
+    """Score speech reconstructed by the model and by other codecs.
 
-    FOLDER holds recordings, laid out as for `audiovq train`; those of 12 s and longer are left out. Prints a
-    Markdown table: bits per second, PESQ, ESTOI, DistillMOS, speaker similarity, word error rate, and seconds
-    of computing per second of speech.
+    FOLDER holds recordings, laid out as for `audiovq train`; recordings of 12 s or longer are skipped, as
+    PESQ is meant for short ones. A transcript is the column `text` of FOLDER/manifest.tsv, or VCTK's text
+    file of the recording. Runs on the CPU.
 
-    This needs pip install 'audiovq[eval]', and for words also 'audiovq[words]'. Codec2 and Opus are measured
-    if c2enc and c2dec, opusenc and opusdec are on PATH.
+    Prints a Markdown table: stored and nominal bits per second, PESQ, ESTOI, DistillMOS, speaker similarity,
+    word error rate, and compute time (to encode and decode) per second of speech. Stored bits
+    are those of the whole .avq file for audiovq, and of the payload without its container for other codecs.
+    docs/evaluation.md describes systems and columns.
+
+    Requires `pip install 'audiovq[eval]'`; the word error rate also needs 'audiovq[words]'. Codec2 is
+    measured if c2enc and c2dec are on PATH, and Opus if opusenc and opusdec are.
+
+    \b
+    Example:
+      audiovq evaluate FOLDER --split eval-speakers --json scores.json --plot scores.png
     """
     how = EvaluationOptions(**values)
     if how.json_out == Path("-"):
-        raise click.UsageError("--json takes a file: the table goes to standard output.")
+        raise click.UsageError("--json takes a file; the table goes to standard output.")
     if how.asr is not None and how.words is False:
         raise click.UsageError("--asr and --no-words exclude each other.")
     if how.json_out is not None:
@@ -138,9 +165,9 @@ def evaluate(folder: Path, **values: Any) -> None:
 
 
 def _check_plot(out: Path, force: bool) -> None:
-    """Fail before the work, not after it, if the picture cannot be drawn."""
-    from audiovq.plots.spectrogram import load_figure_class, picture_format
+    """Fail before the work, not after it, if the plot cannot be drawn."""
+    from audiovq.plots.spectrogram import figure_format, load_figure_class
 
-    picture_format(out)
+    figure_format(out)
     load_figure_class(out)
     options.check_writable(out, force)

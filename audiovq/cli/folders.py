@@ -8,28 +8,31 @@ from pathlib import Path
 
 import click
 
-from audiovq.batch import Job
-from audiovq.distributed import all_reduce_floats, launched_rank, process_group
+from audiovq.batch import FileJob
+from audiovq.distributed import all_reduce_floats, process_group, torchrun_rank
 from audiovq.errors import AudiovqError
-from audiovq.io.atomic import remove_leftovers
+from audiovq.io.atomic import remove_leftover_files
 from audiovq.io.progress import ProgressBar
 
 
-def find_jobs(folder: Path, out: Path, suffixes: Collection[str], new_suffix: str) -> list[Job]:
+def find_jobs(folder: Path, out: Path, suffixes: Collection[str], new_suffix: str) -> list[FileJob]:
     """Files under `folder` that end in one of `suffixes` (lower case), sorted, and their targets under `out`.
 
     Names that start with a dot are left out: operating systems keep metadata in such files.
 
     Raises:
         AudiovqError: no such file in the folder, or it cannot be read.
+        click.UsageError: `out` is standard output.
     """
+    if out == Path("-"):
+        raise click.UsageError("OUT must be a folder, as the input is one.")
     jobs = []
     for parent, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             source = Path(parent, name)
             if source.suffix.lower() in suffixes and not name.startswith("."):
-                jobs.append(Job(source, out / source.relative_to(folder).with_suffix(new_suffix)))
+                jobs.append(FileJob(source, out / source.relative_to(folder).with_suffix(new_suffix)))
     if not jobs:
         endings = " ".join(sorted(suffixes))
         raise AudiovqError(f"{folder}: holds no file that ends in {endings}; check the path")
@@ -48,16 +51,18 @@ class FolderRun:
         out: folder of the results; temporary files that a killed run left there are removed.
     """
 
-    def __init__(self, jobs: Sequence[Job], finished: Callable[[Job], bool], verb: str, out: Path) -> None:
-        mine = launched_rank().shard(jobs)
+    def __init__(
+        self, jobs: Sequence[FileJob], finished: Callable[[FileJob], bool], verb: str, out: Path
+    ) -> None:
+        mine = torchrun_rank().shard(jobs)
         self.verb = verb
         self.out = out
         self.total = len(mine)
         self.failed = 0
         self.skipped = 0
-        self.todo: list[Job] = []
+        self.todo: list[FileJob] = []
         self.bar: ProgressBar | None = None
-        remove_leftovers(out)
+        remove_leftover_files(out)
         # Two sources can differ in their ending alone: the first one keeps the target.
         owners: dict[Path, Path] = {}
         for job in jobs:
@@ -76,7 +81,7 @@ class FolderRun:
             except AudiovqError as error:
                 self.done(job, error)
 
-    def done(self, job: Job, error: Exception | None) -> None:
+    def done(self, job: FileJob, error: Exception | None) -> None:
         """Count a job, and print its error if it failed. The others go on."""
         if error is None:
             return
@@ -85,7 +90,7 @@ class FolderRun:
             self.bar.clear()
         click.echo(f"audiovq: error: {error}", err=True)
 
-    def each(self, work: Callable[[Job], None]) -> None:
+    def each(self, work: Callable[[FileJob], None]) -> None:
         """Call `work` on every job that is left, one after another."""
         with ProgressBar("file", len(self.todo)) as self.bar:
             for job in self.todo:
@@ -100,7 +105,7 @@ class FolderRun:
         """Print on standard error how many files were done. Raises AudiovqError if any failed."""
         with process_group():
             total, skipped, failed = map(int, all_reduce_floats([self.total, self.skipped, self.failed]))
-        if launched_rank().is_first:
+        if torchrun_rank().is_first:
             done = total - failed - skipped
             counts = f"{done} {self.verb}, {skipped} skipped as finished, {failed} failed"
             click.echo(f"{self.out}: {counts}", err=True)
@@ -109,7 +114,7 @@ class FolderRun:
 
 
 def default_out(folder: Path, ending: str) -> Path:
-    """Default folder for the results of `folder`: beside it, under its name with `ending`."""
+    """Default folder for the results of `folder`: next to it, under its name with `ending`."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     return named.with_name(named.name + ending)
 

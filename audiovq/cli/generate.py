@@ -1,4 +1,4 @@
-"""`audiovq generate` and `audiovq convert`: new speech from the prior, and speech in another voice."""
+"""`audiovq generate`: new speech from the prior."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @options.model_option
-@options.prior_option
+@options.prior_option("Without a prior, this verb fails.")
 @options.speaker_option
 @options.voice_option
 @click.option(
@@ -25,37 +25,52 @@ if TYPE_CHECKING:
     default=4.0,
     show_default=True,
     metavar="S",
-    help="Length of each new recording in seconds, without the prompt.",
+    help="Length of each new recording in seconds, not counting the prompt.",
 )
 @options.number_option(
     "--count",
     default=1,
-    text="Number of recordings to generate. Number i is the one that --seed SEED+i gives alone.",
+    text="Number of recordings. Recording i, counted from 0, is the same as one generated alone with --seed "
+    "SEED+i.",
 )
-@options.levels_option
+@options.levels_option(
+    "Sample only the first N (coarsest) levels of the codes, which lowers the quality. Default: all levels "
+    "of the prompt or the model."
+)
 @options.prior_temperature_option
 @options.top_k_option
 @click.option(
     "--guidance",
-    type=click.FloatRange(0, 100),
+    type=click.FloatRange(0, 100, max_open=True),
+    default=1.0,
+    show_default=True,
     metavar="SCALE",
-    help="Classifier-free guidance scale for the voice; 0 disables it. Default: 1.",
+    help="Classifier-free guidance towards the voice: the prior's logits become L + SCALE * (L - L without "
+    "the voice). 0 disables it, and so does having no voice.",
 )
-@options.seed_option
+@options.seed_option("Random seed of the prior and the WaveNet.")
 @options.path_option(
     "--prompt",
     metavar="FILE",
-    text="Recording or code file (.npy, .avq) to continue; the result begins with it.",
+    text="Audio file or code file (.npy, .avq) to continue. The result begins with it, decoded again from "
+    "its codes, and has its voice unless --speaker or --voice is given.",
 )
-@click.option("--codes", "with_codes", is_flag=True, help="Also write the codes, as a .npy beside the sound.")
+@click.option(
+    "--codes",
+    "with_codes",
+    is_flag=True,
+    help="Also write the codes, those of the prompt included, as a .npy and a .json next to each audio file. "
+    "An error with `-o -`.",
+)
 @options.fast_option
 @click.option(
     "-o",
     "--out",
     type=options.PATH_OR_DASH,
     metavar="OUT",
-    help="Sound file to write (.wav, .flac, .ogg, .mp3; - for standard output), or with --count over 1 a "
-    "folder. Default: generated.wav, or the folder generated.",
+    help="Audio file to write (.wav, .flac, .ogg or .mp3; `-` streams WAV to standard output). If --count is "
+    "greater than 1, a folder, in which each WAV is named by its seed (0000.wav, ...). Default: "
+    "generated.wav, or the folder generated.",
 )
 @options.force_option
 def generate(
@@ -68,7 +83,7 @@ def generate(
     levels: int | None,
     temperature: float,
     top_k: int,
-    guidance: float | None,
+    guidance: float,
     seed: int,
     prompt: Path | None,
     with_codes: bool,
@@ -78,16 +93,23 @@ def generate(
 ) -> None:
     """Generate new speech from the prior.
 
-    The prior, a model of code sequences, samples codes, and the WaveNet decodes them in the voice of a
-    trained speaker (--speaker) or of a recording (--voice). Without either, the trained speaker that fits the
-    codes best gives the voice.
+    The prior samples codes, and the WaveNet, always at temperature 1, turns them into speech in the voice of
+    a trained speaker (--speaker), of a recording (--voice) or of the prompt. If none is given, the
+    trained speaker that best matches the sampled codes is used. The new speech has no meaningful words. Runs
+    on the CPU.
+
+    \b
+    Examples:
+      audiovq generate --speaker NAME --seconds 10
+      audiovq generate --prompt start.wav --count 4 -o continued/
     """
     options.check_one_voice(speaker, voice)
     out = out or Path("generated" if count > 1 else "generated.wav")
     if count > 1 and (out == Path("-") or out.suffix):
-        raise click.UsageError("--out must be a folder when --count is over 1.")
+        raise click.UsageError("--out must be a folder if --count is greater than 1.")
+    if with_codes and out == Path("-"):
+        raise click.UsageError("--codes needs an audio file in --out, not `-`.")
     targets = [out] if count == 1 else [out / f"{seed + i:04}.wav" for i in range(count)]
-    from audiovq.prior.sampler import PRIOR_GUIDANCE
     from audiovq.tokenizer import load
 
     _check_targets(targets, with_codes, force)
@@ -103,7 +125,7 @@ def generate(
         seed=seed,
         temperature=temperature,
         top_k=top_k,
-        guidance=PRIOR_GUIDANCE if guidance is None else guidance,
+        guidance=guidance,
     )
     _decode_all(tokenizer, made, targets, seed, fast, force, with_codes)
     if out != Path("-"):
@@ -111,72 +133,12 @@ def generate(
         click.echo(f"{out}: {len(made)} generated, {total:.2f} s", err=True)
 
 
-@click.command()
-@options.in_argument
-@options.out_argument
-@options.model_option
-@options.speaker_option
-@options.voice_option
-@options.seed_option
-@options.temperature_option
-@options.fast_option
-@options.levels_option
-@options.force_option
-def convert(
-    source: Path,
-    out: Path | None,
-    model: Path | None,
-    speaker: str | None,
-    voice: Path | None,
-    seed: int,
-    temperature: float | None,
-    fast: bool,
-    levels: int | None,
-    force: bool,
-) -> None:
-    """Convert a recording to another voice.
-
-    IN is a recording, or `-` for standard input; OUT is a sound file, by default IN_converted.wav. Give
-    --speaker or --voice.
-
-    The fine levels of the codes keep some of the original voice: with --levels 1 the result is closer to the
-    new voice, but less clear.
-    """
-    if (speaker is None) == (voice is None):
-        raise click.UsageError("Give either --speaker or --voice.")
-    out = options.out_beside(source, out, "_converted.wav")
-    options.check_writable(out, force)
-    from audiovq.io.progress import SpeechBar
-    from audiovq.tokenizer import TEMPERATURE, load
-
-    tokenizer = load(model)
-    name = options.speaker_name(speaker, tokenizer)
-    target_voice = None if voice is None else tokenizer.voice_of(voice)
-    if name is not None:
-        tokenizer.voices.number(name)  # an unknown speaker is an error before the work
-    codes = tokenizer.encode(source, levels=levels)
-    with SpeechBar(codes.seconds) as bar:
-        tokenizer.decode_file(
-            codes,
-            out,
-            speaker=name,
-            voice=target_voice,
-            seed=seed,
-            temperature=TEMPERATURE if temperature is None else temperature,
-            fast=fast,
-            force=force,
-            progress=bar.part(codes.seconds),
-        )
-    if out != Path("-"):
-        click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
-
-
 def _check_targets(targets: list[Path], with_codes: bool, force: bool) -> None:
     """Fail before the work if an output exists."""
     for target in targets:
         if target.parent.is_dir():
             options.check_writable(target, force)
-            if with_codes and target != Path("-"):
+            if with_codes:
                 options.check_writable(target.with_suffix(".npy"), force)
 
 
@@ -196,13 +158,13 @@ def _decode_all(
     force: bool,
     with_codes: bool,
 ) -> None:
-    from audiovq.io.progress import SpeechBar
+    from audiovq.io.progress import SpeechProgressBar
 
-    with SpeechBar(sum(codes.seconds for codes in made)) as bar:
+    with SpeechProgressBar(sum(codes.seconds for codes in made)) as bar:
         for i, (codes, target) in enumerate(zip(made, targets, strict=True)):
             if len(targets) > 1:
                 target.parent.mkdir(parents=True, exist_ok=True)
             progress = bar.part(codes.seconds)
             tokenizer.decode_file(codes, target, seed=seed + i, fast=fast, force=force, progress=progress)
-            if with_codes and target != Path("-"):
+            if with_codes:
                 codes.save(target.with_suffix(".npy"), force=force)

@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 @click.group(cls=options.OrderedGroup)
 def image() -> None:
-    """Turn pictures into grids of integers and back.
+    """Turn images into grids of integers and back.
+
+    The bundled model is a small one, of greyscale clothing (Fashion-MNIST, 28 x 28 pixels, 4 x 4 per code).
+    Train a model of your own for other images. docs/images.md describes models and files. Requires
+    `pip install 'audiovq[image]'`.
 
     \b
+    Examples:
       audiovq image generate new.png --each-class
-      audiovq image encode photo.png
-      audiovq image decode photo.npy back.png
-      audiovq image train image-folder --data pictures/ --out runs/mine
+      audiovq image train image-folder --data photos/ --out runs/mine
       audiovq image encode photo.png --model runs/mine/model.safetensors
+      audiovq image decode photo.npy back.png --model runs/mine/model.safetensors
     """
 
 
@@ -37,28 +41,35 @@ def image() -> None:
     "--class",
     "label",
     metavar="NAME|NUMBER",
-    help="Class of the pictures, one that `audiovq image info` lists; it is stored with the codes and helps "
-    "a decoder that is conditioned on classes.",
+    help="Class of the image, or of all images of a folder, as listed by `audiovq image info`. It is stored "
+    "with the codes and used by class-conditional decoders (the bundled one is not). Default: no class.",
 )
 @options.device_option
 @options.force_option
 def image_encode(
     source: Path, out: Path | None, model: Path | None, label: str | None, device: str, force: bool
 ) -> None:
-    """Turn pictures into codes.
+    """Turn images into codes.
 
-    IN is a picture (PNG, JPEG, ...), `-` for standard input, or a folder. Of a folder every picture below it
-    is encoded; run the command again to continue, finished files are skipped.
+    IN is an image of any size (PNG, JPEG, BMP, GIF, TIFF, WebP, PGM, PPM), `-` for standard input, or a
+    folder. Sides are padded to a multiple of the pixels per code. A greyscale model keeps only the luma of a
+    colour image; transparency is composited on white.
 
-    OUT ends in .npy and defaults to IN with that ending (for a folder: the folder IN_codes, with the same
-    tree). The .json beside it holds size and number of channels. `-` writes the array to standard output.
+    If IN is a folder, every image in it, including subfolders, is encoded. A file that cannot be read is
+    reported and does not stop the others. If interrupted, rerun the command: files already done are skipped.
+    Processes started with torchrun share the files.
+
+    OUT must end in .npy. By default it is IN with its extension replaced (for a folder: IN_codes, with the
+    same directory structure). OUT is required if IN is `-`. It contains the codes, a two-dimensional uint16
+    array; the .json file next to it stores the image size, greyscale or colour, and the class. Use `-` to
+    write the array to standard output, without the .json.
     """
     from audiovq.image.tokenizer import load_image_tokenizer
 
     if source.is_dir():
         _encode_folder(source, out, load_image_tokenizer(model, device=device), label, force)
         return
-    out = options.out_beside(source, out, ".npy")
+    out = options.out_or_default(source, out, ".npy")
     if out != Path("-"):
         options.check_writable(out, force)
         options.check_writable(out.with_suffix(".json"), force)
@@ -72,7 +83,7 @@ def image_encode(
 def _encode_folder(
     folder: Path, out: Path | None, tokenizer: ImageTokenizer, label: str | None, force: bool
 ) -> None:
-    from audiovq.batch import Job
+    from audiovq.batch import FileJob
     from audiovq.cli.folders import FolderRun, default_out, find_jobs
     from audiovq.errors import AudiovqError
     from audiovq.image.codes import CodeGrid
@@ -81,7 +92,7 @@ def _encode_folder(
     out = out or default_out(folder, "_codes")
     tokenizer.class_id(label)  # an unknown class is an error before the work
 
-    def finished(job: Job) -> bool:
+    def finished(job: FileJob) -> bool:
         if force or not (job.target.exists() and job.target.with_suffix(".json").exists()):
             return False
         if CodeGrid.load(job.target).fingerprint != tokenizer.fingerprint:
@@ -90,7 +101,7 @@ def _encode_folder(
             )
         return True
 
-    def work(job: Job) -> None:
+    def work(job: FileJob) -> None:
         tokenizer.encode(job.source, label).save(job.target, force=force)
 
     run = FolderRun(find_jobs(folder, out, IMAGE_EXTENSIONS, ".npy"), finished, "encoded", out)
@@ -105,13 +116,19 @@ def _encode_folder(
 @options.device_option
 @options.force_option
 def image_decode(source: Path, out: Path | None, model: Path | None, device: str, force: bool) -> None:
-    """Turn codes into pictures.
+    """Turn codes into images.
 
-    CODES is a .npy file, `-` for standard input, or a folder. Of a folder every code file below it is
-    decoded; run the command again to continue, finished files are skipped.
+    CODES is a .npy file, `-` for a .npy array on standard input, or a folder. The model must be the one that
+    made the codes. Without its .json, a .npy is decoded without a class, and
+    padding is not cropped: the sides of the image are multiples of the pixels per code.
 
-    OUT ends in .png or .jpg and defaults to CODES_decoded.png (for a folder: the folder CODES_decoded, with
-    the same tree). `-` writes a PNG to standard output. The .json beside the codes gives the picture's size.
+    If CODES is a folder, every .npy in it, including subfolders, is decoded to PNG. A file that cannot be
+    decoded is reported and does not stop the others. If interrupted, rerun the command: files already done
+    are skipped. Processes started with torchrun share the files.
+
+    OUT must end in .png, .jpg or .jpeg. By default photo.npy is decoded to photo_decoded.png (a folder: to
+    CODES_decoded, with the same directory structure). OUT is required if CODES is `-`. Use `-` to write a PNG
+    to standard output.
     """
     from audiovq.image.codes import CodeGrid
     from audiovq.image.files import write_picture
@@ -120,7 +137,7 @@ def image_decode(source: Path, out: Path | None, model: Path | None, device: str
     if source.is_dir():
         _decode_folder(source, out, load_image_tokenizer(model, device=device), force)
         return
-    out = options.out_beside(source, out, "_decoded.png", "CODES")
+    out = options.out_or_default(source, out, "_decoded.png", "CODES")
     options.check_writable(out, force)
     pixels = load_image_tokenizer(model, device=device).decode(CodeGrid.load(source))
     write_picture(out, pixels, force=force)
@@ -129,7 +146,7 @@ def image_decode(source: Path, out: Path | None, model: Path | None, device: str
 
 
 def _decode_folder(folder: Path, out: Path | None, tokenizer: ImageTokenizer, force: bool) -> None:
-    from audiovq.batch import Job
+    from audiovq.batch import FileJob
     from audiovq.cli.folders import FolderRun, default_out, find_jobs
     from audiovq.image.codes import CodeGrid
     from audiovq.image.files import write_picture
@@ -138,10 +155,10 @@ def _decode_folder(folder: Path, out: Path | None, tokenizer: ImageTokenizer, fo
     if out.resolve() == folder.resolve():
         raise click.UsageError("OUT must be another folder than CODES.")
 
-    def finished(job: Job) -> bool:
+    def finished(job: FileJob) -> bool:
         return not force and job.target.exists()
 
-    def work(job: Job) -> None:
+    def work(job: FileJob) -> None:
         write_picture(job.target, tokenizer.decode(CodeGrid.load(job.source)), force=force)
 
     run = FolderRun(find_jobs(folder, out, {".npy"}, ".png"), finished, "decoded", out)
@@ -155,7 +172,8 @@ def _decode_folder(folder: Path, out: Path | None, tokenizer: ImageTokenizer, fo
 def image_info(path: Path | None, as_json: bool) -> None:
     """Describe a code file (.npy) or an image model (.safetensors).
 
-    Without FILE, the model that ships is described.
+    Without FILE, the bundled model is described. For codes, prints the size of the grid and of the image,
+    the number of distinct codes, and the class; for a model, its sizes, classes, and whether it has a prior.
     """
     if path is None or path.suffix != ".npy":
         from audiovq.image.tokenizer import load_image_tokenizer

@@ -13,23 +13,29 @@ from audiovq.cli import options
 @click.argument("out", type=options.PATH)
 @options.image_model_option
 @options.number_option(
-    "--count", default=16, text="Number of pictures; with --class or --each-class the number per class."
+    "--count", default=16, text="Number of images; with --class or --each-class, the number per class."
 )
 @click.option(
     "--class",
     "labels",
     multiple=True,
     metavar="NAME|NUMBER",
-    help="Generate pictures of this class, one that `audiovq image info` lists. Repeatable. Default: of no "
-    "class in particular.",
+    help="Generate images of this class, as listed by `audiovq image info`; an unknown class is an error. "
+    "Repeatable; with several classes, each has one grid row. Excludes --each-class. Default: unconditional.",
 )
-@click.option("--each-class", is_flag=True, help="Generate pictures of every class, a row of the grid each.")
+@click.option(
+    "--each-class",
+    is_flag=True,
+    help="Generate images of every class, one grid row of --count images per class. An error if the model "
+    "has no classes. Excludes --class.",
+)
 @click.option(
     "--size",
     metavar="WxH",
-    help="Width and height of a picture in pixels, for example 64x48. Default: as in training.",
+    help="Width and height of an image in pixels, for example 64x48; any size, also other than the training "
+    "size. Codes that reach over the edges are cropped. Default: the training size, square.",
 )
-@options.seed_option
+@options.seed_option("Random seed of the prior.")
 @options.prior_temperature_option
 @options.top_k_option
 @options.device_option
@@ -47,22 +53,27 @@ def image_generate(
     device: str,
     force: bool,
 ) -> None:
-    """Generate new pictures from the prior.
+    """Generate new images from the prior.
 
-    OUT is a .png or .jpg file for one grid of all pictures, or a folder for a PNG of each and its codes.
+    OUT is a .png or .jpg file (all images in one grid, about square without classes) or a folder (one PNG per
+    image, 00000.png and so on, with its codes as .npy and .json). It cannot be `-`.
     """
     import numpy as np
 
     if each_class and labels:
         raise click.UsageError("--class and --each-class exclude each other.")
+    if out == Path("-"):
+        raise click.UsageError("OUT must be a file or a folder, not `-`.")
     width, height = _parse_size(size)
     is_grid = bool(out.suffix)
     if is_grid:
         options.check_writable(out, force)
-    from audiovq.image.files import grid, write_picture
+    from audiovq.image.files import tile_pictures, write_picture
     from audiovq.image.tokenizer import load_image_tokenizer
 
     tokenizer = load_image_tokenizer(model, device=device)
+    if each_class and not tokenizer.classes:
+        raise click.UsageError(f"--each-class: {tokenizer.path.name} has no classes.")
     wanted: list[str | None] = list(tokenizer.classes if each_class else labels)
     wanted = wanted or [None]
     grids = [
@@ -82,24 +93,26 @@ def image_generate(
     pictures = [tokenizer.decode(codes) for codes in grids]
     if is_grid:
         columns = count if len(wanted) > 1 else None
-        write_picture(out, grid(np.stack(pictures), columns), force=force)
+        write_picture(out, tile_pictures(np.stack(pictures), columns), force=force)
     else:
         out.mkdir(parents=True, exist_ok=True)
         for n, (codes, pixels) in enumerate(zip(grids, pictures, strict=True)):
             codes.save(out / f"{n:05d}.npy", force=force)
             write_picture(out / f"{n:05d}.png", pixels, force=force)
-    click.echo(f"{out}: {len(pictures)} pictures", err=True)
+    click.echo(f"{out}: {len(pictures)} images", err=True)
 
 
 @click.command("evaluate")
-@click.argument("folder", type=options.PATH)
+@click.argument("folder", metavar="DATA", type=options.PATH)
 @options.image_model_option
-@options.number_option("--limit", default=2000, text="Maximum number of pictures to score.")
+@options.number_option(
+    "--limit", default=2000, text="Maximum number of images to score, spread evenly over all."
+)
 @options.path_option(
     "--grid",
     "grid_out",
     metavar="OUT",
-    text="Also write a .png or .jpg with 40 originals, each with its reconstruction on the right.",
+    text="Also write a .png or .jpg showing up to 40 originals, each with its reconstruction to the right.",
 )
 @options.json_option
 @options.device_option
@@ -113,22 +126,25 @@ def image_evaluate(
     device: str,
     force: bool,
 ) -> None:
-    """Score a model on the held-out pictures of a folder.
+    """Score a model on held-out images.
 
-    FOLDER holds pictures as for `audiovq image train --data`; its test files are held out, or every tenth
-    picture. Prints squared error, PSNR, bits per dimension, perplexity of the codes, and bits per code under
-    the prior and under the frequencies of the codes alone.
+    DATA holds images, laid out as for `audiovq image train`; its held-out part is the same as in training.
+    Images larger than the training size are cut into patches of that size.
+
+    Prints the mean squared error (of values from 0 to 1) and its PSNR; bits per code under a unigram model
+    (code frequencies only), under the prior, and under the prior given the class; bits per dimension of the
+    decoder alone, and of decoder plus codes at the lowest of these three; and the perplexity of the codes.
     """
     if grid_out is not None:
         options.check_writable(grid_out, force)
     import json
     from dataclasses import asdict
 
-    from audiovq.evaluation.image import evaluate_images, image_table
+    from audiovq.evaluation.image import evaluate_images, format_image_scores
     from audiovq.image.tokenizer import load_image_tokenizer
 
     scores = evaluate_images(load_image_tokenizer(model, device=device), folder, limit, grid_out, force)
-    click.echo(json.dumps(asdict(scores), indent=2) if as_json else image_table(scores))
+    click.echo(json.dumps(asdict(scores), indent=2) if as_json else format_image_scores(scores))
 
 
 def _parse_size(size: str | None) -> tuple[int | None, int | None]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
 
 
-STORED_SECONDS = 300.0
+_MAX_SECONDS_TO_COMPRESS = 300.0
 """Longer recordings are not compressed just to find out how many bits they take."""
 
 
@@ -28,13 +28,23 @@ STORED_SECONDS = 300.0
 def info(path: Path | None, model: Path | None, as_json: bool) -> None:
     """Describe a code file or a model.
 
-    FILE is a code file (.npy or .avq) or a model (.safetensors). Without FILE, the model that ships is
-    described. For codes of another model give --model too: only then is the bit rate of the stored file
-    known.
+    FILE is a code file (.npy or .avq) or a speech model (.safetensors); `audiovq image info` describes those
+    of images. Without FILE, the model of --model is described; with a model as FILE, --model is an error.
+
+    For codes, prints the number of steps, levels and codes, length, sample rate, loudness, voice, and bits
+    per second: `bits per second` is log2 of the codebook size for each code, `stored bits per second` the
+    size as .avq (only for codes of up to 5 minutes or an .avq file, and if the model has a prior). For codes
+    from a different model, pass --model: without it an .avq file cannot be read, and the stored bit rate of a
+    .npy file is not shown.
+
+    For a model, prints its rates, levels, sizes, delays and number of speakers.
     """
+    is_codes = path is not None and path.suffix in (".npy", ".avq")
+    if path is not None and not is_codes and model is not None:
+        raise click.UsageError("--model is for a code file, but FILE is a model.")
     from audiovq.tokenizer import load
 
-    if path is not None and path.suffix in (".npy", ".avq"):
+    if path is not None and is_codes:
         echo_facts(_code_facts(path, load(model)), as_json)
     else:
         echo_facts(load(path or model).info(), as_json)
@@ -46,8 +56,8 @@ def info(path: Path | None, model: Path | None, as_json: bool) -> None:
 def speakers(model: Path | None, as_json: bool) -> None:
     """List the trained speakers of a model.
 
-    Prints number, name, sex, and minutes of speech in training. --speaker of other verbs takes number or
-    name.
+    Prints each speaker's number, name, sex and minutes of training speech. Use the number or the name with
+    --speaker in `audiovq decode`, `generate` and `convert`.
     """
     from audiovq.tokenizer import load
 
@@ -109,11 +119,11 @@ def _code_facts(path: Path, tokenizer: Tokenizer) -> dict[str, object]:
 def _stored_rate(path: Path, tokenizer: Tokenizer, codes: CodeSequence) -> float | None:
     """Bits a second as `.avq`, header and voice included; None where the model has no prior."""
     from audiovq.errors import AudiovqError
-    from audiovq.prior.sampler import prior_beside
+    from audiovq.prior.sampler import find_prior_path
 
     if path.suffix == ".avq":
         return 8 * path.stat().st_size / codes.seconds
-    if codes.seconds > STORED_SECONDS or not prior_beside(tokenizer.path).exists():
+    if codes.seconds > _MAX_SECONDS_TO_COMPRESS or not find_prior_path(tokenizer.path).exists():
         return None
     try:
         return 8 * len(tokenizer.prior.compressed(codes)) / codes.seconds

@@ -13,17 +13,18 @@ from collections.abc import Sequence
 import click
 
 from audiovq import __version__
+from audiovq.cli.convert import convert
 from audiovq.cli.decode import decode
 from audiovq.cli.draw import curves, picture
 from audiovq.cli.encode import encode
 from audiovq.cli.evaluate import evaluate
-from audiovq.cli.generate import convert, generate
+from audiovq.cli.generate import generate
 from audiovq.cli.image import image
 from audiovq.cli.info import info, speakers
-from audiovq.cli.log import log_to_stderr
 from audiovq.cli.merge import merge
 from audiovq.cli.options import OrderedGroup
 from audiovq.cli.score import score
+from audiovq.cli.stderr_log import log_to_stderr
 from audiovq.cli.train import prior, train
 from audiovq.errors import AudiovqError
 
@@ -44,7 +45,10 @@ def cli(ctx: click.Context) -> None:
       audiovq generate --speaker NAME      generates new speech from the prior
       audiovq info speech.npy              describes the codes
 
-    `audiovq VERB --help` explains a verb. Where a file is asked for, `-` is standard input or output.
+    `audiovq VERB --help` explains a verb. `-` means standard input as the IN or CODES, and standard output as
+    the OUT, of encode, decode, convert, generate, image encode and image decode. Results go to standard
+    output, messages to standard error. Exit codes: 0 done, 1 bad input or output, 2 wrong usage, 130
+    interrupted.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

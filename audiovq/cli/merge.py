@@ -12,14 +12,25 @@ from audiovq.cli import options
 @click.command()
 @click.argument("base", type=options.PATH)
 @click.argument("out", type=options.PATH)
-@options.path_option("--spectral-head", metavar="MODEL", text="Take the spectral head from this model file.")
-@options.path_option("--wavenet", metavar="MODEL", text="Take the WaveNet from this model file.")
+@options.path_option(
+    "--spectral-head",
+    metavar="MODEL",
+    text="Take the spectral head (the decoder of --fast) from this model file.",
+)
+@options.path_option("--wavenet", metavar="MODEL", text="Take the WaveNet decoder from this model file.")
 @options.path_option(
     "--prior",
     metavar="PRIOR",
-    text="Prior of BASE: also write it beside OUT, as the prior of the merged model.",
+    text="The prior of BASE; it is copied to OUT-prior.safetensors (OUT without extension), as the prior of "
+    "the merged model. Default: no prior is copied.",
 )
-@options.overrides_option("name, corrections, correction_momentum or output_gain_db", "output_gain_db=3")
+@options.overrides_option(
+    "a setting of the model that no weight depends on",
+    "output_gain_db=3",
+    "KEY is one of: name (the model's name, as `audiovq info` shows it; codes do not depend on it); "
+    "corrections (the default of `decode --corrections`); correction_momentum (from 0 to below 1: the "
+    "momentum of these passes, as in fast Griffin-Lim); output_gain_db (gain in dB applied after decoding). ",
+)
 @options.force_option
 def merge(
     base: Path,
@@ -32,12 +43,20 @@ def merge(
 ) -> None:
     """Merge parts that were trained separately into one model.
 
-    BASE and OUT are model files (.safetensors). OUT gets everything from BASE, the codes included, except the
-    parts that --spectral-head and --wavenet take from other models. Both parts train on frozen codes, so each
-    can have a training run of its own: `audiovq train --stage NAME --init BASE`.
+    BASE and OUT are model files (.safetensors). OUT is a copy of BASE, including its codebook, except for the
+    parts taken from other models with --spectral-head and --wavenet and the settings changed with --set. At
+    least one option is required.
+
+    Both parts are trained with the codes frozen, so each can be trained in a separate run that starts from
+    BASE. Models that differ from BASE in any other part are refused.
+
+    \b
+    Example:
+      audiovq train default --data FOLDER --stage wavenet --init base.safetensors --out runs/wavenet
+      audiovq merge base.safetensors merged.safetensors --wavenet runs/wavenet/model.safetensors
     """
     if spectral_head is None and wavenet is None and prior is None and not overrides:
-        raise click.UsageError("Give --spectral-head, --wavenet, --prior or --set.")
+        raise click.UsageError("At least one of --spectral-head, --wavenet, --prior and --set is required.")
     options.check_writable(out, force)
     from audiovq.training.merge import merge_models
 

@@ -25,7 +25,7 @@ class OrderedGroup(click.Group):
         return list(self.commands)
 
 
-class RunFlags(TypedDict):
+class TrainingRunFlags(TypedDict):
     """Options of a training run that are fields of `RunOptions`."""
 
     resume: bool
@@ -45,7 +45,7 @@ def path_option(*names: str, metavar: str, text: str, required: bool = False) ->
 def number_option(
     name: str, text: str, default: int | None = None, least: int = 1, metavar: str = "N"
 ) -> Callable[[Verb], Verb]:
-    """An option that takes a whole number."""
+    """An option that takes an integer."""
     kind = click.IntRange(min=least)
     shown = default is not None
     return click.option(name, type=kind, default=default, show_default=shown, metavar=metavar, help=text)
@@ -60,50 +60,62 @@ config_argument = click.argument("config", type=PATH)
 
 # What to compute with
 model_option = path_option(
-    "--model", metavar="FILE", text="Model file (.safetensors). Default: the model that ships with audiovq."
+    "--model", metavar="FILE", text="Model file (.safetensors). Default: the model bundled with audiovq."
 )
 image_model_option = path_option(
     "--model",
     metavar="FILE",
-    text="Image model file (.safetensors). Default: the small model that ships with audiovq, for grey "
-    "pictures of clothes (Fashion-MNIST).",
-)
-prior_option = path_option(
-    "--prior",
-    metavar="FILE",
-    text="Prior of the model (.safetensors). Default: MODEL-prior.safetensors or prior.safetensors beside "
-    "the model file.",
+    text="Image model file (.safetensors). Default: the bundled model of greyscale clothing, 28 x 28 pixels "
+    "(Fashion-MNIST).",
 )
 device_option = click.option(
     "--device",
     metavar="NAME",
     default="cpu",
     show_default=True,
-    help="PyTorch device to compute on, for example cpu, cuda or cuda:1.",
+    help="PyTorch device, for example cpu, cuda or cuda:1. Results may differ slightly between devices.",
 )
-threads_option = number_option(
-    "--threads", "Number of CPU threads for training. Default: PyTorch's own choice."
-)
-levels_option = number_option(
-    "--levels",
-    "Use only the first N levels of the codes, coarse to fine: fewer bits, lower quality. Default: all.",
-)
+
+
+def prior_option(use: str) -> Callable[[Verb], Verb]:
+    """`--prior`. `use` says what it is for."""
+    return path_option(
+        "--prior",
+        metavar="FILE",
+        text=f"Prior of the model (.safetensors). {use} Default: MODEL-prior.safetensors, or "
+        "else prior.safetensors, in the folder of the model file MODEL.safetensors.",
+    )
+
+
+def levels_option(text: str) -> Callable[[Verb], Verb]:
+    """`--levels`. `text` says how the first N levels are used."""
+    return number_option(
+        "--levels",
+        f"{text} `audiovq info` shows how many levels there are (bundled model: 3); a larger N is an error.",
+    )
 
 
 # How to decode
 speaker_option = click.option(
     "--speaker",
     metavar="NAME|NUMBER",
-    help="Speak in the voice of a trained speaker, by a name or number from `audiovq speakers`.",
+    help="Use the voice of a trained speaker, given by name or number as listed by `audiovq speakers`; names "
+    "take precedence. Excludes --voice.",
 )
-voice_option = path_option("--voice", metavar="AUDIO", text="Speak in the voice heard in this recording.")
-seed_option = number_option("--seed", "Random seed.", default=0, least=0)
+voice_option = path_option(
+    "--voice",
+    metavar="AUDIO",
+    text="Use the voice of the speaker in this audio file, all of which is read; it should hold at least 2 s "
+    "of speech. Excludes --speaker.",
+)
 temperature_option = click.option(
     "--temperature",
     type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
     metavar="T",
-    help="Sampling temperature of the WaveNet: below 1 less noisy and flatter, 0 without any randomness. "
-    "Default: 1.",
+    help="Sampling temperature of the WaveNet. Below 1 the speech is less noisy but loses energy; 0 always "
+    "takes the most likely sample value. No effect with --fast.",
 )
 prior_temperature_option = click.option(
     "--temperature",
@@ -111,31 +123,40 @@ prior_temperature_option = click.option(
     default=1.0,
     show_default=True,
     metavar="T",
-    help="Sampling temperature of the prior: below 1 keeps to likelier codes, 0 takes the likeliest.",
+    help="Sampling temperature of the prior. Values below 1 favour likely codes; 0 always picks the most "
+    "likely one.",
 )
 top_k_option = number_option(
-    "--top-k", "Sample among the K likeliest codes alone; 0: among all.", default=0, least=0, metavar="K"
+    "--top-k",
+    "Sample only from the K most likely codes; 0 means all codes.",
+    default=0,
+    least=0,
+    metavar="K",
 )
 fast_option = click.option(
     "--fast",
     is_flag=True,
-    help="Decode with the spectral head instead of the WaveNet: several times faster, lower quality.",
+    help="Decode with the spectral head, a feed-forward network, instead of the WaveNet: several times "
+    "faster, lower quality, no random draws. An error if the model has none (see `audiovq info`).",
 )
+
+
+def seed_option(text: str) -> Callable[[Verb], Verb]:
+    """`--seed`. `text` says what it seeds."""
+    return number_option("--seed", text, default=0, least=0)
 
 
 # Output
 force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-picture_option = path_option(
-    "-o", "--out", metavar="OUT", text="Picture to write: a .png, .pdf or .svg file.", required=True
+figure_option = path_option(
+    "-o", "--out", metavar="OUT", text="Figure to write: a .png, .pdf or .svg file.", required=True
 )
-title_option = click.option(
-    "--title",
-    "titles",
-    multiple=True,
-    metavar="TEXT",
-    help="Title above a panel; give it once per input, in their order. Default: names of files or folders.",
-)
+
+
+def title_option(text: str) -> Callable[[Verb], Verb]:
+    """`--title`. `text` says what is titled, and the default."""
+    return click.option("--title", "titles", multiple=True, metavar="TEXT", help=text)
 
 
 # Training
@@ -148,69 +169,106 @@ def _check_overrides(ctx: click.Context, option: click.Parameter, values: tuple[
     return list(values)
 
 
-def overrides_option(what: str, example: str) -> Callable[[Verb], Verb]:
-    """`--set`. `what` says which values it changes, `example` is one."""
+def overrides_option(what: str, example: str, note: str = "") -> Callable[[Verb], Verb]:
+    """`--set`. `what` says which values it changes, `example` is one, `note` is a further sentence."""
     return click.option(
         "--set",
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
         callback=_check_overrides,
-        help=f"Override {what}, for example --set {example}. Repeatable.",
+        help=f"Override {what}, for example --set {example}. VALUE is TOML or a bare string. {note}"
+        "Repeatable.",
     )
 
 
+training_device_option = click.option(
+    "--device",
+    metavar="NAME",
+    default="cpu",
+    show_default=True,
+    help="PyTorch device, for example cpu, cuda or cuda:1. Under torchrun, cuda gives each process a GPU of "
+    "its own.",
+)
+threads_option = number_option(
+    "--threads",
+    "Number of CPU threads that PyTorch uses in each process; one more loads data. Default: PyTorch's own "
+    "choice.",
+)
 grad_accum_option = number_option(
     "--grad-accum",
-    "Split each batch into N micro-batches and accumulate their gradients: less memory, same result.",
+    "Compute each batch in N micro-batches per process and accumulate their gradients: less memory, the same "
+    "result up to rounding errors. The batch size must be a multiple of N times the number of processes.",
     default=1,
 )
 init_option = path_option(
-    "--init", metavar="MODEL", text="Start from the weights of this model file. Default: random weights."
+    "--init",
+    metavar="MODEL",
+    text="Start from the weights of this model file instead of random weights. Its layers must have the "
+    "sizes in CONFIG. If it was trained on other speakers or classes, their table is not used and starts at "
+    "random. With --resume, the checkpoint's weights are used.",
 )
-stages_option = click.option(
-    "--stage",
-    "stages",
-    multiple=True,
-    metavar="NAME",
-    help="Train only the stage of this name in CONFIG. Repeatable. Default: all stages.",
-)
+
+
+def stages_option(names: str) -> Callable[[Verb], Verb]:
+    """`--stage`. `names` lists those of the bundled configurations."""
+    return click.option(
+        "--stage",
+        "stages",
+        multiple=True,
+        metavar="NAME",
+        help=f"Train only the stages with this name in CONFIG ({names}), usually from the weights of --init. "
+        "Repeatable. Default: all stages.",
+    )
+
+
 snapshot_option = path_option(
     "--snapshot",
-    metavar="OUT",
-    text="Do not train: export what RUN's latest checkpoint holds to the file OUT. This works while the run "
-    "goes on.",
+    metavar="FILE",
+    text="Instead of training, export the latest checkpoint in RUN to FILE (.safetensors). Repeat the run's "
+    "CONFIG and options, --data included. This is safe while training is running.",
 )
-force_snapshot_option = click.option("--force", is_flag=True, help="Overwrite the OUT of --snapshot.")
+force_snapshot_option = click.option(
+    "--force", is_flag=True, help="Overwrite the FILE of --snapshot; no effect on RUN."
+)
 
-_TRAINING_OPTIONS = (
-    path_option(
-        "--out",
-        metavar="RUN",
-        text="Folder for the checkpoint, metrics.csv and the result. Default: runs/ and the name of CONFIG.",
-    ),
-    click.option(
-        "--resume",
-        is_flag=True,
-        help="Continue the run in RUN from its checkpoint. The result is identical to an uninterrupted run.",
-    ),
-    overrides_option("a value of CONFIG", "train.stages.0.steps=5000"),
-    device_option,
-    threads_option,
-    grad_accum_option,
+_RESUME = (
+    "Continue the run in RUN from its checkpoint, or start if there is none. Repeat the run's CONFIG and "
+    "options; --device, --threads, --grad-accum and the number of processes may change. If they do not, the "
+    "result is identical to an uninterrupted run."
 )
 
 
-def training_options(data_help: str) -> Callable[[Verb], Verb]:
-    """The options of every verb that trains: `data`, `out`, `overrides`, and those of `RunFlags`.
+def training_options(
+    data_help: str,
+    default_run: str = "runs/NAME, where NAME is the file name of CONFIG without .toml",
+    set_example: str = "train.stages.0.steps=5000",
+    set_note: str = "",
+) -> Callable[[Verb], Verb]:
+    """The options of every verb that trains: `data`, `out`, `overrides`, and those of `TrainingRunFlags`.
 
     Args:
         data_help: what `--data` takes.
+        default_run: default of `--out`.
+        set_example, set_note: as for `overrides_option`.
     """
-    data = path_option("--data", metavar="FOLDER", text=data_help, required=True)
+    added = (
+        path_option("--data", metavar="DATA", text=data_help, required=True),
+        path_option(
+            "--out",
+            metavar="RUN",
+            text="Folder for the checkpoint, metrics.csv and the result. If it holds a checkpoint, --resume "
+            f"is required. Default: {default_run}.",
+        ),
+        click.option("--resume", is_flag=True, help=_RESUME),
+        overrides_option("a value in CONFIG", set_example, set_note),
+        training_device_option,
+        threads_option,
+        grad_accum_option,
+    )
 
     def add(command: Verb) -> Verb:
-        for option in reversed((data, *_TRAINING_OPTIONS)):
+        for option in reversed(added):
             command = option(command)
         return command
 
@@ -228,20 +286,20 @@ def speaker_name(text: str | None, tokenizer: Tokenizer) -> str | int | None:
 
 
 def check_one_voice(speaker: str | None, voice: Path | None) -> None:
-    """Raise click.UsageError if both a speaker and a recording are to give the voice."""
+    """Raise click.UsageError if both a speaker and a recording are given."""
     if speaker is not None and voice is not None:
         raise click.UsageError("--speaker and --voice exclude each other.")
 
 
-def out_beside(source: Path, out: Path | None, ending: str, metavar: str = "IN") -> Path:
-    """`out`, or if there is none a file beside `source` whose name ends in `ending`.
+def out_or_default(source: Path, out: Path | None, ending: str, metavar: str = "IN") -> Path:
+    """`out`, or if there is none a file next to `source` whose name ends in `ending`.
 
     Raises: click.UsageError if there is no name to derive one from.
     """
     if out is not None:
         return out
     if source == Path("-"):
-        raise click.UsageError(f"OUT is needed when {metavar} is standard input.")
+        raise click.UsageError(f"OUT is required when {metavar} is standard input.")
     return source.with_name(source.stem + ending)
 
 

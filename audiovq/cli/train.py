@@ -9,27 +9,18 @@ from typing import Unpack
 import click
 
 from audiovq.cli import options
-from audiovq.training.options import RunOptions
+from audiovq.training.run_options import RunOptions
 
 _logger = logging.getLogger(__name__)
 
-_RECORDINGS = (
-    "Folder of recordings to train on, in any format and at any sample rate. Names of subfolders become "
-    "names of speakers; or a file FOLDER/manifest.tsv lists path, speaker and split of every recording."
-)
-
-_PICTURES = (
-    "Pictures to train on: a folder of PNG or JPEG files (names of subfolders are classes), a folder with "
-    "the idx files of Fashion-MNIST or the binary files of CIFAR-10, or an .npz file with arrays images and "
-    "(optional) labels."
-)
+_IMAGES = "Images to train on: a folder or an .npz file, as `audiovq image train --help` describes."
 
 
 @click.command()
 @options.config_argument
-@options.training_options(_RECORDINGS)
+@options.training_options("Folder of recordings to train on, laid out as described above.")
 @options.init_option
-@options.stages_option
+@options.stages_option("default: codes, spectral, wavenet; paper-vctk and paper-phonemes: end-to-end")
 @options.snapshot_option
 @options.force_snapshot_option
 def train(
@@ -41,30 +32,48 @@ def train(
     stages: tuple[str, ...],
     snapshot: Path | None,
     force: bool,
-    **flags: Unpack[options.RunFlags],
+    **flags: Unpack[options.TrainingRunFlags],
 ) -> None:
-    """Train a model on your own recordings.
+    """Train a speech model on your own recordings.
 
-    CONFIG is a TOML file, or the name of a configuration that ships: default, paper-vctk or paper-phonemes.
-    The result is RUN/model.safetensors. To train on several GPUs or machines, start the same command with
-    torchrun, for example:
+    CONFIG is a TOML file, or the name of a bundled configuration: default (62.5 code steps per second, 3
+    levels of 640 codes), or those of the VQ-VAE paper, paper-vctk (250 steps, 512 codes) and paper-phonemes
+    (25 steps, 128 codes). A file named CONFIG takes precedence. To write your own, copy one from
+    audiovq/config/presets; audiovq/config/speech.py and audiovq/config/training.py explain every key.
+
+    DATA is searched for recordings including subfolders, in any format and at any sample rate. The name of
+    the subfolder that directly contains a recording is its speaker; recordings in DATA itself have none.
+    Alternatively, DATA/manifest.tsv lists the recordings: a tab-separated UTF-8 table with a header and the
+    columns path (relative to DATA), speaker and, optionally, split and text (the transcript). Splits train
+    and train-singles are trained on, eval-utts is held out (train.train_splits and train.eval_split in
+    CONFIG), others are not used. Without splits, every 25th recording is held out; of 4 to 24
+    recordings, only the last one; of fewer, none.
+
+    The result is RUN/model.safetensors. `audiovq curves` draws RUN/metrics.csv, and TensorBoard, if it is
+    installed, reads RUN/tensorboard. The prior is trained afterwards with `audiovq prior`. The speech and the
+    time that the bundled model took are in audiovq/assets/MODEL_CARD.md.
+
+    To train on several GPUs or machines, start the same command with torchrun. The batch size in CONFIG is
+    that of all processes together:
 
     \b
-      torchrun --nproc-per-node 4 -m audiovq train default --data FOLDER --device cuda
+      torchrun --nproc-per-node 4 -m audiovq train default --data DATA --device cuda
     """
     if snapshot is not None:
         options.check_writable(snapshot, force)
-    from audiovq.training.speech import main_train
+    from audiovq.training.speech import train_speech_model
 
     run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, **flags)
-    model = main_train(config, data, run_options, overrides, init, stages)
+    model = train_speech_model(config, data, run_options, overrides, init, stages)
     _logger.info("%s: the %s", model, "trained model" if snapshot is None else "model so far")
 
 
 @click.command()
 @click.argument("config", type=options.PATH, default="prior")
 @options.model_option
-@options.training_options(_RECORDINGS)
+@options.training_options(
+    "Folder of recordings, laid out as for `audiovq train`, usually the one the model was trained on."
+)
 @options.snapshot_option
 @options.force_snapshot_option
 def prior(
@@ -75,31 +84,38 @@ def prior(
     overrides: list[str],
     snapshot: Path | None,
     force: bool,
-    **flags: Unpack[options.RunFlags],
+    **flags: Unpack[options.TrainingRunFlags],
 ) -> None:
-    """Train the prior of a model: it predicts the next code.
+    """Train a speech model's prior, which predicts the next code.
 
-    The prior is what `audiovq generate`, `audiovq score` and .avq files need. CONFIG is a TOML file; the
-    default is the configuration `prior` that ships.
+    `audiovq generate`, `audiovq score` and .avq files need the prior. CONFIG is a TOML file or the name of a
+    bundled configuration; the default is the bundled `prior`. To write your own, copy
+    audiovq/config/presets/prior.toml; audiovq/config/prior.py explains every key.
 
-    The recordings are encoded once and kept in RUN/codes. The result is RUN/prior.safetensors: put it beside
-    the model, or name it with --prior. At the end a table shows the bits that a code of the held-out
-    recordings takes, under the prior and under simpler models.
+    The recordings are encoded once, and the codes are kept in RUN/codes; if these are codes of another model,
+    that is an error. Held-out recordings are chosen as in `audiovq train`, and torchrun works as there. The
+    result is RUN/prior.safetensors: move it next to the model, or name it with --prior.
+
+    When training ends, a table shows the bits per code on held-out recordings for the prior and for simpler
+    models: uniform, and unigrams and bigrams counted on the training data.
     """
     if snapshot is not None:
         options.check_writable(snapshot, force)
-    from audiovq.training.prior import main_prior
+    from audiovq.training.prior import train_speech_prior
 
     run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, **flags)
-    path = main_prior(config, data, run_options, overrides, model)
+    path = train_speech_prior(config, data, run_options, overrides, model)
     _logger.info("%s: the %s", path, "trained prior" if snapshot is None else "prior so far")
 
 
 @click.command("train")
 @options.config_argument
-@options.training_options(_PICTURES)
+@options.training_options(
+    "Images to train on: a folder or an .npz file, as described above. They are converted to the model's "
+    "channels, and cut to or padded at the edges to its size at random places."
+)
 @options.init_option
-@options.stages_option
+@options.stages_option("image, then pixelcnn, the prior")
 def image_train(
     config: Path,
     data: Path,
@@ -107,41 +123,62 @@ def image_train(
     overrides: list[str],
     init: Path | None,
     stages: tuple[str, ...],
-    **flags: Unpack[options.RunFlags],
+    **flags: Unpack[options.TrainingRunFlags],
 ) -> None:
-    """Train a model on pictures, and the prior over its codes.
+    """Train a model on images, and the prior over its codes.
 
-    CONFIG is a TOML file, or the name of a configuration that ships: image-fashion-mnist, image-cifar10,
-    image-folder (4 x 4 pixels per code) or image-folder-8x (8 x 8). The result is RUN/model.safetensors.
+    CONFIG is a TOML file, or the name of a bundled configuration: image-fashion-mnist (greyscale, 28 x 28
+    pixels), image-cifar10 (colour, 32 x 32), image-folder (colour patches of 64 x 64, 4 x 4 pixels per code)
+    or image-folder-8x (patches of 128 x 128, 8 x 8 per code). To write your own, copy one from
+    audiovq/config/presets; audiovq/config/image.py and audiovq/config/training.py explain every key.
+
+    DATA is one of the following; the held-out part is named in brackets, and otherwise is every tenth image:
+
+    \b
+      - a folder of images; names of subfolders are classes [a subfolder test, val, valid or eval]
+      - a folder with the idx files of MNIST or Fashion-MNIST [t10k-*]
+      - a folder with the binary version of CIFAR-10 [test_batch.bin]
+      - an .npz file, or a folder with just one: images, uint8 of shape (N, H, W) or (N, H, W, 3),
+        and optionally labels, integers of shape (N,)
+
+    The result is RUN/model.safetensors, which contains the prior. torchrun works as for `audiovq train`.
     """
-    from audiovq.training.image import main_image_train
+    from audiovq.training.image import train_image_model
 
     run_options = RunOptions(out or Path("runs", config.stem), **flags)
-    path = main_image_train(config, data, run_options, overrides, init, stages)
+    path = train_image_model(config, data, run_options, overrides, init, stages)
     _logger.info("%s: the trained model", path)
 
 
 @click.command("prior")
 @options.config_argument
 @options.image_model_option
-@options.training_options(_PICTURES)
+@options.training_options(
+    _IMAGES,
+    "runs/NAME-prior, where NAME is the file name of CONFIG without .toml",
+    "train.stages.1.steps=5000",
+    "Stages count from 0, as in CONFIG; keys of other parts of the model have no effect. ",
+)
 def image_prior(
     config: Path,
     model: Path | None,
     data: Path,
     out: Path | None,
     overrides: list[str],
-    **flags: Unpack[options.RunFlags],
+    **flags: Unpack[options.TrainingRunFlags],
 ) -> None:
-    """Train a new prior for a finished model; its codes do not change.
+    """Train a new prior for a trained model and keep its codes.
 
-    CONFIG, as for `audiovq image train`, gives the size of the prior and its training stage pixelcnn;
-    everything else is taken from the model. The result is RUN/model.safetensors: the model with its new
-    prior. RUN defaults to runs/CONFIG-prior.
+    CONFIG is as for `audiovq image train`. Only its prior ([model.prior] and model.condition) and its [train]
+    table with the stage pixelcnn are used; everything else is taken from the model, so a configuration of
+    other images works. Classes are those of DATA. If the decoder is class-conditional, DATA must have the
+    model's classes. The held-out part is chosen as in `audiovq image train`.
+
+    The result is RUN/model.safetensors: the model with its new prior.
     """
-    from audiovq.image.tokenizer import DEFAULT_IMAGE_MODEL
-    from audiovq.training.image import main_image_prior
+    from audiovq.image.tokenizer import DEFAULT_IMAGE_MODEL_PATH
+    from audiovq.training.image import train_image_prior
 
     run_options = RunOptions(out or Path("runs", f"{config.stem}-prior"), **flags)
-    path = main_image_prior(config, data, run_options, overrides, model or DEFAULT_IMAGE_MODEL)
+    path = train_image_prior(config, data, run_options, overrides, model or DEFAULT_IMAGE_MODEL_PATH)
     _logger.info("%s: the model with its new prior", path)

@@ -1,7 +1,7 @@
 """Configuration of the image backend, in the style of `audiovq.config.speech`.
 
 [model]            -> ImageModelConfig      [train]            -> ImageTrainConfig
-[model.network]    -> NetworkConfig         [[train.stages]]   -> StageConfig, in order
+[model.network]    -> ImageNetworkConfig    [[train.stages]]   -> StageConfig, in order
 [model.codebook]   -> CodebookConfig (the one of speech)
 [model.prior]      -> PixelCNNConfig
 """
@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from audiovq.config.speech import CodebookConfig
-from audiovq.config.toml import load_toml, require
+from audiovq.config.toml import load_toml, raise_unless
 from audiovq.config.training import TrainConfig
 
-IMAGE_STAGES = ("image", "pixelcnn")
+_IMAGE_STAGES = ("image", "pixelcnn")
 """Stages of an image model: encoder, codebook and decoder together, then the prior on frozen codes."""
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class ImageNetworkConfig:
     """Encoder and decoder."""
 
     widths: tuple[int, ...] = (64, 128)  # one for each halving of the sides, finest first
@@ -30,10 +30,10 @@ class NetworkConfig:
     fine_units: int = 1  # residual units at each finer resolution of both
 
     def __post_init__(self) -> None:
-        require(1 <= len(self.widths) <= 6, "network.widths must name 1 to 6 widths")
-        require(min(self.widths) >= 1, f"network.widths must be at least 1, not {list(self.widths)}")
+        raise_unless(1 <= len(self.widths) <= 6, "network.widths must name 1 to 6 widths")
+        raise_unless(min(self.widths) >= 1, f"network.widths must be at least 1, not {list(self.widths)}")
         for name in ("units", "decoder_units", "fine_units"):
-            require(getattr(self, name) >= 0, f"network.{name} must not be negative")
+            raise_unless(getattr(self, name) >= 0, f"network.{name} must not be negative")
 
     @property
     def factor(self) -> int:
@@ -53,8 +53,10 @@ class PixelCNNConfig:
 
     def __post_init__(self) -> None:
         for name in ("channels", "layers", "reach", "hidden"):
-            require(getattr(self, name) >= 1, f"prior.{name} must be at least 1, not {getattr(self, name)}")
-        require(0 <= self.dropout < 1, f"prior.dropout must lie in [0, 1), not {self.dropout}")
+            raise_unless(
+                getattr(self, name) >= 1, f"prior.{name} must be at least 1, not {getattr(self, name)}"
+            )
+        raise_unless(0 <= self.dropout < 1, f"prior.dropout must lie in [0, 1), not {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,18 @@ class ImageModelConfig:
     condition: int = 64  # channels of the class embedding; 0: classes have no effect
     drop_prob: float = 0.1  # share of training pictures shown without their class
     decoder_condition: bool = False  # condition the decoder on the class too, not the prior alone
-    network: NetworkConfig = field(default_factory=NetworkConfig)
+    network: ImageNetworkConfig = field(default_factory=ImageNetworkConfig)
     codebook: CodebookConfig = field(default_factory=lambda: CodebookConfig(dim=8))
     prior: PixelCNNConfig = field(default_factory=PixelCNNConfig)
 
     def __post_init__(self) -> None:
-        require(self.channels in (1, 3), f"channels is 1 (grey) or 3 (colour), not {self.channels}")
-        require(self.condition >= 0, f"condition must not be negative, not {self.condition}")
-        require(0 <= self.drop_prob <= 1, f"drop_prob must lie in 0..1, not {self.drop_prob}")
-        require(not self.decoder_condition or self.condition > 0, "decoder_condition needs condition > 0")
-        require(
+        raise_unless(self.channels in (1, 3), f"channels is 1 (grey) or 3 (colour), not {self.channels}")
+        raise_unless(self.condition >= 0, f"condition must not be negative, not {self.condition}")
+        raise_unless(0 <= self.drop_prob <= 1, f"drop_prob must lie in 0..1, not {self.drop_prob}")
+        raise_unless(
+            not self.decoder_condition or self.condition > 0, "decoder_condition needs condition > 0"
+        )
+        raise_unless(
             self.size >= 1 and self.size % self.network.factor == 0,
             f"size must be a multiple of {self.network.factor} pixels (one code), not {self.size}",
         )
@@ -101,7 +105,7 @@ class ImageTrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.shift >= 0, f"train.shift must not be negative, not {self.shift}")
+        raise_unless(self.shift >= 0, f"train.shift must not be negative, not {self.shift}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class ImageConfig:
     train: ImageTrainConfig = field(default_factory=ImageTrainConfig)
 
     def __post_init__(self) -> None:
-        self.train.require_stages(IMAGE_STAGES)
+        self.train.require_stages(_IMAGE_STAGES)
 
 
 def load_image_config(path: str | Path, overrides: list[str] | None = None) -> ImageConfig:

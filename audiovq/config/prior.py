@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from audiovq.config.toml import require
+from audiovq.config.toml import raise_unless
 from audiovq.config.training import TrainConfig
 
 
@@ -25,16 +25,20 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         for name in ("residual", "skip"):
-            require(getattr(self, name) >= 1, f"prior.{name} must be at least 1, not {getattr(self, name)}")
-        require(self.hidden >= 0, f"prior.hidden must not be negative, not {self.hidden}")
-        require(min(self.dilations, default=0) >= 1, "prior.dilations must be one number or more, from 1 up")
+            raise_unless(
+                getattr(self, name) >= 1, f"prior.{name} must be at least 1, not {getattr(self, name)}"
+            )
+        raise_unless(self.hidden >= 0, f"prior.hidden must not be negative, not {self.hidden}")
+        raise_unless(
+            min(self.dilations, default=0) >= 1, "prior.dilations must be one number or more, from 1 up"
+        )
         for name in ("dropout", "voice_drop_prob"):
-            require(0 <= getattr(self, name) < 1, f"prior.{name} must lie in [0, 1)")
-        require(self.voice_noise >= 0, "prior.voice_noise must not be negative")
+            raise_unless(0 <= getattr(self, name) < 1, f"prior.{name} must lie in [0, 1)")
+        raise_unless(self.voice_noise >= 0, "prior.voice_noise must not be negative")
 
 
 @dataclass(frozen=True)
-class PriorTraining:
+class PriorTrainingConfig:
     """A prior and how to train it: `speeds` at which each recording is encoded, for more voices."""
 
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -43,5 +47,5 @@ class PriorTraining:
 
     def __post_init__(self) -> None:
         self.train.require_stages(("prior",))
-        require(bool(self.speeds), "speeds must name one or more, such as 1.0")
-        require(all(0.5 <= s <= 2 for s in self.speeds), "speeds must lie in 0.5..2")
+        raise_unless(bool(self.speeds), "speeds must name one or more, such as 1.0")
+        raise_unless(all(0.5 <= s <= 2 for s in self.speeds), "speeds must lie in 0.5..2")

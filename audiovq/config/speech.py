@@ -9,18 +9,20 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from audiovq.config.toml import load_toml, require
+from audiovq.config.toml import load_toml, raise_unless
 from audiovq.config.training import StageConfig, TrainConfig
 
-__all__ = ["Config", "ModelConfig", "StageConfig", "TrainConfig", "load_config"]
+__all__ = ["SpeechConfig", "SpeechModelConfig", "StageConfig", "TrainConfig", "load_speech_config"]
 
 SAMPLE_RATE = 16_000
-STAGES = ("end-to-end", "codes", "spectral", "wavenet")
+_STAGES = ("end-to-end", "codes", "spectral", "wavenet")
 """Stages of a speech model."""
 
 
 def _require_dilations(where: str, dilations: tuple[int, ...]) -> None:
-    require(min(dilations, default=1) >= 1, f"{where}.dilations must be at least 1, not {list(dilations)}")
+    raise_unless(
+        min(dilations, default=1) >= 1, f"{where}.dilations must be at least 1, not {list(dilations)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,16 @@ class EncoderConfig:
     dilations: tuple[int, ...] = (1, 2, 4, 8)  # in frames
 
     def __post_init__(self) -> None:
-        require(
+        raise_unless(
             self.frontend in ("filterbank", "strided"),
             f"encoder.frontend is 'filterbank' or 'strided', not {self.frontend!r}",
         )
-        require(8 <= self.hop <= 8192, f"encoder.hop must lie in 8..8192 samples, not {self.hop}")
-        require(self.channels >= 1, f"encoder.channels must be at least 1, not {self.channels}")
-        require(self.kernel >= 2, f"encoder.kernel must be at least 2, not {self.kernel}")
+        raise_unless(8 <= self.hop <= 8192, f"encoder.hop must lie in 8..8192 samples, not {self.hop}")
+        raise_unless(self.channels >= 1, f"encoder.channels must be at least 1, not {self.channels}")
+        raise_unless(self.kernel >= 2, f"encoder.kernel must be at least 2, not {self.kernel}")
         _require_dilations("encoder", self.dilations)
         if self.frontend == "strided":
-            require(
+            raise_unless(
                 min(self.strides, default=0) >= 1 and math.prod(self.strides) == self.hop,
                 f"encoder.strides {list(self.strides)} must multiply to encoder.hop {self.hop}",
             )
@@ -65,24 +67,24 @@ class CodebookConfig:
     dead_code_threshold: float = 0.25  # share of a level's mean count below which a code is restarted
 
     def __post_init__(self) -> None:
-        require(2 <= self.size <= 65536, f"codebook.size must lie in 2..65536, not {self.size}")
-        require(self.levels >= 1, f"codebook.levels must be at least 1, not {self.levels}")
-        require(
+        raise_unless(2 <= self.size <= 65536, f"codebook.size must lie in 2..65536, not {self.size}")
+        raise_unless(self.levels >= 1, f"codebook.levels must be at least 1, not {self.levels}")
+        raise_unless(
             self.levels * self.size <= 65536,
             f"codebook.levels x codebook.size must be at most 65536, not {self.levels * self.size}",
         )
-        require(
+        raise_unless(
             self.frames_per_step in (1, 2, 4),
             f"codebook.frames_per_step must be 1, 2 or 4, not {self.frames_per_step}",
         )
-        require(self.dim >= 1, "codebook.dim must be at least 1")
-        require(
+        raise_unless(self.dim >= 1, "codebook.dim must be at least 1")
+        raise_unless(
             self.update in ("ema", "gradient"),
             f"codebook.update is 'ema' or 'gradient', not {self.update!r}",
         )
-        require(0 < self.ema_decay < 1, "codebook.ema_decay must lie between 0 and 1")
-        require(0 <= self.beta < math.inf, f"codebook.beta must not be negative, not {self.beta}")
-        require(
+        raise_unless(0 < self.ema_decay < 1, "codebook.ema_decay must lie between 0 and 1")
+        raise_unless(0 <= self.beta < math.inf, f"codebook.beta must not be negative, not {self.beta}")
+        raise_unless(
             0 <= self.dead_code_threshold < 1,
             f"codebook.dead_code_threshold must lie in [0, 1), not {self.dead_code_threshold}",
         )
@@ -104,10 +106,10 @@ class VoiceConfig:
     drop_prob: float = 0.1
 
     def __post_init__(self) -> None:
-        require(self.dims >= 1, f"voice.dims must be at least 1, not {self.dims}")
-        require(1 <= self.bits <= 16, f"voice.bits must lie in 1..16, not {self.bits}")
-        require(self.channels >= 1, f"voice.channels must be at least 1, not {self.channels}")
-        require(0 <= self.drop_prob <= 1, f"voice.drop_prob must lie in 0..1, not {self.drop_prob}")
+        raise_unless(self.dims >= 1, f"voice.dims must be at least 1, not {self.dims}")
+        raise_unless(1 <= self.bits <= 16, f"voice.bits must lie in 1..16, not {self.bits}")
+        raise_unless(self.channels >= 1, f"voice.channels must be at least 1, not {self.channels}")
+        raise_unless(0 <= self.drop_prob <= 1, f"voice.drop_prob must lie in 0..1, not {self.drop_prob}")
 
 
 @dataclass(frozen=True)
@@ -120,20 +122,20 @@ class ConditionerConfig:
     harmonic_bins: int = 160
 
     def __post_init__(self) -> None:
-        require(self.channels >= 1, f"conditioner.channels must be at least 1, not {self.channels}")
+        raise_unless(self.channels >= 1, f"conditioner.channels must be at least 1, not {self.channels}")
         _require_dilations("conditioner", self.dilations)
-        require(
+        raise_unless(
             self.window >= 16 and self.window % 2 == 0,
             f"conditioner.window must be an even number of samples from 16 up, not {self.window}",
         )
-        require(
+        raise_unless(
             1 <= self.harmonic_bins <= self.window,
             f"conditioner.harmonic_bins must lie in 1..{self.window} (the window), not {self.harmonic_bins}",
         )
 
 
 @dataclass(frozen=True)
-class SpectralConfig:
+class SpectralHeadConfig:
     """Spectral head behind `decode --fast`; off for the paper's configurations."""
 
     enabled: bool = True
@@ -158,15 +160,17 @@ class WaveNetConfig:
 
     def __post_init__(self) -> None:
         for name in ("samples_per_step", "residual", "skip", "hidden", "cond_channels"):
-            require(getattr(self, name) >= 1, f"wavenet.{name} must be at least 1, not {getattr(self, name)}")
-        require(len(self.dilations) >= 1, "wavenet.dilations must name at least one layer")
+            raise_unless(
+                getattr(self, name) >= 1, f"wavenet.{name} must be at least 1, not {getattr(self, name)}"
+            )
+        raise_unless(len(self.dilations) >= 1, "wavenet.dilations must name at least one layer")
         _require_dilations("wavenet", self.dilations)
-        require(0 <= self.lpc_order <= 64, f"wavenet.lpc_order must lie in 0..64, not {self.lpc_order}")
-        require(0 <= self.pre_emphasis < 1, "wavenet.pre_emphasis must lie in [0, 1)")
+        raise_unless(0 <= self.lpc_order <= 64, f"wavenet.lpc_order must lie in 0..64, not {self.lpc_order}")
+        raise_unless(0 <= self.pre_emphasis < 1, "wavenet.pre_emphasis must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class SpeechModelConfig:
     """The whole tokenizer."""
 
     name: str = "default"
@@ -180,33 +184,37 @@ class ModelConfig:
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
     conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)
-    spectral_head: SpectralConfig = field(default_factory=SpectralConfig)
+    spectral_head: SpectralHeadConfig = field(default_factory=SpectralHeadConfig)
     wavenet: WaveNetConfig = field(default_factory=WaveNetConfig)
 
     def __post_init__(self) -> None:
         hop = self.encoder.hop
-        require(
+        raise_unless(
             self.sample_rate == SAMPLE_RATE,
             f"sample_rate must be {SAMPLE_RATE} Hz, not {self.sample_rate}",
         )
-        require(0 <= self.high_pass_hz <= 200, f"high_pass_hz must lie in 0..200 Hz, not {self.high_pass_hz}")
-        require(0 <= self.corrections <= 1000, f"corrections must lie in 0..1000, not {self.corrections}")
-        require(
+        raise_unless(
+            0 <= self.high_pass_hz <= 200, f"high_pass_hz must lie in 0..200 Hz, not {self.high_pass_hz}"
+        )
+        raise_unless(
+            0 <= self.corrections <= 1000, f"corrections must lie in 0..1000, not {self.corrections}"
+        )
+        raise_unless(
             0 <= self.correction_momentum < 1,
             f"correction_momentum must lie in [0, 1), not {self.correction_momentum}",
         )
-        require(
+        raise_unless(
             hop % self.wavenet.samples_per_step == 0,
             f"encoder.hop ({hop}) must be a multiple of wavenet.samples_per_step "
             f"({self.wavenet.samples_per_step})",
         )
         if self.spectral_head.enabled:
-            require(
+            raise_unless(
                 self.conditioner.window % (2 * hop) == 0,
                 f"conditioner.window must be a multiple of twice the hop ({2 * hop})",
             )
         if self.corrections:
-            require(
+            raise_unless(
                 self.conditioner.window % hop == 0,
                 f"conditioner.window must be a multiple of the hop ({hop}), or corrections be 0",
             )
@@ -228,23 +236,23 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class SpeechConfig:
     """A model and how to train it."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: SpeechModelConfig = field(default_factory=SpeechModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        self.train.require_stages(STAGES)
+        self.train.require_stages(_STAGES)
         even = self.model.conditioner.window % self.model.encoder.hop == 0
         for stage in self.train.stages:
-            require(
+            raise_unless(
                 even or not stage.target_passes,
                 f"stage {stage.stage}: target_passes needs a conditioner.window that is a multiple of the "
                 f"hop ({self.model.encoder.hop})",
             )
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+def load_speech_config(path: str | Path, overrides: list[str] | None = None) -> SpeechConfig:
     """Read a TOML configuration of a speech model: see `config.toml.load_toml`."""
-    return load_toml(path, overrides, Config)
+    return load_toml(path, overrides, SpeechConfig)

@@ -14,19 +14,19 @@ from audiovq.errors import AudiovqError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-PRESETS = Path(__file__).parent / "presets"
-Tree = dict[str, Any]
+_PRESETS = Path(__file__).parent / "presets"
+_Tree = dict[str, Any]
 """A parsed TOML table."""
-Dataclass = TypeVar("Dataclass", bound="DataclassInstance")
+_Dataclass = TypeVar("_Dataclass", bound="DataclassInstance")
 
 
-def require(condition: bool, message: str) -> None:
+def raise_unless(condition: bool, message: str) -> None:
     """Raise AudiovqError unless a condition on a configuration holds."""
     if not condition:
         raise AudiovqError(f"configuration: {message}")
 
 
-def load_toml(path: str | Path, overrides: list[str] | None, kind: type[Dataclass]) -> Dataclass:
+def load_toml(path: str | Path, overrides: list[str] | None, kind: type[_Dataclass]) -> _Dataclass:
     """Read a TOML configuration; a bare name (`default`, `paper-vctk`) means one that ships.
 
     Args:
@@ -37,23 +37,23 @@ def load_toml(path: str | Path, overrides: list[str] | None, kind: type[Dataclas
     """
     path = Path(path)
     if not path.suffix and not path.is_file():
-        path = PRESETS / f"{path.name}.toml"
+        path = _PRESETS / f"{path.name}.toml"
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        shipped = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
+        shipped = ", ".join(sorted(p.stem for p in _PRESETS.glob("*.toml")))
         raise AudiovqError(f"{path}: no such configuration; shipped ones are {shipped}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise AudiovqError(f"{path}: not a readable TOML configuration ({error}); correct it") from None
     for override in overrides or []:
         apply_override(tree, override)
     try:
-        return from_dict(kind, tree)
+        return dataclass_from_dict(kind, tree)
     except AudiovqError as error:
         raise AudiovqError(f"{path}: {error}") from None
 
 
-def apply_override(tree: Tree, override: str) -> None:
+def apply_override(tree: _Tree, override: str) -> None:
     """Apply one `key.path=value` to a parsed TOML tree; `train.stages.0.steps=10` indexes the list."""
     key, equals, text = override.partition("=")
     if not equals:
@@ -72,20 +72,22 @@ def apply_override(tree: Tree, override: str) -> None:
         raise AudiovqError(f"override {override!r}: no such key in the configuration") from None
 
 
-def from_dict(kind: type[Dataclass], tree: object, where: str = "") -> Dataclass:
+def dataclass_from_dict(kind: type[_Dataclass], tree: object, where: str = "") -> _Dataclass:
     """Build a (nested) dataclass from plain dicts and lists; unknown keys and wrong types are errors."""
     if not isinstance(tree, dict):
         raise AudiovqError(f"configuration: {where[:-1] or 'top level'} must be a table")
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(tree) - set(hints))
-    require(not unknown, f"unknown key {where + unknown[0] if unknown else ''}; known: {', '.join(hints)}")
+    raise_unless(
+        not unknown, f"unknown key {where + unknown[0] if unknown else ''}; known: {', '.join(hints)}"
+    )
     return kind(**{name: _convert(hints[name], value, f"{where}{name}.") for name, value in tree.items()})
 
 
 def _convert(hint: object, value: object, where: str) -> object:
     name = where[:-1]
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)
+        return dataclass_from_dict(hint, value, where)
     origin = typing.get_origin(hint)
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -99,10 +101,10 @@ def _convert(hint: object, value: object, where: str) -> object:
         return float(value)
     if isinstance(hint, type) and not isinstance(hint, types.UnionType):
         ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-        require(ok, f"{name} must be {hint.__name__}, not {value!r}")
+        raise_unless(ok, f"{name} must be {hint.__name__}, not {value!r}")
     return value
 
 
-def to_dict(config: DataclassInstance) -> Tree:
+def dataclass_to_dict(config: DataclassInstance) -> _Tree:
     """A dataclass as plain dicts, for JSON and TOML headers."""
     return dataclasses.asdict(config)

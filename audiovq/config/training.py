@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from audiovq.config.toml import require
+from audiovq.config.toml import raise_unless
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,17 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch"):
-            require(getattr(self, name) >= 1, f"stage {self.stage}: {name} must be at least 1")
+            raise_unless(getattr(self, name) >= 1, f"stage {self.stage}: {name} must be at least 1")
         for name in ("seconds", "lr", "grad_clip", "discriminator_lr"):
-            require(0 < getattr(self, name) < math.inf, f"stage {self.stage}: {name} must be positive")
+            raise_unless(0 < getattr(self, name) < math.inf, f"stage {self.stage}: {name} must be positive")
         counts = ("warmup", "patience", "quantize_after", "target_passes", "discriminator_lead")
         sizes = ("muon_lr", "weight_decay", "jitter", "warp_octaves", "warp_formants")
         for name in (*counts, *sizes):
-            require(0 <= getattr(self, name) < math.inf, f"stage {self.stage}: {name} must not be negative")
+            raise_unless(
+                0 <= getattr(self, name) < math.inf, f"stage {self.stage}: {name} must not be negative"
+            )
         for name in ("lr_decay", "ema_decay", "blend", "coarse_prob", "warp_prob"):
-            require(0 <= getattr(self, name) <= 1, f"stage {self.stage}: {name} must lie in 0..1")
+            raise_unless(0 <= getattr(self, name) <= 1, f"stage {self.stage}: {name} must lie in 0..1")
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,14 @@ class TrainConfig:
     listed_speakers: tuple[str, ...] = ("*",)  # patterns of the names that the model lists as its speakers
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"train.seed must not be negative, not {self.seed}")
-        require(0 <= self.speed < 0.5, f"train.speed must lie in [0, 0.5), not {self.speed}")
-        require(0 <= self.level_db <= 20, f"train.level_db must lie in 0..20 dB, not {self.level_db}")
-        require(0 <= self.disturb_prob <= 1, f"train.disturb_prob must lie in 0..1, not {self.disturb_prob}")
+        raise_unless(self.seed >= 0, f"train.seed must not be negative, not {self.seed}")
+        raise_unless(0 <= self.speed < 0.5, f"train.speed must lie in [0, 0.5), not {self.speed}")
+        raise_unless(0 <= self.level_db <= 20, f"train.level_db must lie in 0..20 dB, not {self.level_db}")
+        raise_unless(
+            0 <= self.disturb_prob <= 1, f"train.disturb_prob must lie in 0..1, not {self.disturb_prob}"
+        )
 
     def require_stages(self, known: tuple[str, ...]) -> None:
         """Raise AudiovqError if a stage has another name than these."""
         for stage in self.stages:
-            require(stage.stage in known, f"stage is one of {', '.join(known)}, not {stage.stage!r}")
+            raise_unless(stage.stage in known, f"stage is one of {', '.join(known)}, not {stage.stage!r}")

@@ -20,25 +20,33 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.audio.highpass import high_passed
-from audiovq.audio.loudness import MAX_GAIN, MIN_GAIN, LoudnessMeter
-from audiovq.audio.reader import EXTENSIONS, AudioReader
-from audiovq.audio.resample import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from audiovq.data.index import NOBODY, Index, IndexBuilder, Utterance, Utterances
+from audiovq.audio.highpass import high_pass_blocks
+from audiovq.audio.loudness import MAX_GAIN_FACTOR, MIN_GAIN_FACTOR, LoudnessMeter
+from audiovq.audio.reader import AUDIO_EXTENSIONS, AudioReader
+from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
+from audiovq.data.index import UNKNOWN_ID, CorpusIndex, CorpusIndexBuilder, Utterance, UtteranceSequence
 from audiovq.errors import AudiovqError
 
-__all__ = ["MANIFEST", "Corpus", "Measures", "Utterance", "measure", "open_corpus", "speaker_details"]
+__all__ = [
+    "MANIFEST_NAME",
+    "Corpus",
+    "RecordingMeasures",
+    "Utterance",
+    "measure_recording",
+    "open_corpus",
+    "read_speaker_sexes",
+]
 
 _logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.tsv"
+MANIFEST_NAME = "manifest.tsv"
 """Name of the table in a corpus's folder: tab-separated, UTF-8, column names in the first line."""
 
 _MOST_SAMPLES = 1 << 40
 """Of a recording in a manifest, two weeks at the highest rate. More is a mistake in the manifest."""
 
 
-class Measures(NamedTuple):
+class RecordingMeasures(NamedTuple):
     """Of a recording: length in samples, rate in Hz, gain that normalises loudness."""
 
     samples: int
@@ -67,25 +75,25 @@ class Corpus:
     skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "utterances", Utterances.of(self.utterances))
+        object.__setattr__(self, "utterances", UtteranceSequence.of(self.utterances))
 
     @property
-    def table(self) -> Utterances:
+    def table(self) -> UtteranceSequence:
         """The utterances, with their columns."""
-        assert isinstance(self.utterances, Utterances)
+        assert isinstance(self.utterances, UtteranceSequence)
         return self.utterances
 
     @property
     def speakers(self) -> tuple[str, ...]:
         """Speaker names, sorted so that the numbering does not depend on directory order."""
         numbers = np.unique(self.table.column("speaker"))
-        return tuple(self.table.base.speakers[i] for i in numbers if i != NOBODY)
+        return tuple(self.table.base.speakers[i] for i in numbers if i != UNKNOWN_ID)
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits, sorted."""
         numbers = np.unique(self.table.column("split"))
-        return tuple(sorted(self.table.base.splits[i] for i in numbers if i != NOBODY))
+        return tuple(sorted(self.table.base.splits[i] for i in numbers if i != UNKNOWN_ID))
 
     @property
     def seconds(self) -> float:
@@ -95,9 +103,11 @@ class Corpus:
     def speaker_seconds(self) -> dict[str, float]:
         """Length in seconds by speaker, in the order of `speakers`."""
         numbers = self.table.column("speaker")
-        # One up, as NOBODY is -1.
-        sums = np.bincount(numbers - NOBODY, self.table.seconds)
-        return {self.table.base.speakers[i]: float(sums[i + 1]) for i in np.unique(numbers) if i != NOBODY}
+        # One up, as UNKNOWN_ID is -1.
+        sums = np.bincount(numbers - UNKNOWN_ID, self.table.seconds)
+        return {
+            self.table.base.speakers[i]: float(sums[i + 1]) for i in np.unique(numbers) if i != UNKNOWN_ID
+        }
 
     def of_speaker(self, name: str) -> Corpus:
         """The utterances of one speaker, none if there is no speaker of that name."""
@@ -116,7 +126,7 @@ class Corpus:
         By the corpus's own splits. Without splits every 25th utterance is held out, of 4 to 24 utterances the
         last one, of fewer none.
         """
-        if (self.table.column("split") != NOBODY).any():
+        if (self.table.column("split") != UNKNOWN_ID).any():
             return self.split(train), self.split((held_out,))
         count = len(self.utterances)
         every = 25 if count >= 25 else count if count >= 4 else count + 1
@@ -148,7 +158,7 @@ def open_corpus(
     if not root.is_dir():
         raise AudiovqError(f"{folder}: no such folder; give the folder that holds the recordings")
     stamp = _stamp(root, splits, high_pass_hz)
-    index = Index.load(cache, stamp) if cache is not None else None
+    index = CorpusIndex.load(cache, stamp) if cache is not None else None
     if index is None:
         index = _build(root, splits, stamp, high_pass_hz)
         if cache is not None:
@@ -156,10 +166,10 @@ def open_corpus(
     else:
         for line in index.skipped:
             _logger.warning("%s", line)
-    return Corpus(root, Utterances(index), index.skipped)
+    return Corpus(root, UtteranceSequence(index), index.skipped)
 
 
-def speaker_details(root: Path) -> dict[str, str]:
+def read_speaker_sexes(root: Path) -> dict[str, str]:
     """Sex of each speaker (M, F or "") from any `speaker-info.txt` of VCTK's layout below `root`."""
     found: dict[str, str] = {}
     for table in sorted(root.glob("**/speaker-info.txt")):
@@ -172,21 +182,21 @@ def speaker_details(root: Path) -> dict[str, str]:
     return found
 
 
-def measure(path: Path, high_pass_hz: float = 0.0) -> Measures:
+def measure_recording(path: Path, high_pass_hz: float = 0.0) -> RecordingMeasures:
     """Length and loudness of one file, read in blocks. Raises what `AudioReader` raises."""
     meter = LoudnessMeter()
     with AudioReader(path) as reader:
         # Loudness is measured at 16 kHz, as for encoding: frames of 20 ms, and nothing over 8 kHz.
-        for block in high_passed(reader.blocks(), high_pass_hz):
+        for block in high_pass_blocks(reader.blocks(), high_pass_hz):
             meter.push(block)
         samples = reader.source_samples
     # Digital silence needs no gain, and a gain of nothing is none.
-    return Measures(samples, reader.source_rate, meter.gain() or 1.0)
+    return RecordingMeasures(samples, reader.source_rate, meter.gain() or 1.0)
 
 
-def _build(root: Path, splits: Sequence[str], stamp: str, high_pass_hz: float) -> Index:
+def _build(root: Path, splits: Sequence[str], stamp: str, high_pass_hz: float) -> CorpusIndex:
     """Index a folder, in as much memory as the index takes."""
-    builder = IndexBuilder()
+    builder = CorpusIndexBuilder()
     skipped = []
     listed = 0
     known = set()
@@ -197,7 +207,9 @@ def _build(root: Path, splits: Sequence[str], stamp: str, high_pass_hz: float) -
         listed += 1
         try:
             measures = (
-                _parsed_measures(row.measures) if row.measures else measure(root / row.path, high_pass_hz)
+                _parsed_measures(row.measures)
+                if row.measures
+                else measure_recording(root / row.path, high_pass_hz)
             )
             builder.add(row.path, row.speaker, row.split, *measures)
         except AudiovqError as error:
@@ -205,7 +217,9 @@ def _build(root: Path, splits: Sequence[str], stamp: str, high_pass_hz: float) -
             skipped.append(f"{row.path}: skipped ({reason})")
             _logger.warning("%s", skipped[-1])
     if not known:
-        raise AudiovqError(f"{root}: no recordings found; expected files ending in {', '.join(EXTENSIONS)}")
+        raise AudiovqError(
+            f"{root}: no recordings found; expected files ending in {', '.join(AUDIO_EXTENSIONS)}"
+        )
     if not listed:
         raise AudiovqError(
             f"{root}: no recordings in split {', '.join(splits)}; "
@@ -218,8 +232,8 @@ def _build(root: Path, splits: Sequence[str], stamp: str, high_pass_hz: float) -
 
 def _list(root: Path) -> Iterator[_Row]:
     """Recordings of a folder one after another, so that a million files take no memory."""
-    if (root / MANIFEST).exists():
-        return _from_manifest(root / MANIFEST)
+    if (root / MANIFEST_NAME).exists():
+        return _from_manifest(root / MANIFEST_NAME)
     return _from_folder(root, "", "")
 
 
@@ -229,8 +243,8 @@ def _from_manifest(manifest: Path) -> Iterator[_Row]:
             rows = csv.reader(file, delimiter="\t")
             names = next(rows, [])
             column_of = {name: i for i, name in enumerate(names)}
-            measures = [column_of[name] for name in Measures._fields if name in column_of]
-            if len(measures) < len(Measures._fields):
+            measures = [column_of[name] for name in RecordingMeasures._fields if name in column_of]
+            if len(measures) < len(RecordingMeasures._fields):
                 measures = []
             for row in rows:
                 if not {"path", "speaker"} <= column_of.keys():
@@ -257,20 +271,20 @@ def _from_folder(folder: Path, inside: str, speaker: str) -> Iterator[_Row]:
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from _from_folder(folder / entry.name, f"{inside}{entry.name}/", entry.name)
-        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file():
+        elif os.path.splitext(entry.name)[1].lower() in AUDIO_EXTENSIONS and entry.is_file():
             yield _Row(inside + entry.name, speaker, "")
 
 
-def _parsed_measures(texts: Sequence[str]) -> Measures:
+def _parsed_measures(texts: Sequence[str]) -> RecordingMeasures:
     """A manifest's measures. Raises AudiovqError if no recording can have them."""
     try:
-        measures = Measures(int(texts[0]), int(texts[1]), float(texts[2]))
+        measures = RecordingMeasures(int(texts[0]), int(texts[1]), float(texts[2]))
     except ValueError:
-        measures = Measures(0, 0, 0.0)
+        measures = RecordingMeasures(0, 0, 0.0)
     if not (
         0 < measures.samples <= _MOST_SAMPLES
-        and MIN_SAMPLE_RATE <= measures.rate <= MAX_SAMPLE_RATE
-        and MIN_GAIN <= measures.gain <= MAX_GAIN
+        and MIN_SAMPLE_RATE_HZ <= measures.rate <= MAX_SAMPLE_RATE_HZ
+        and MIN_GAIN_FACTOR <= measures.gain <= MAX_GAIN_FACTOR
     ):
         raise AudiovqError(
             f"the manifest's samples, rate and gain are {', '.join(texts)}; correct them, "
@@ -285,7 +299,7 @@ def _stamp(root: Path, splits: Sequence[str], high_pass_hz: float) -> str:
     for row in _list(root):
         if row.measures:
             # Its content rather than its time, which copying changes: 100 MB take a tenth of a second.
-            with open(root / MANIFEST, "rb") as file:
+            with open(root / MANIFEST_NAME, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
             break
         if splits and row.split not in splits:

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from audiovq.audio.highpass import high_pass
-from audiovq.audio.reader import read_span
+from audiovq.audio.reader import read_segment
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import Corpus
-from audiovq.data.index import NOBODY, Utterance
-from audiovq.data.prefetch import ReadAhead
-from audiovq.data.sharding import ALL, MicroBatch, Shard
+from audiovq.data.index import UNKNOWN_ID, Utterance
+from audiovq.data.prefetch import Prefetcher
+from audiovq.data.sharding import SINGLE_SHARD, MicroBatch, Shard
 from audiovq.errors import AudiovqError
 
-PAST_SECONDS = 0.2
+_PAST_SECONDS = 0.2
 """Signal that is read before a crop for the high-pass to settle on."""
-OFFSET = 0.03
+_OFFSET = 0.03
 """Largest offset of a disturbed crop, in full scale."""
-HUM_DB = (-60.0, -35.0)
-NOISE_DB = (-70.0, -50.0)
+_HUM_DB = (-60.0, -35.0)
+_NOISE_DB = (-70.0, -50.0)
 """RMS of the hum and of the white noise of a disturbed crop, dB relative to full scale (speech: -23)."""
 _MOST_UNREADABLE = 100
 """Unreadable draws in a row after which something else is wrong, such as a missing disk."""
@@ -88,7 +88,7 @@ class _Pair(NamedTuple):
     paths: tuple[str, str]  # recordings of both
 
 
-class CropReader(ReadAhead[SpeechBatch]):
+class CropReader(Prefetcher[SpeechBatch]):
     """Draws batches, one step ahead in a thread.
 
     Unreadable recordings are logged and replaced by another draw, and `close` logs their number.
@@ -111,7 +111,7 @@ class CropReader(ReadAhead[SpeechBatch]):
         voice_samples: int,
         batch: int,
         seed: int,
-        shard: Shard = ALL,
+        shard: Shard = SINGLE_SHARD,
         high_pass_hz: float = 0.0,
         augmentation: Augmentation = NO_AUGMENTATION,
     ) -> None:
@@ -176,15 +176,15 @@ class CropReader(ReadAhead[SpeechBatch]):
         """A crop as from a poor recorder; most crops are unchanged."""
         if rng.random() >= self.augmentation.disturb_prob:
             return signal
-        past = round(PAST_SECONDS * SAMPLE_RATE)
+        past = round(_PAST_SECONDS * SAMPLE_RATE)
         time = np.arange(past + len(signal)) / SAMPLE_RATE
         mains = rng.choice([50.0, 60.0])
         hum = sum(
             rng.random() / k * np.sin(2 * np.pi * (k * mains * time + rng.random())) for k in (1, 2, 3, 5)
         )
-        hum *= 10 ** (rng.uniform(*HUM_DB) / 20) / (np.sqrt(np.mean(hum**2)) + 1e-9)
-        noise = rng.standard_normal(len(time)) * 10 ** (rng.uniform(*NOISE_DB) / 20)
-        offset = rng.uniform(-OFFSET, OFFSET)
+        hum *= 10 ** (rng.uniform(*_HUM_DB) / 20) / (np.sqrt(np.mean(hum**2)) + 1e-9)
+        noise = rng.standard_normal(len(time)) * 10 ** (rng.uniform(*_NOISE_DB) / 20)
+        offset = rng.uniform(-_OFFSET, _OFFSET)
         # The high-pass is linear, so that the parts may be filtered apart.
         added = high_pass((offset + hum + noise).astype(np.float32), self.high_pass_hz)
         return signal + added[past:]
@@ -229,7 +229,7 @@ class CropReader(ReadAhead[SpeechBatch]):
         """A recording of the same speaker; the same recording if the speaker is unknown."""
         speaker = self._speakers[number]
         same = np.array([number])
-        if speaker != NOBODY:
+        if speaker != UNKNOWN_ID:
             same = self._by_speaker[self._starts[speaker] : self._starts[speaker + 1]]
         return self.corpus.utterances[int(same[int(rng.integers(len(same)))])]
 
@@ -241,9 +241,9 @@ class CropReader(ReadAhead[SpeechBatch]):
         # Reach a little beyond the end, so that some crops end in silence as recordings do.
         start = int(rng.integers(0, max(1, spare + wanted // 8)))
         start = max(0, min(start, max(spare, 0) + wanted // 8, u.samples - 1))
-        past = min(start, round(PAST_SECONDS * u.rate)) if self.high_pass_hz else 0
+        past = min(start, round(_PAST_SECONDS * u.rate)) if self.high_pass_hz else 0
         path = self.corpus.root / u.path
-        x, rate = read_span(path, start - past, past + wanted)
+        x, rate = read_segment(path, start - past, past + wanted)
         if rate != u.rate:
             raise AudiovqError(f"{path}: is at {rate} Hz, and listed at {u.rate}; correct the manifest")
         x = x * np.float32(u.gain)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from audiovq.errors import AudiovqError
-from audiovq.io.atomic import PartialFile, remove_leftovers
+from audiovq.io.atomic import PartialFile, remove_leftover_files
 
 _Progress = Callable[[int, int | None], None]
 """Called with bytes done and in all (None: unknown)."""
@@ -32,7 +32,7 @@ class _CutError(Exception):
     """The connection ended early."""
 
 
-def download(url: str, target: Path, checksum: str = "", *, progress: _Progress | None = None) -> Path:
+def download_file(url: str, target: Path, checksum: str = "", *, progress: _Progress | None = None) -> Path:
     """Fetch a file, resuming an earlier download; a file that exists is only checked.
 
     A lost connection is resumed as long as each new one brings something.
@@ -88,7 +88,7 @@ def unzip(archive: Path, folder: Path, *, progress: _Progress | None = None) -> 
             for member in members:
                 _refuse_unsafe(archive, member)
             folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(folder)
+            remove_leftover_files(folder)
             missing = [m for m in members if not _is_there(folder / m.filename, m.file_size)]
             total = sum(m.file_size for m in missing)
             _check_space(folder, total, "unpacking needs")

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from audiovq.io.atomic import PartialFile
 
-NOBODY = -1
+UNKNOWN_ID = -1
 """Speaker number of a recording whose speaker is unknown, and split number of one without a split."""
 
 _KEY = "audiovq-index-2"
@@ -57,13 +57,13 @@ class Utterance:
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
+class CorpusIndex:
     """Columns over N recordings, and the names that their numbers stand for.
 
     Attributes:
         samples: `(N,)`, at the recording's own rate.
         rate, gain: `(N,)`, in Hz and as a factor.
-        speaker, split: `(N,)`, numbers in `speakers` and `splits`; `NOBODY`: unknown, none.
+        speaker, split: `(N,)`, numbers in `speakers` and `splits`; `UNKNOWN_ID`: unknown, none.
         paths: all paths in UTF-8, one after another; ends: `(N,)`, where each of them ends.
         speakers, splits: names; of speakers sorted.
         stamp: hash of what the index depends on; skipped: a line for each unreadable file.
@@ -91,8 +91,8 @@ class Index:
         return Utterance(
             # What the file system holds need not be UTF-8.
             self.paths[begin : int(self.ends[row])].tobytes().decode("utf-8", "surrogateescape"),
-            self.speakers[speaker] if speaker != NOBODY else "",
-            self.splits[split] if split != NOBODY else "",
+            self.speakers[speaker] if speaker != UNKNOWN_ID else "",
+            self.splits[split] if split != UNKNOWN_ID else "",
             int(self.samples[row]),
             int(self.rate[row]),
             float(self.gain[row]),
@@ -106,7 +106,7 @@ class Index:
             file.write(save(columns, {_KEY: json.dumps(about)}))
 
     @classmethod
-    def load(cls, path: Path, stamp: str) -> Index | None:
+    def load(cls, path: Path, stamp: str) -> CorpusIndex | None:
         """The index stored in a file; None if it has another stamp, is damaged or missing."""
         try:
             with open(path, "rb") as file:
@@ -133,16 +133,16 @@ class Index:
         return cls(**columns, **names, stamp=stamp)
 
 
-class IndexBuilder:
-    """Collects rows into an `Index`, in as much memory as the index itself takes."""
+class CorpusIndexBuilder:
+    """Collects rows into an `CorpusIndex`, in as much memory as the index itself takes."""
 
     def __init__(self) -> None:
         self._columns: dict[str, array[Any]] = {
             name: array(code) for name, code in zip(_ROW, "qidihq", strict=True)
         }
         self._paths = bytearray()
-        self._speakers: dict[str, int] = {"": NOBODY}
-        self._splits: dict[str, int] = {"": NOBODY}
+        self._speakers: dict[str, int] = {"": UNKNOWN_ID}
+        self._splits: dict[str, int] = {"": UNKNOWN_ID}
 
     def __len__(self) -> int:
         return len(self._columns["samples"])
@@ -157,7 +157,7 @@ class IndexBuilder:
         for name, value in zip(_ROW, (samples, rate, gain, *numbers, len(self._paths)), strict=True):
             self._columns[name].append(value)
 
-    def build(self, stamp: str = "", skipped: Sequence[str] = ()) -> Index:
+    def build(self, stamp: str = "", skipped: Sequence[str] = ()) -> CorpusIndex:
         """The index of the added rows, which shares their memory: add nothing afterwards."""
         columns: dict[str, Any] = {
             name: np.frombuffer(column, _COLUMNS[name][1]) if column else np.empty(0, _COLUMNS[name][1])
@@ -165,11 +165,11 @@ class IndexBuilder:
         }
         names = list(self._speakers)[1:]
         order = sorted(range(len(names)), key=names.__getitem__)
-        # The last entry is that of NOBODY, which is -1.
-        number = np.full(len(names) + 1, NOBODY, np.int32)
+        # The last entry is that of UNKNOWN_ID, which is -1.
+        number = np.full(len(names) + 1, UNKNOWN_ID, np.int32)
         number[order] = np.arange(len(names))
         columns["speaker"] = number[columns["speaker"]]
-        return Index(
+        return CorpusIndex(
             **columns,
             paths=np.frombuffer(self._paths, np.uint8),
             speakers=tuple(names[i] for i in order),
@@ -182,7 +182,7 @@ class IndexBuilder:
 _ROW = ("samples", "rate", "gain", "speaker", "split", "ends")
 
 
-class Utterances(Sequence[Utterance]):
+class UtteranceSequence(Sequence[Utterance]):
     """Rows of an index as `Utterance`s, each made on access.
 
     Args:
@@ -190,25 +190,25 @@ class Utterances(Sequence[Utterance]):
         rows: int32 or int64 `(M,)`, numbers of these rows, in order; None: all.
     """
 
-    def __init__(self, base: Index, rows: NDArray[Any] | None = None) -> None:
+    def __init__(self, base: CorpusIndex, rows: NDArray[Any] | None = None) -> None:
         self.base = base
         self._rows = rows
 
     @classmethod
-    def of(cls, utterances: Iterable[Utterance]) -> Utterances:
+    def of(cls, utterances: Iterable[Utterance]) -> UtteranceSequence:
         """Any utterances, in columns."""
-        if isinstance(utterances, Utterances):
+        if isinstance(utterances, UtteranceSequence):
             return utterances
-        builder = IndexBuilder()
+        builder = CorpusIndexBuilder()
         for u in utterances:
             builder.add(u.path, u.speaker, u.split, u.samples, u.rate, u.gain)
         return cls(builder.build())
 
-    def take(self, rows: NDArray[Any]) -> Utterances:
+    def take(self, rows: NDArray[Any]) -> UtteranceSequence:
         """Some of these: a mask `(M,)`, or positions."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         narrow = np.int32 if len(self.base) < 2**31 else np.int64
-        return Utterances(self.base, (rows if self._rows is None else self._rows[rows]).astype(narrow))
+        return UtteranceSequence(self.base, (rows if self._rows is None else self._rows[rows]).astype(narrow))
 
     def column(self, name: str) -> NDArray[Any]:
         """`(M,)`: `samples`, `rate`, `gain`, or `speaker` and `split` as numbers in the index's names."""
@@ -227,8 +227,8 @@ class Utterances(Sequence[Utterance]):
     @overload
     def __getitem__(self, position: int) -> Utterance: ...
     @overload
-    def __getitem__(self, position: slice) -> Utterances: ...
-    def __getitem__(self, position: int | slice) -> Utterance | Utterances:
+    def __getitem__(self, position: slice) -> UtteranceSequence: ...
+    def __getitem__(self, position: int | slice) -> Utterance | UtteranceSequence:
         found = range(len(self))[position]
         if isinstance(found, range):
             return self.take(np.arange(found.start, found.stop, found.step))

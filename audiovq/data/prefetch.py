@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from audiovq.data.sharding import MicroBatch, Shard, full_batch
+from audiovq.data.sharding import MicroBatch, Shard, undivided_batch
 
 _BatchT = TypeVar("_BatchT")
 
 
-class ReadAhead(ABC, Generic[_BatchT]):
+class Prefetcher(ABC, Generic[_BatchT]):
     """Batches by step number: while one is used, the next one is read.
 
     Args:
@@ -37,7 +37,7 @@ class ReadAhead(ABC, Generic[_BatchT]):
 
     def read(self, step: int) -> _BatchT:
         """The whole batch of a step."""
-        return self.read_part(step, full_batch(self.batch))
+        return self.read_part(step, undivided_batch(self.batch))
 
     def micro_batches(self, step: int) -> list[_BatchT]:
         """This process's shard of a step's batch, read now."""

@@ -24,18 +24,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from audiovq.audio.loudness import ACTIVE_RANGE_DB
-from audiovq.audio.writer import write
+from audiovq.audio.loudness import ACTIVE_SPEECH_RANGE_DB
+from audiovq.audio.writer import write_audio
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.data.corpus import MANIFEST, measure
-from audiovq.data.segmentation import CUT_ABOVE_SECONDS, CUT_SECONDS, MARGIN_SECONDS, SHORTEST_SECONDS, pieces
-from audiovq.data.splits import TRAIN, Piece, RawRecording, divide, text_keys
+from audiovq.data.corpus import MANIFEST_NAME, measure_recording
+from audiovq.data.segmentation import (
+    MAX_RECORDING_SECONDS,
+    MIN_SOUND_SECONDS,
+    PIECE_SECONDS_RANGE,
+    SILENCE_MARGIN_SECONDS,
+    split_at_pauses,
+)
+from audiovq.data.splits import TRAIN_SPLIT, PreparedPiece, RawRecording, assign_splits, assign_text_keys
 from audiovq.errors import AudiovqError
-from audiovq.io.atomic import PartialFile, remove_leftovers
+from audiovq.io.atomic import PartialFile, remove_leftover_files
 
 _COLUMNS = ("path", "speaker", "sentence", "text", "split", "samples", "rate", "gain")
 
-JOURNAL = "prepared.jsonl"
+_JOURNAL = "prepared.jsonl"
 
 _CHUNK = 16
 """Recordings a process takes at a time."""
@@ -43,15 +49,15 @@ _CHUNK = 16
 _SETTINGS = {
     "version": 1,
     "rate": SAMPLE_RATE,
-    "range_db": ACTIVE_RANGE_DB,
-    "seconds": [MARGIN_SECONDS, CUT_ABOVE_SECONDS, *CUT_SECONDS, SHORTEST_SECONDS],
+    "range_db": ACTIVE_SPEECH_RANGE_DB,
+    "seconds": [SILENCE_MARGIN_SECONDS, MAX_RECORDING_SECONDS, *PIECE_SECONDS_RANGE, MIN_SOUND_SECONDS],
 }
 """What prepared recordings depend on: with other values all of them are prepared anew."""
 
 _logger = logging.getLogger(__name__)
 
 
-class Prepared(NamedTuple):
+class _Prepared(NamedTuple):
     """A written file: path from the corpus's folder on, samples, rate in Hz, gain."""
 
     path: str
@@ -61,7 +67,7 @@ class Prepared(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Summary:
+class PrepareSummary:
     """Counts of a run."""
 
     recordings: int
@@ -78,19 +84,19 @@ class _Result(NamedTuple):
     """Of recording `number`: files written, why it is skipped, or why nothing can be written."""
 
     number: int
-    prepared: list[Prepared]
+    prepared: list[_Prepared]
     skipped: str = ""
     fatal: str = ""
 
 
-def prepare(
+def prepare_corpus(
     recordings: Sequence[RawRecording],
     out: str | Path,
     *,
     workers: int | None = None,
     beside: Sequence[Path] = (),
     progress: Callable[[int, int], None] | None = None,
-) -> Summary:
+) -> PrepareSummary:
     """Prepare recordings that are not prepared yet, and write the manifest. Unreadable ones are skipped.
 
     Args:
@@ -110,7 +116,7 @@ def prepare(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AudiovqError(f"{out}: cannot be made ({error.strerror}); name another folder") from None
-    remove_leftovers(out)
+    remove_leftover_files(out)
     results = _finished(recordings, out)
     todo = [(number, item) for number, item in enumerate(recordings) if number not in results]
     skipped = []
@@ -132,12 +138,12 @@ def prepare(
         with PartialFile(out / path.name, force=True) as file:
             file.write(path.read_bytes())
     seconds = _write_manifest(recordings, results, out)
-    summary = Summary(len(results), len(todo) - len(skipped), tuple(skipped), seconds)
+    summary = PrepareSummary(len(results), len(todo) - len(skipped), tuple(skipped), seconds)
     _logger.info("%s: %s", out, _described(summary))
     return summary
 
 
-def _finished(recordings: Sequence[RawRecording], out: Path) -> dict[int, list[Prepared]]:
+def _finished(recordings: Sequence[RawRecording], out: Path) -> dict[int, list[_Prepared]]:
     """Files of the recordings that earlier runs prepared, by number."""
     known = _read_journal(out)
     found = {}
@@ -148,7 +154,7 @@ def _finished(recordings: Sequence[RawRecording], out: Path) -> dict[int, list[P
     return found
 
 
-def _described(summary: Summary) -> str:
+def _described(summary: PrepareSummary) -> str:
     there = summary.recordings - summary.made
     minutes = ", ".join(f"{name} {value / 60:.1f} min" for name, value in summary.seconds.items())
     return f"{summary.made} prepared, {there} were there, {len(summary.skipped)} skipped; {minutes}"
@@ -208,14 +214,14 @@ def _prepare_chunk(jobs: list[tuple[int, RawRecording]], out: Path) -> list[_Res
 
 def _prepare_one(job: tuple[int, RawRecording], out: Path) -> _Result:
     number, source = job
-    made: list[Prepared] = []
+    made: list[_Prepared] = []
     try:
-        for part, signal_16k in pieces(source.path):
+        for part, signal_16k in split_at_pauses(source.path):
             name = f"audio/{source.name}{'' if part is None else f'-{part:04d}'}.flac"
             try:
                 (out / name).parent.mkdir(parents=True, exist_ok=True)
-                write(out / name, signal_16k, SAMPLE_RATE, force=True)
-                made.append(Prepared(name, *measure(out / name)))
+                write_audio(out / name, signal_16k, SAMPLE_RATE, force=True)
+                made.append(_Prepared(name, *measure_recording(out / name)))
             except (AudiovqError, OSError, RuntimeError) as error:
                 reason = str(error) if isinstance(error, AudiovqError) else f"{out / name}: {error}"
                 return _Result(number, [], fatal=reason)
@@ -225,15 +231,15 @@ def _prepare_one(job: tuple[int, RawRecording], out: Path) -> _Result:
                 (out / piece.path).unlink()
         return _Result(number, [], skipped=str(error))
     if not made:
-        return _Result(number, [], skipped=f"{source.path}: holds less than {SHORTEST_SECONDS:g} s of sound")
+        return _Result(number, [], skipped=f"{source.path}: holds less than {MIN_SOUND_SECONDS:g} s of sound")
     return _Result(number, made)
 
 
 def _write_manifest(
-    recordings: Sequence[RawRecording], results: dict[int, list[Prepared]], out: Path
+    recordings: Sequence[RawRecording], results: dict[int, list[_Prepared]], out: Path
 ) -> dict[str, float]:
     """Write the manifest; returns seconds by split."""
-    keys = text_keys(recordings)
+    keys = assign_text_keys(recordings)
     rows = []
     pieces_of_text = []
     for number in sorted(results, key=lambda n: (recordings[n].speaker, recordings[n].name)):
@@ -243,8 +249,8 @@ def _write_manifest(
             same_text = recording.text or recording.sentence or not part
             key = keys[number] if same_text else f"{keys[number]}-{part}"
             rows.append((recording, key, piece))
-            pieces_of_text.append(Piece(recording.speaker, key, piece.samples / piece.rate))
-    splits = divide(pieces_of_text)
+            pieces_of_text.append(PreparedPiece(recording.speaker, key, piece.samples / piece.rate))
+    splits = assign_splits(pieces_of_text)
     _warn_of_splits(out, pieces_of_text, splits)
     seconds: dict[str, float] = {}
     lines: list[tuple[object, ...]] = [_COLUMNS]
@@ -252,20 +258,20 @@ def _write_manifest(
         seconds[split] = seconds.get(split, 0.0) + piece.samples / piece.rate
         measures = (piece.samples, piece.rate, repr(piece.gain))
         lines.append((piece.path, recording.speaker, recording.sentence, key, split, *measures))
-    with PartialFile(out / MANIFEST, force=True) as file:
+    with PartialFile(out / MANIFEST_NAME, force=True) as file:
         for start in range(0, len(lines), 10_000):
             file.write(_table(lines[start : start + 10_000]))
     return dict(sorted(seconds.items()))
 
 
-def _warn_of_splits(out: Path, pieces_of_text: Sequence[Piece], splits: Sequence[str]) -> None:
+def _warn_of_splits(out: Path, pieces_of_text: Sequence[PreparedPiece], splits: Sequence[str]) -> None:
     counts = Counter(piece.speaker for piece in pieces_of_text)
     single = sorted(name for name, count in counts.items() if name and count == 1)
     if single:
         some = ", ".join(single[:3]) + (", …" if len(single) > 3 else "")
         who = "1 speaker has" if len(single) == 1 else f"{len(single)} speakers have"
         _logger.warning("%s: %s one recording, either trained on or held out: %s", out, who, some)
-    if TRAIN not in splits or len(set(splits)) == 1:
+    if TRAIN_SPLIT not in splits or len(set(splits)) == 1:
         _logger.warning("%s: too few different texts to hold some out; training is not scored", out)
 
 
@@ -278,8 +284,8 @@ def _table(rows: Sequence[Sequence[object]]) -> bytes:
 class _Journal:
     """Appends a line for each finished recording; starts with the lines that are still valid."""
 
-    def __init__(self, out: Path, kept: Sequence[tuple[RawRecording, list[Prepared]]]) -> None:
-        self.path = out / JOURNAL
+    def __init__(self, out: Path, kept: Sequence[tuple[RawRecording, list[_Prepared]]]) -> None:
+        self.path = out / _JOURNAL
         with PartialFile(self.path, force=True) as file:
             lines = [json.dumps({"settings": _SETTINGS}), *(_line(*entry) for entry in kept)]
             file.write("".join(f"{line}\n" for line in lines).encode())
@@ -288,7 +294,7 @@ class _Journal:
         except OSError as error:
             raise self._failed(error) from None
 
-    def add(self, source: RawRecording, prepared: list[Prepared]) -> None:
+    def add(self, source: RawRecording, prepared: list[_Prepared]) -> None:
         """Raises AudiovqError if the disk refuses."""
         try:
             self._file.write(_line(source, prepared) + "\n")
@@ -307,14 +313,14 @@ class _Journal:
             self._file.close()
 
 
-def _line(source: RawRecording, prepared: list[Prepared]) -> str:
+def _line(source: RawRecording, prepared: list[_Prepared]) -> str:
     return json.dumps({"name": source.name, "source": _mark(source.path), "pieces": prepared})
 
 
-def _read_journal(out: Path) -> dict[tuple[str, tuple[int, int]], list[Prepared]]:
+def _read_journal(out: Path) -> dict[tuple[str, tuple[int, int]], list[_Prepared]]:
     """Files by name, size and time of the recording; none if earlier runs had other settings."""
     found = {}
-    with suppress(OSError), open(out / JOURNAL, encoding="utf-8") as file:
+    with suppress(OSError), open(out / _JOURNAL, encoding="utf-8") as file:
         for number, line in enumerate(file):
             try:
                 tree = json.loads(line)
@@ -323,7 +329,7 @@ def _read_journal(out: Path) -> dict[tuple[str, tuple[int, int]], list[Prepared]
                         break
                     continue
                 size, time = tree["source"]
-                found[tree["name"], (size, time)] = [Prepared(*piece) for piece in tree["pieces"]]
+                found[tree["name"], (size, time)] = [_Prepared(*piece) for piece in tree["pieces"]]
             except (ValueError, KeyError, TypeError):
                 continue  # a line that was cut by a full disk or a kill
     return found

@@ -32,7 +32,7 @@ class MicroBatch(NamedTuple):
         return drawn[self.first : self.first + self.size]
 
 
-def full_batch(items: int) -> MicroBatch:
+def undivided_batch(items: int) -> MicroBatch:
     """A batch that is not divided."""
     return MicroBatch(0, items, items)
 
@@ -68,5 +68,5 @@ class Shard:
         return [MicroBatch((first + i) * size, size, batch) for i in range(self.grad_accum)]
 
 
-ALL = Shard()
+SINGLE_SHARD = Shard()
 """One process, one micro-batch."""

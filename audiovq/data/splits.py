@@ -9,27 +9,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from audiovq.audio.reader import EXTENSIONS
+from audiovq.audio.reader import AUDIO_EXTENSIONS
 from audiovq.errors import AudiovqError
 
-TRAIN = "train"
-EVAL_UTTERANCES = "eval-utts"
+TRAIN_SPLIT = "train"
+EVAL_UTTERANCES_SPLIT = "eval-utts"
 """Split of held-out texts by trained speakers."""
-EVAL_SPEAKERS = "eval-speakers"
+EVAL_SPEAKERS_SPLIT = "eval-speakers"
 """Split of held-out speakers."""
-UNUSED = "unused"
+_UNUSED_SPLIT = "unused"
 """Split of what would leak between the others."""
 
-EVAL_SHARE = 0.03
+_EVAL_SHARE = 0.03
 """Share of the texts, by time, that is held out."""
 
-EVAL_SECONDS = 60.0
-"""Held out at least, but no more than the share `EVAL_MOST`."""
-EVAL_MOST = 0.1
+_EVAL_SECONDS = 60.0
+"""Held out at least, but no more than the share `_EVAL_MOST`."""
+_EVAL_MOST = 0.1
 
-EVAL_SPEAKER_SHARE = 0.05
-"""Share of the speakers that is held out, at least one; none of fewer than `FEWEST_SPEAKERS`."""
-FEWEST_SPEAKERS = 5
+_EVAL_SPEAKER_SHARE = 0.05
+"""Share of the speakers that is held out, at least one; none of fewer than `_FEWEST_SPEAKERS`."""
+_FEWEST_SPEAKERS = 5
 
 
 class RawRecording(NamedTuple):
@@ -50,15 +50,15 @@ class RawRecording(NamedTuple):
     text: str = ""
 
 
-class Piece(NamedTuple):
-    """A prepared recording, or a piece of one: speaker, key of the text (`text_keys`), length in seconds."""
+class PreparedPiece(NamedTuple):
+    """A prepared recording, or a piece of one: speaker, key of the text, length in seconds."""
 
     speaker: str
     text: str
     seconds: float
 
 
-def find_in_folder(folder: str | Path) -> list[RawRecording]:
+def find_recordings_in_folder(folder: str | Path) -> list[RawRecording]:
     """Recordings anywhere below a folder, sorted; a recording's subfolder is its speaker.
 
     Raises:
@@ -71,18 +71,20 @@ def find_in_folder(folder: str | Path) -> list[RawRecording]:
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
-        if hidden or path.suffix.lower() not in EXTENSIONS or not path.is_file():
+        if hidden or path.suffix.lower() not in AUDIO_EXTENSIONS or not path.is_file():
             continue
         name = inside.with_suffix("").as_posix()
         # Two files may differ in their suffix alone.
         name = name if name not in sources else inside.as_posix().replace(".", "_")
         sources[name] = RawRecording(path, name, path.parent.name if len(inside.parts) > 1 else "")
     if not sources:
-        raise AudiovqError(f"{folder}: no recordings found; expected files ending in {', '.join(EXTENSIONS)}")
+        raise AudiovqError(
+            f"{folder}: no recordings found; expected files ending in {', '.join(AUDIO_EXTENSIONS)}"
+        )
     return list(sources.values())
 
 
-def text_keys(sources: Sequence[RawRecording]) -> list[str]:
+def assign_text_keys(sources: Sequence[RawRecording]) -> list[str]:
     """A key for each recording, the same for the same text.
 
     By transcript if there is one, as newspaper sentences of VCTK recur under other numbers. Otherwise by
@@ -106,7 +108,7 @@ def text_keys(sources: Sequence[RawRecording]) -> list[str]:
     return keys
 
 
-def divide(pieces: Sequence[Piece]) -> list[str]:
+def assign_splits(pieces: Sequence[PreparedPiece]) -> list[str]:
     """The split of each piece: no text of an eval split is in training, no speaker of eval-speakers either.
 
     A hash chooses the held-out texts and speakers: the same on every machine, and almost the same when
@@ -116,7 +118,7 @@ def divide(pieces: Sequence[Piece]) -> list[str]:
     files = Counter(p.speaker for p in pieces if p.speaker)
     # A speaker with one recording is worth more in training than for evaluation.
     several = sorted((s for s in files if files[s] > 1), key=_hash)
-    count = max(1, round(EVAL_SPEAKER_SHARE * len(files))) if len(several) >= FEWEST_SPEAKERS else 0
+    count = max(1, round(_EVAL_SPEAKER_SHARE * len(files))) if len(several) >= _FEWEST_SPEAKERS else 0
     held_speakers = set(several[:count])
 
     seconds: dict[str, float] = defaultdict(float)
@@ -124,7 +126,7 @@ def divide(pieces: Sequence[Piece]) -> list[str]:
         if piece.speaker not in held_speakers:
             seconds[piece.text] += piece.seconds
     total = sum(seconds.values())
-    wanted = max(EVAL_SHARE * total, min(EVAL_SECONDS, EVAL_MOST * total))
+    wanted = max(_EVAL_SHARE * total, min(_EVAL_SECONDS, _EVAL_MOST * total))
     held_texts: set[str] = set()
     if len(seconds) >= 4:
         gathered = 0.0
@@ -141,9 +143,9 @@ def divide(pieces: Sequence[Piece]) -> list[str]:
     splits = []
     for piece in pieces:
         if piece.speaker not in trained:
-            splits.append(UNUSED if piece.text in trained_texts else EVAL_SPEAKERS)
+            splits.append(_UNUSED_SPLIT if piece.text in trained_texts else EVAL_SPEAKERS_SPLIT)
         else:
-            splits.append(EVAL_UTTERANCES if piece.text in held_texts else TRAIN)
+            splits.append(EVAL_UTTERANCES_SPLIT if piece.text in held_texts else TRAIN_SPLIT)
     return splits
 
 

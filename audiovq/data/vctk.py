@@ -16,16 +16,16 @@ from pathlib import Path
 from audiovq.data.splits import RawRecording
 from audiovq.errors import AudiovqError
 
-FOLDERS = ("wav48_silence_trimmed", "wav48")
+_FOLDERS = ("wav48_silence_trimmed", "wav48")
 """Folder of the recordings in 0.92 and in 0.80."""
 
-MICROPHONE = "mic1"
+_MICROPHONE = "mic1"
 """The omnidirectional DPA 4035: the one of 0.80, and the one that recorded every speaker."""
 
 _NAME = re.compile(r"([A-Za-z0-9]+)_(\d+)(?:_(mic\d))?\.(?:flac|wav)", re.IGNORECASE)
 
 
-def address() -> tuple[str, str]:
+def vctk_url_and_checksum() -> tuple[str, str]:
     """URL and checksum of version 0.92, from torchaudio.
 
     Raises:
@@ -41,7 +41,7 @@ def address() -> tuple[str, str]:
         ) from None
 
 
-def find_root(folder: str | Path) -> Path:
+def find_vctk_root(folder: str | Path) -> Path:
     """The corpus's own folder: `folder` or one of its subfolders.
 
     Raises:
@@ -51,25 +51,25 @@ def find_root(folder: str | Path) -> Path:
     if not root.is_dir():
         raise AudiovqError(f"{folder}: no such folder; give the folder that holds VCTK")
     for parent in (root, *sorted(p for p in root.iterdir() if p.is_dir())):
-        if any((parent / name).is_dir() for name in FOLDERS):
+        if any((parent / name).is_dir() for name in _FOLDERS):
             return parent
     raise AudiovqError(
-        f"{folder}: holds neither {FOLDERS[0]} (VCTK 0.92) nor {FOLDERS[1]} (0.80); unpack the corpus there"
+        f"{folder}: holds neither {_FOLDERS[0]} (VCTK 0.92) nor {_FOLDERS[1]} (0.80); unpack the corpus there"
     )
 
 
-def find_recordings(folder: str | Path, microphone: str = MICROPHONE) -> list[RawRecording]:
+def find_vctk_recordings(folder: str | Path, microphone: str = _MICROPHONE) -> list[RawRecording]:
     """Every utterance once, sorted, by the given microphone or else by the other one.
 
     Args:
-        folder: as `find_root`.
+        folder: as `find_vctk_root`.
         microphone: mic1 or mic2.
 
     Raises:
         AudiovqError: no corpus there, or no recording in it.
     """
-    root = find_root(folder)
-    sound = next(root / name for name in FOLDERS if (root / name).is_dir())
+    root = find_vctk_root(folder)
+    sound = next(root / name for name in _FOLDERS if (root / name).is_dir())
     chosen: dict[str, tuple[bool, RawRecording]] = {}
     for path in sorted(sound.glob("*/*")):
         match = _NAME.fullmatch(path.name)
@@ -88,14 +88,14 @@ def find_recordings(folder: str | Path, microphone: str = MICROPHONE) -> list[Ra
     return [source for _, source in chosen.values()]
 
 
-def find_transcript(recording: Path) -> str:
+def find_vctk_transcript(recording: Path) -> str:
     """Transcript of a recording in the corpus's layout: `txt/SPK/SPK_NNN.txt` beside its folder of sound.
 
     Returns: the text; "" in another layout or without a transcript.
     """
     match = _NAME.fullmatch(recording.name)
     sound = recording.absolute().parent.parent
-    if match is None or sound.name not in FOLDERS:
+    if match is None or sound.name not in _FOLDERS:
         return ""
     speaker = recording.absolute().parent.name
     return _transcript(sound.parent / "txt" / speaker / f"{match[1]}_{match[2]}.txt")

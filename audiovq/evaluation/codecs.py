@@ -19,19 +19,19 @@ import soundfile
 from numpy.typing import NDArray
 
 from audiovq.audio.companding import mu_law_decode, mu_law_encode
-from audiovq.audio.reader import read
+from audiovq.audio.reader import read_recording
 from audiovq.audio.resample import resample
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 
-UNKNOWN = float("nan")
+_UNKNOWN = float("nan")
 """Bits of a codec that does not report them."""
 
 Signal = NDArray[np.float32]
 """Mono samples `(T,)` at 16 kHz."""
 
 
-class Coded(NamedTuple):
+class CodedSignal(NamedTuple):
     """A recording after a codec."""
 
     samples: Signal
@@ -39,26 +39,26 @@ class Coded(NamedTuple):
     nominal_bits: float  # log2 K for each code and the voice, or the requested bit rate; NaN if unknown
 
 
-Codec = Callable[[Signal], Coded]
+Codec = Callable[[Signal], CodedSignal]
 
 
-def original(samples: Signal) -> Coded:
+def pcm16_codec(samples: Signal) -> CodedSignal:
     """Nothing done: 16 bits a sample."""
     bits = 16.0 * len(samples)
-    return Coded(samples, bits, bits)
+    return CodedSignal(samples, bits, bits)
 
 
-def mu_law(samples: Signal) -> Coded:
+def mu_law_codec(samples: Signal) -> CodedSignal:
     """8-bit mu-law: 8 bits a sample."""
     bits = 8.0 * len(samples)
-    return Coded(mu_law_decode(mu_law_encode(samples)), bits, bits)
+    return CodedSignal(mu_law_decode(mu_law_encode(samples)), bits, bits)
 
 
 CODEC2_FRAME_BITS = {"700C": 28, "1200": 48, "2400": 48, "3200": 64}
 """By mode; a frame is 20 or 40 ms."""
 
 
-def codec2(mode: str) -> Codec:
+def make_codec2(mode: str) -> Codec:
     """Codec2 at 8 kHz in one of the modes of `CODEC2_FRAME_BITS`, by `c2enc` and `c2dec`."""
     rate = 8_000
     frame = 320
@@ -68,7 +68,7 @@ def codec2(mode: str) -> Codec:
     payload_share = frame_bits / (8 * math.ceil(frame_bits / 8))
     nominal_rate = int(mode.rstrip("C"))
 
-    def run(samples: Signal) -> Coded:
+    def run(samples: Signal) -> CodedSignal:
         narrow = resample(samples, SAMPLE_RATE, rate)
         # Only whole frames are coded, and the output is delayed: appended silence completes the last frame
         # and flushes the end of the recording.
@@ -82,29 +82,29 @@ def codec2(mode: str) -> Codec:
             decoded = np.fromfile(back, "<i2").astype(np.float32) / np.float32(32768)
             payload = 8 * Path(bits).stat().st_size * payload_share
         nominal = nominal_rate * len(samples) / SAMPLE_RATE
-        return Coded(resample(decoded, rate, SAMPLE_RATE), payload * len(narrow) / total, nominal)
+        return CodedSignal(resample(decoded, rate, SAMPLE_RATE), payload * len(narrow) / total, nominal)
 
     return run
 
 
-def opus(kbit: int) -> Codec:
+def make_opus(kbit: int) -> Codec:
     """Opus for speech, `kbit` kbit/s, by `opusenc` and `opusdec`."""
 
-    def run(samples: Signal) -> Coded:
+    def run(samples: Signal) -> CodedSignal:
         with tempfile.TemporaryDirectory() as folder:
             wav, packets, back = (str(Path(folder, name)) for name in ("in.wav", "x.opus", "back.wav"))
             soundfile.write(wav, samples, SAMPLE_RATE, subtype="PCM_16")
             _call("opusenc", "--quiet", "--bitrate", str(kbit), "--speech", wav, packets)
             _call("opusdec", "--quiet", "--rate", str(SAMPLE_RATE), packets, back)
             decoded, _ = soundfile.read(back, dtype="float32")
-            sizes = list(ogg_packet_sizes(Path(packets).read_bytes()))
+            sizes = list(_ogg_packet_sizes(Path(packets).read_bytes()))
         # The first two packets are headers.
-        return Coded(decoded, 8.0 * sum(sizes[2:]), 1000.0 * kbit * len(samples) / SAMPLE_RATE)
+        return CodedSignal(decoded, 8.0 * sum(sizes[2:]), 1000.0 * kbit * len(samples) / SAMPLE_RATE)
 
     return run
 
 
-def ogg_packet_sizes(content: bytes) -> Iterator[int]:
+def _ogg_packet_sizes(content: bytes) -> Iterator[int]:
     """Bytes of each packet of an Ogg file with one stream (RFC 3533, section 6).
 
     Raises: AudiovqError if it is no Ogg file.
@@ -124,7 +124,7 @@ def ogg_packet_sizes(content: bytes) -> Iterator[int]:
         position += 27 + len(lacing) + sum(lacing)
 
 
-def command_codec(name: str, command: str) -> Codec:
+def make_command_codec(name: str, command: str) -> Codec:
     """A codec that is a program of the user's.
 
     Args:
@@ -141,7 +141,7 @@ def command_codec(name: str, command: str) -> Codec:
         if not any(place in word for word in words):
             raise ValueError(f"{place} is missing in the command of {name}: {what}")
 
-    def run(samples: Signal) -> Coded:
+    def run(samples: Signal) -> CodedSignal:
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder, "scratch")
             scratch.mkdir()
@@ -153,10 +153,10 @@ def command_codec(name: str, command: str) -> Codec:
             if not back.exists():
                 raise AudiovqError(f"{name}: its command wrote no recording to {{o}}; try it by hand")
             try:
-                decoded = read(back).samples
+                decoded = read_recording(back).samples
             except AudiovqError as error:
                 raise AudiovqError(f"{name}: what its command wrote is no recording ({error})") from None
-        return Coded(decoded, _last_number(printed), UNKNOWN)
+        return CodedSignal(decoded, _last_number(printed), _UNKNOWN)
 
     return run
 
@@ -172,8 +172,8 @@ def _last_number(printed: str) -> float:
     try:
         value = float(printed.split()[-1])
     except (IndexError, ValueError):
-        return UNKNOWN
-    return value if 0 <= value < math.inf else UNKNOWN
+        return _UNKNOWN
+    return value if 0 <= value < math.inf else _UNKNOWN
 
 
 def _call(*command: str, name: str | None = None) -> str:

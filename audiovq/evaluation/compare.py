@@ -14,30 +14,30 @@ from typing import TYPE_CHECKING
 
 import soundfile
 
-from audiovq.audio.reader import read
+from audiovq.audio.reader import read_recording
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import Corpus, Utterance
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.codecs import Signal
-from audiovq.evaluation.metrics import Scorer, Scores, remove_delay, system_delay
-from audiovq.evaluation.options import MAX_PER_SPEAKER
+from audiovq.evaluation.evaluation_options import DEFAULT_MAX_PER_SPEAKER
+from audiovq.evaluation.metrics import QualityScorer, RecordingScores, find_system_delay, remove_delay
 from audiovq.evaluation.systems import System
-from audiovq.evaluation.words import WordErrors, WordMetric
+from audiovq.evaluation.words import WordErrorMetric, WordErrors
 from audiovq.io.atomic import PartialFile
 
 if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
 
-LONGEST_SECONDS = 12.0
+_LONGEST_SECONDS = 12.0
 """Recordings of this length and longer are left out: PESQ is meant for short ones."""
 
-WARM_UP_SECONDS = 0.5
+_WARM_UP_SECONDS = 0.5
 """Length of a first run before the clock starts: compilation does not count as a system's speed."""
 
 _Progress = Callable[[str, int, int], None]
 
 
-def as_written(samples: Signal) -> Signal:
+def _as_written(samples: Signal) -> Signal:
     """Samples `(T,)` as read back from a 16-bit file; all systems are scored on these.
 
     This matters: above the 4 kHz of a narrow-band codec, DistillMOS distinguishes digital silence from
@@ -51,23 +51,23 @@ def as_written(samples: Signal) -> Signal:
 
 
 @dataclass(frozen=True)
-class Row:
+class SystemScores:
     """Scores of a system."""
 
     system: System
     stored_bits_per_second: float  # of all recordings together; NaN if unknown
     nominal_bits_per_second: float  # without entropy coding, or the requested rate; NaN if unknown
-    means: Scores  # over recordings by measure, without those that have no value
-    scores: tuple[Scores, ...]  # of every recording
+    means: RecordingScores  # over recordings by measure, without those that have no value
+    scores: tuple[RecordingScores, ...]  # of every recording
     delay_samples: int  # of the system; it was removed
     seconds_per_second: float  # computing time of a second of speech there and back, with the file in between
     words: WordErrors | None = None  # None if they were not counted
 
 
 def choose_utterances(
-    corpus: Corpus, limit: int | None = None, per_speaker: int = MAX_PER_SPEAKER
+    corpus: Corpus, limit: int | None = None, per_speaker: int = DEFAULT_MAX_PER_SPEAKER
 ) -> list[Utterance]:
-    """The recordings to measure: under `LONGEST_SECONDS`, the first ones of each speaker.
+    """The recordings to measure: under `_LONGEST_SECONDS`, the first ones of each speaker.
 
     Args:
         limit: number in all; speakers take turns. A recording of an unknown speaker counts as a speaker.
@@ -77,25 +77,25 @@ def choose_utterances(
     """
     groups: dict[str, list[Utterance]] = {}
     for utterance in corpus.utterances:
-        if utterance.seconds < LONGEST_SECONDS:
+        if utterance.seconds < _LONGEST_SECONDS:
             groups.setdefault(utterance.speaker or f"\0{utterance.path}", []).append(utterance)
     turns = itertools.zip_longest(*(groups[name][:per_speaker] for name in sorted(groups)))
     chosen = [u for turn in turns for u in turn if u is not None][:limit]
     if not chosen:
         raise AudiovqError(
-            f"{corpus.root}: no recording under {LONGEST_SECONDS:g} s; cut longer ones to measure them"
+            f"{corpus.root}: no recording under {_LONGEST_SECONDS:g} s; cut longer ones to measure them"
         )
     return chosen
 
 
-def compare(
+def compare_systems(
     systems: Sequence[System],
     signals: Sequence[Signal],
-    scorer: Scorer,
+    scorer: QualityScorer,
     tokenizer: Tokenizer | None = None,
     progress: _Progress | None = None,
-    words: WordMetric | None = None,
-) -> Iterator[Row]:
+    words: WordErrorMetric | None = None,
+) -> Iterator[SystemScores]:
     """Measure systems one after another.
 
     Args:
@@ -115,19 +115,19 @@ def compare(
 
 def read_signals(corpus: Corpus, utterances: Sequence[Utterance]) -> list[Signal]:
     """Recordings, whole, mono float32 `(T,)` at 16 kHz. Raises AudiovqError if one cannot be read."""
-    return [read(corpus.root / u.path).samples for u in utterances]
+    return [read_recording(corpus.root / u.path).samples for u in utterances]
 
 
 def _measure(
     system: System,
     signals: Sequence[Signal],
-    scorer: Scorer,
+    scorer: QualityScorer,
     tokenizer: Tokenizer | None,
     progress: _Progress,
-    words: WordMetric | None,
-) -> Row:
+    words: WordErrorMetric | None,
+) -> SystemScores:
     codec = system.make(tokenizer)
-    codec(signals[0][: round(WARM_UP_SECONDS * SAMPLE_RATE)])
+    codec(signals[0][: round(_WARM_UP_SECONDS * SAMPLE_RATE)])
     returned: list[Signal] = []
     stored = 0.0
     nominal = 0.0
@@ -136,12 +136,12 @@ def _measure(
         began = time.perf_counter()
         coded = codec(signal)
         took += time.perf_counter() - began
-        returned.append(as_written(coded.samples))
+        returned.append(_as_written(coded.samples))
         stored += coded.stored_bits
         nominal += coded.nominal_bits
         progress(system.label, len(returned), 2 * len(signals))
-    delay = system_delay(signals, returned)
-    scores: list[Scores] = []
+    delay = find_system_delay(signals, returned)
+    scores: list[RecordingScores] = []
     heard: list[str] = []
     for number, (signal, back) in enumerate(zip(signals, returned, strict=True)):
         scores.append(scorer.score(signal, remove_delay(back, delay, len(signal))))
@@ -150,7 +150,7 @@ def _measure(
             heard.append(words.hear(number, back))
         progress(system.label, len(signals) + len(scores), 2 * len(signals))
     seconds = sum(map(len, signals)) / SAMPLE_RATE
-    return Row(
+    return SystemScores(
         system=system,
         stored_bits_per_second=stored / seconds,
         nominal_bits_per_second=nominal / seconds,
@@ -162,12 +162,12 @@ def _measure(
     )
 
 
-def _means(scores: Sequence[Scores]) -> Scores:
+def _means(scores: Sequence[RecordingScores]) -> RecordingScores:
     means = {}
-    for field in fields(Scores):
+    for field in fields(RecordingScores):
         values = [v for s in scores if not math.isnan(v := getattr(s, field.name))]
         means[field.name] = sum(values) / len(values) if values else float("nan")
-    return Scores(**means)
+    return RecordingScores(**means)
 
 
 _COLUMNS = (
@@ -183,13 +183,13 @@ _COLUMNS = (
 _WORDS_COLUMN = "WER, %"
 
 
-def table_head(words: bool = False) -> str:
+def format_table_head(words: bool = False) -> str:
     """The first two lines of the Markdown table; `words` adds the column of word errors."""
     columns = [*_COLUMNS[:-1], _WORDS_COLUMN, _COLUMNS[-1]] if words else _COLUMNS
     return f"| {' | '.join(columns)} |\n| --- |{' ---: |' * (len(columns) - 1)}"
 
 
-def table_row(row: Row) -> str:
+def format_table_row(row: SystemScores) -> str:
     """A row of the Markdown table, with the column of word errors if they were counted."""
     means = row.means
     words = () if row.words is None else (_cell(100 * row.words.rate, ".1f"),)
@@ -211,9 +211,9 @@ def _cell(value: float, form: str) -> str:
     return "—" if math.isnan(value) else format(value, form)
 
 
-def write_json(
+def write_scores_json(
     out: Path,
-    rows: Sequence[Row],
+    rows: Sequence[SystemScores],
     corpus: Corpus,
     utterances: Sequence[Utterance],
     *,
@@ -227,7 +227,7 @@ def write_json(
 
     Raises: AudiovqError if `out` exists (without `force`) or cannot be written.
     """
-    names = [field.name for field in fields(Scores)]
+    names = [field.name for field in fields(RecordingScores)]
     tree = {
         "folder": str(corpus.root),
         "model": fingerprint,

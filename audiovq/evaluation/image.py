@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiovq.data.sharding import full_batch
+from audiovq.data.sharding import undivided_batch
 from audiovq.errors import AudiovqError
-from audiovq.image.dataset import Pictures, open_pictures
-from audiovq.image.files import Pixels, grid, write_picture
-from audiovq.image.loader import PictureBatch, patches
+from audiovq.image.dataset import PictureDataset, open_pictures
+from audiovq.image.files import Pixels, tile_pictures, write_picture
+from audiovq.image.loader import PictureBatch, cut_fixed_patches
 from audiovq.image.tokenizer import ImageTokenizer
 
-BATCH = 64
+_BATCH = 64
 
-SHOWN = 40
+_SHOWN = 40
 """Pictures in the grid of reconstructions, ten pairs a row."""
 
 
@@ -56,15 +56,15 @@ def evaluate_images(
     Raises: AudiovqError if the pictures cannot be read, nothing is held out, or `grid_out` cannot be written.
     """
     train, held_out = open_pictures(folder, tokenizer.channels)
-    scores = score_images(tokenizer, train, held_out, limit)
+    scores = _score_images(tokenizer, train, held_out, limit)
     if grid_out is not None:
-        write_picture(grid_out, grid(reconstructions(tokenizer, held_out, SHOWN), 10), force=force)
+        write_picture(grid_out, tile_pictures(_reconstructions(tokenizer, held_out, _SHOWN), 10), force=force)
     return scores
 
 
 @torch.inference_mode()
-def score_images(
-    tokenizer: ImageTokenizer, train: Pictures, held_out: Pictures, limit: int = 2000
+def _score_images(
+    tokenizer: ImageTokenizer, train: PictureDataset, held_out: PictureDataset, limit: int = 2000
 ) -> ImageScores:
     """Score a model on held-out pictures (patches of its training size), at most `limit`.
 
@@ -77,7 +77,7 @@ def score_images(
         raise AudiovqError("no pictures are held out to score; give a folder of at least four pictures")
     config = tokenizer.header.config
     unigram = _unigram_bits(tokenizer, train, 5 * limit)
-    batches = _batches(patches(held_out, config.size, limit))
+    batches = _batches(cut_fixed_patches(held_out, config.size, limit))
     pictures = sum(len(batch.class_ids) for batch in batches)
     sums, seen = _sums(tokenizer, batches, unigram)
     dims = pictures * config.size**2 * config.channels
@@ -106,13 +106,13 @@ def score_images(
     )
 
 
-def _unigram_bits(tokenizer: ImageTokenizer, train: Pictures, limit: int) -> Tensor:
+def _unigram_bits(tokenizer: ImageTokenizer, train: PictureDataset, limit: int) -> Tensor:
     """Bits of each code `(K,)` by its frequency in training pictures, plus one."""
     model = tokenizer.model
     config = tokenizer.header.config
     device = next(model.parameters()).device
     counts = torch.ones(config.codebook.size)
-    for batch in _batches(patches(train, config.size, limit)):
+    for batch in _batches(cut_fixed_patches(train, config.size, limit)):
         codes = model.encode(batch.pixels.to(device)).flatten().cpu()
         counts += torch.bincount(codes, minlength=len(counts))
     return -torch.log2(counts / counts.sum())
@@ -143,9 +143,9 @@ def _sums(
 
 
 @torch.inference_mode()
-def reconstructions(tokenizer: ImageTokenizer, pictures: Pictures, count: int) -> Pixels:
+def _reconstructions(tokenizer: ImageTokenizer, pictures: PictureDataset, count: int) -> Pixels:
     """Originals and reconstructions, in turn: `(2 * count, S, S, C)`."""
-    batch = patches(pictures, tokenizer.header.config.size, count)
+    batch = cut_fixed_patches(pictures, tokenizer.header.config.size, count)
     device = next(tokenizer.model.parameters()).device
     back = []
     for part in _batches(batch):
@@ -156,7 +156,7 @@ def reconstructions(tokenizer: ImageTokenizer, pictures: Pictures, count: int) -
     return both.reshape(-1, *original.shape[1:])
 
 
-def image_table(scores: ImageScores) -> str:
+def format_image_scores(scores: ImageScores) -> str:
     """Scores as lines of text."""
     rows = [
         ("pictures", f"{scores.pictures:,}"),
@@ -177,9 +177,9 @@ def _or_dash(value: float | None) -> str:
 
 
 def _batches(everything: PictureBatch) -> list[PictureBatch]:
-    pixels = torch.split(everything.pixels, BATCH)
-    rows = torch.split(everything.class_ids, BATCH)
-    return [PictureBatch(p, r, full_batch(len(r))) for p, r in zip(pixels, rows, strict=True)]
+    pixels = torch.split(everything.pixels, _BATCH)
+    rows = torch.split(everything.class_ids, _BATCH)
+    return [PictureBatch(p, r, undivided_batch(len(r))) for p, r in zip(pixels, rows, strict=True)]
 
 
 def _nats(logits: Tensor, codes: Tensor) -> float:

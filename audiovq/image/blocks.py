@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from audiovq.nn.blocks import FiLM
 
 
-class PlaneConv(nn.Linear):
+class MatrixConv2d(nn.Linear):
     """Convolution over a plane whose weight is stored as a matrix `(C', kh * kw * C)`.
 
     Stored so, it is a matrix to the optimizer (`training.optimizer`), and its taps can be applied one by
@@ -56,10 +56,10 @@ class PlaneConv(nn.Linear):
         return out.permute(0, 2, 3, 1)
 
 
-def square_conv(in_channels: int, out_channels: int, kernel: int = 3) -> PlaneConv:
+def make_square_conv(in_channels: int, out_channels: int, kernel: int = 3) -> MatrixConv2d:
     """A centred convolution that keeps the size (odd kernel)."""
     reach = kernel // 2
-    return PlaneConv(in_channels, out_channels, (kernel, kernel), 1, (reach,) * 4)
+    return MatrixConv2d(in_channels, out_channels, (kernel, kernel), 1, (reach,) * 4)
 
 
 class ImageResidualUnit(nn.Module):
@@ -74,7 +74,7 @@ class ImageResidualUnit(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.film = FiLM(condition_channels, channels) if condition_channels else None
-        self.wide = square_conv(channels, channels)
+        self.wide = make_square_conv(channels, channels)
         self.pointwise = nn.Linear(channels, channels)
         with torch.no_grad():  # a unit starts close to the identity, so that deep stacks train at once
             self.pointwise.weight.mul_(0.3)
@@ -102,10 +102,10 @@ class Upsample(nn.Linear):
             self.bias.copy_(self.bias[:out_channels].repeat(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return unfold_positions(F.linear(x, self.weight, self.bias), 2)
+        return depth_to_space(F.linear(x, self.weight, self.bias), 2)
 
 
-def unfold_positions(x: Tensor, factor: int) -> Tensor:
+def depth_to_space(x: Tensor, factor: int) -> Tensor:
     """`(B, H, W, factor * factor * C)` to `(B, factor * H, factor * W, C)`: depth to space."""
     batch, height, width, channels = x.shape
     x = x.view(batch, height, width, factor, factor, channels // factor**2)

@@ -9,9 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.errors import AudiovqError
-from audiovq.io.codefile import CodeKind, check_range, checked_codes, other_model, read_codes, write_codes
+from audiovq.io.codefile import (
+    CodeFileKind,
+    check_code_range,
+    other_model_error,
+    read_codes,
+    validate_codes,
+    write_codes,
+)
 
-_KIND = CodeKind("audiovq-image-codes", 2, "picture", 2, ("shape",))
+_KIND = CodeFileKind("audiovq-image-codes", 2, "picture", 2, ("shape",))
 _METADATA = ("factor", "height", "width", "channels", "label", "fingerprint")
 """Keys of the sidecar, beside the shape."""
 
@@ -43,7 +50,7 @@ class CodeGrid:
     name: str = field(default="codes", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codes", checked_codes(self.name, np.asarray(self.codes), _KIND))
+        object.__setattr__(self, "codes", validate_codes(self.name, np.asarray(self.codes), _KIND))
         for name in ("factor", "height", "width"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -66,12 +73,12 @@ class CodeGrid:
     def check_against(self, num_codes: int, fingerprint: str, factor: int) -> None:
         """Raise AudiovqError for codes of another model than that of these values, or beyond its codebook."""
         if self.fingerprint is not None and self.fingerprint != fingerprint:
-            raise other_model(self.name, self.fingerprint, fingerprint)
+            raise other_model_error(self.name, self.fingerprint, fingerprint)
         if self.factor is not None and self.factor != factor:
             raise AudiovqError(
                 f"{self.name}: one is {self.factor} pixels wide, but {factor} for the model; encode again"
             )
-        check_range(self.name, self.codes, num_codes)
+        check_code_range(self.name, self.codes, num_codes)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write the codes to `path` (.npy) and the metadata beside it (.json), both or neither.

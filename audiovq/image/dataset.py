@@ -11,7 +11,7 @@ These layouts are recognised, in this order:
 
 Files of test pictures (`t10k-*`, `test_batch.bin`, a folder `test`) are held out; where there are none, every
 tenth picture is. Arrays stay in memory as bytes; pictures of a folder are read when they are drawn, and
-cached up to `CACHE_BYTES`.
+cached up to `_CACHE_BYTES`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError, unreadable
-from audiovq.image.files import IMAGE_EXTENSIONS, Pixels, open_picture, read_picture, to_channels
+from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.image.files import IMAGE_EXTENSIONS, Pixels, convert_channels, open_picture, read_picture
 
-CACHE_BYTES = 1 << 29
+_CACHE_BYTES = 1 << 29
 """Size of the cache of decoded pictures."""
-HELD_OUT_EVERY = 10
-TEST_NAMES = ("test", "val", "valid", "eval")
+_HELD_OUT_EVERY = 10
+_TEST_NAMES = ("test", "val", "valid", "eval")
 """Folders, and starts of names of files, that are held out."""
 
 _logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class PictureSource(Protocol):
     def __getitem__(self, number: int) -> Pixels: ...
 
 
-class FileSource:
+class PictureFileSource:
     """Pictures of any sizes, each in its file.
 
     Args:
@@ -60,7 +60,7 @@ class FileSource:
         self.paths = tuple(paths)
         self.channels = channels
         self._kept: dict[int, Pixels] = {}
-        self._room = CACHE_BYTES
+        self._room = _CACHE_BYTES
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,7 +76,7 @@ class FileSource:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureDataset:
     """Some pictures of a source, and their classes."""
 
     source: PictureSource
@@ -88,7 +88,7 @@ class Pictures:
         return len(self.chosen)
 
 
-def open_pictures(path: str | Path, channels: int) -> tuple[Pictures, Pictures]:
+def open_pictures(path: str | Path, channels: int) -> tuple[PictureDataset, PictureDataset]:
     """Pictures to train on and held out, of any of the layouts above.
 
     Args:
@@ -113,17 +113,17 @@ def open_pictures(path: str | Path, channels: int) -> tuple[Pictures, Pictures]:
 
 def _divide(
     source: PictureSource, labels: NDArray[np.int64], classes: tuple[str, ...], test: NDArray[np.bool_]
-) -> tuple[Pictures, Pictures]:
+) -> tuple[PictureDataset, PictureDataset]:
     """Split by a mask of test pictures; if it is empty, hold out every tenth (of fewer than four: none)."""
     count = len(source)
     if not test.any() and count >= 4:
-        every = min(HELD_OUT_EVERY, count)
+        every = min(_HELD_OUT_EVERY, count)
         test = np.arange(count) % every == every - 1
-    kept = Pictures(source, np.flatnonzero(~test), labels, classes)
+    kept = PictureDataset(source, np.flatnonzero(~test), labels, classes)
     return kept, replace(kept, chosen=np.flatnonzero(test))
 
 
-def _from_npz(path: Path, channels: int) -> tuple[Pictures, Pictures]:
+def _from_npz(path: Path, channels: int) -> tuple[PictureDataset, PictureDataset]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("images", "labels") if name in file.files}
@@ -139,7 +139,7 @@ def _from_npz(path: Path, channels: int) -> tuple[Pictures, Pictures]:
     return _divide(_all_to_channels(pixels, channels), labels, classes, np.zeros(len(pixels), bool))
 
 
-def _from_idx(paths: list[Path], channels: int) -> tuple[Pictures, Pictures]:
+def _from_idx(paths: list[Path], channels: int) -> tuple[PictureDataset, PictureDataset]:
     parts = []
     labels = []
     test = []
@@ -148,7 +148,7 @@ def _from_idx(paths: list[Path], channels: int) -> tuple[Pictures, Pictures]:
         beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
         parts.append(images)
         labels.append(_read_idx(beside, 1) if beside.exists() else None)
-        test.append(np.full(len(images), path.name.startswith(("t10k", *TEST_NAMES))))
+        test.append(np.full(len(images), path.name.startswith(("t10k", *_TEST_NAMES))))
         if labels[-1] is not None and len(labels[-1]) != len(images):
             raise AudiovqError(
                 f"{beside}: {len(labels[-1])} labels for {len(images)} pictures; fetch both again"
@@ -179,7 +179,7 @@ def _read_idx(path: Path, dims: int) -> Pixels:
     return body.reshape(shape)
 
 
-def _from_cifar(root: Path, batches: list[Path], channels: int) -> tuple[Pictures, Pictures]:
+def _from_cifar(root: Path, batches: list[Path], channels: int) -> tuple[PictureDataset, PictureDataset]:
     """CIFAR-10: records of one byte label and 3 x 32 x 32 bytes, planes red, green, blue."""
     if any(path.suffix != ".bin" for path in batches):
         raise AudiovqError(
@@ -193,7 +193,7 @@ def _from_cifar(root: Path, batches: list[Path], channels: int) -> tuple[Picture
         try:
             rows = np.fromfile(path, np.uint8)
         except OSError as error:
-            raise unreadable(path, error) from None
+            raise unreadable_file_error(path, error) from None
         if rows.size == 0 or rows.size % record:
             raise AudiovqError(f"{path}: is no whole number of CIFAR-10 records; fetch it again")
         parts.append(rows.reshape(-1, record))
@@ -206,7 +206,7 @@ def _from_cifar(root: Path, batches: list[Path], channels: int) -> tuple[Picture
     return _divide(_all_to_channels(pixels, channels), labels, classes, np.concatenate(test))
 
 
-def _from_files(root: Path, channels: int) -> tuple[Pictures, Pictures]:
+def _from_files(root: Path, channels: int) -> tuple[PictureDataset, PictureDataset]:
     """Open every picture once, so that unreadable ones are found before training."""
     paths = []
     first_error = None
@@ -225,7 +225,7 @@ def _from_files(root: Path, channels: int) -> tuple[Pictures, Pictures]:
     if not paths:
         raise AudiovqError(f"{root}: none of {len(listed)} pictures can be read; first: {first_error}")
     relative = [p.relative_to(root).parts for p in paths]
-    test = np.array([len(parts) > 1 and parts[0].lower() in TEST_NAMES for parts in relative])
+    test = np.array([len(parts) > 1 and parts[0].lower() in _TEST_NAMES for parts in relative])
     split = bool(test.any())
     # A folder's name is a class, unless it is that of a split and the pictures lie right in it.
     folders = [parts[-2] if len(parts) > (2 if split else 1) else "" for parts in relative]
@@ -234,7 +234,7 @@ def _from_files(root: Path, channels: int) -> tuple[Pictures, Pictures]:
     if len(classes) == 1:  # one folder around everything is no class
         classes = ()
         labels = np.full(len(paths), -1)
-    return _divide(FileSource(paths, channels), labels, classes, test)
+    return _divide(PictureFileSource(paths, channels), labels, classes, test)
 
 
 def _labels(
@@ -256,4 +256,4 @@ def _labels(
 def _all_to_channels(pixels: Pixels, channels: int) -> Pixels:
     if pixels.shape[-1] == channels:
         return pixels
-    return np.stack([to_channels(picture, channels) for picture in pixels])
+    return np.stack([convert_channels(picture, channels) for picture in pixels])

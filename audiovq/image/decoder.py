@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiovq.config.image import NetworkConfig
-from audiovq.image.blocks import ImageResidualUnit, Upsample, square_conv, unfold_positions
+from audiovq.config.image import ImageNetworkConfig
+from audiovq.image.blocks import ImageResidualUnit, Upsample, depth_to_space, make_square_conv
 from audiovq.image.likelihood import PixelDistribution
 
 
@@ -28,7 +28,7 @@ class ImageDecoder(nn.Module):
     """
 
     def __init__(
-        self, channels: int, config: NetworkConfig, classes: int = 0, condition_channels: int = 0
+        self, channels: int, config: ImageNetworkConfig, classes: int = 0, condition_channels: int = 0
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -37,7 +37,7 @@ class ImageDecoder(nn.Module):
         if condition_channels:
             self.class_embedding = nn.Parameter(torch.randn(classes + 1, condition_channels) * 0.3)
         widest, *others = reversed(config.widths)
-        self.in_proj = square_conv(widest, widest)
+        self.in_proj = make_square_conv(widest, widest)
         self.units = nn.ModuleList(
             ImageResidualUnit(widest, condition_channels) for _ in range(config.decoder_units)
         )
@@ -53,7 +53,7 @@ class ImageDecoder(nn.Module):
             )
             width = narrower
         self.norm = nn.LayerNorm(width)
-        self.out_proj = square_conv(width, 4 * PixelDistribution.parameters(channels))
+        self.out_proj = make_square_conv(width, 4 * PixelDistribution.parameters(channels))
         with torch.no_grad():  # starts grey and broad
             self.out_proj.weight.mul_(0.3)
 
@@ -76,5 +76,5 @@ class ImageDecoder(nn.Module):
             x = double(x)
             for unit in units.children():
                 x = unit(x, condition)
-        parameters = unfold_positions(self.out_proj(self.norm(x)), 2)
+        parameters = depth_to_space(self.out_proj(self.norm(x)), 2)
         return PixelDistribution.of(parameters, self.channels)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiovq.config.image import NetworkConfig
-from audiovq.image.blocks import ImageResidualUnit, PlaneConv
+from audiovq.config.image import ImageNetworkConfig
+from audiovq.image.blocks import ImageResidualUnit, MatrixConv2d
 
 
 class ImageEncoder(nn.Module):
@@ -20,14 +20,14 @@ class ImageEncoder(nn.Module):
     `(B, H / factor, W / factor, C)`.
     """
 
-    def __init__(self, channels: int, config: NetworkConfig) -> None:
+    def __init__(self, channels: int, config: ImageNetworkConfig) -> None:
         super().__init__()
-        self.in_proj = PlaneConv(channels, config.widths[0], (4, 4), 2, (1, 1, 1, 1))
+        self.in_proj = MatrixConv2d(channels, config.widths[0], (4, 4), 2, (1, 1, 1, 1))
         self.fine = nn.ModuleList()
         self.downsamples = nn.ModuleList()
         for width, wider in zip(config.widths, config.widths[1:], strict=False):
             self.fine.append(nn.Sequential(*(ImageResidualUnit(width) for _ in range(config.fine_units))))
-            self.downsamples.append(PlaneConv(width, wider, (4, 4), 2, (1, 1, 1, 1)))
+            self.downsamples.append(MatrixConv2d(width, wider, (4, 4), 2, (1, 1, 1, 1)))
         self.units = nn.Sequential(*(ImageResidualUnit(config.widths[-1]) for _ in range(config.units)))
         self.norm = nn.LayerNorm(config.widths[-1])
         self.out_channels = config.widths[-1]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError, unreadable
+from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.atomic import PartialFile
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 """Files that are read; those written end in .png, .jpg or .jpeg."""
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """Decoders that may open a file, by Pillow's names: untrusted input does not reach the other ones."""
-LARGEST_PIXELS = 1 << 27
+MAX_PICTURE_PIXELS = 1 << 27
 """134 megapixels; Pillow holds a picture in up to four bytes a pixel."""
 
 Pixels = NDArray[np.uint8]
@@ -42,13 +42,13 @@ def read_picture(source: str | os.PathLike[str], channels: int) -> Pixels:
         source: path, or `"-"` for standard input.
 
     Raises: AudiovqError if the file is missing, no picture, damaged, cut, animated, of values without a known
-        range, or larger than `LARGEST_PIXELS`.
+        range, or larger than `MAX_PICTURE_PIXELS`.
     """
     with open_picture(source) as picture:
         return picture.rows(0, picture.height, channels)
 
 
-class Picture:
+class DecodedPicture:
     """An open picture: its size, and its rows as levels.
 
     Args:
@@ -73,23 +73,23 @@ class Picture:
 
 
 @contextmanager
-def open_picture(source: str | os.PathLike[str]) -> Iterator[Picture]:
+def open_picture(source: str | os.PathLike[str]) -> Iterator[DecodedPicture]:
     """Decode a picture into memory, once, in its own depth; arguments and errors as for `read_picture`."""
     from PIL import Image
 
     name = "standard input" if os.fspath(source) == "-" else os.fspath(source)
     with _translated(name):
         file = io.BytesIO(sys.stdin.buffer.read()) if os.fspath(source) == "-" else _opened(name)
-        with file, Image.open(file, formats=FORMATS) as image:
+        with file, Image.open(file, formats=_PILLOW_FORMATS) as image:
             width, height = image.size
-            if width * height > LARGEST_PIXELS:
+            if width * height > MAX_PICTURE_PIXELS:
                 raise AudiovqError(
-                    f"{name}: {width} x {height} pixels, more than {LARGEST_PIXELS:,}; cut it into parts"
+                    f"{name}: {width} x {height} pixels, more than {MAX_PICTURE_PIXELS:,}; cut it into parts"
                 )
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise AudiovqError(f"{name}: is animated ({frames} frames); save one of them as a PNG")
             plain = _plain(image, name)
-        yield Picture(plain)
+        yield DecodedPicture(plain)
 
 
 @contextmanager
@@ -107,7 +107,9 @@ def _translated(name: str) -> Iterator[None]:
         except AudiovqError:
             raise
         except Image.DecompressionBombError:
-            raise AudiovqError(f"{name}: more than {LARGEST_PIXELS:,} pixels; cut it into parts") from None
+            raise AudiovqError(
+                f"{name}: more than {MAX_PICTURE_PIXELS:,} pixels; cut it into parts"
+            ) from None
         except UnidentifiedImageError:
             raise AudiovqError(f"{name}: is no picture that can be read; give a PNG or a JPEG") from None
         except MemoryError:
@@ -121,7 +123,7 @@ def _opened(name: str) -> io.BufferedReader:
     try:
         file = open(name, "rb")  # noqa: SIM115 (closed by the caller)
     except OSError as error:
-        raise unreadable(name, error) from None
+        raise unreadable_file_error(name, error) from None
     if os.fstat(file.fileno()).st_size == 0:
         file.close()
         raise AudiovqError(f"{name}: is empty (0 bytes); give a PNG or a JPEG")
@@ -180,7 +182,7 @@ def write_picture(path: str | os.PathLike[str], pixels: Pixels, *, force: bool =
             ) from error
 
 
-def to_channels(pixels: Pixels, channels: int) -> Pixels:
+def convert_channels(pixels: Pixels, channels: int) -> Pixels:
     """`(H, W, 1 or 3)` as grey (ITU-R 601 luma, as Pillow's) or colour."""
     if pixels.shape[-1] == channels:
         return pixels
@@ -198,7 +200,7 @@ def pad_to_multiple(pixels: Pixels, factor: int) -> Pixels:
     return np.pad(pixels, ((0, -height % factor), (0, -width % factor), (0, 0)), mode="edge")
 
 
-def grid(pictures: Pixels, columns: int | None = None, gap: int = 2) -> Pixels:
+def tile_pictures(pictures: Pixels, columns: int | None = None, gap: int = 2) -> Pixels:
     """Pictures `(N, H, W, C)` as one, row by row on white, `gap` pixels apart; about square by default."""
     count, height, width, channels = pictures.shape
     columns = columns or int(np.ceil(np.sqrt(count)))

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HALF = 1 / 255
+_HALF = 1 / 255
 """Half a level, where 0..255 is -1..1."""
-LOWEST_LOG_SCALE = -7.0
+_LOWEST_LOG_SCALE = -7.0
 """Limit, for scales in -1..1 (a tenth of a level): the likelihood of a flat surface stays finite."""
 
 
-def to_unit(pixels: Tensor) -> Tensor:
+def levels_to_unit_range(pixels: Tensor) -> Tensor:
     """Levels 0..255 (uint8) to float32 in -1..1."""
     return pixels.float() * (2 / 255) - 1
 
@@ -49,11 +49,11 @@ class PixelDistribution(NamedTuple):
         mean = parameters[..., :channels]
         log_scale = parameters[..., channels : 2 * channels] - 1.5
         coupling = parameters[..., 2 * channels :] if channels == 3 else None
-        return cls(mean, log_scale.clamp_min(LOWEST_LOG_SCALE), coupling)
+        return cls(mean, log_scale.clamp_min(_LOWEST_LOG_SCALE), coupling)
 
     def nats(self, pixels: Tensor) -> Tensor:
         """Negative log-likelihood of levels `(B, H, W, C)` uint8: nats, of the same shape, float32."""
-        x = to_unit(pixels)
+        x = levels_to_unit_range(pixels)
         mean = self.mean
         if self.coupling is not None:
             red, green, _ = (x - mean).unbind(-1)
@@ -63,9 +63,9 @@ class PixelDistribution(NamedTuple):
         # S(a) - S(b) = S(a) S(-b) (1 - exp(b - a)), and a - b is the same for all levels: no difference of
         # two numbers close to one, and no special case for levels far from the mean.
         inverse = torch.exp(-self.log_scale)
-        above = F.logsigmoid((x + HALF - mean) * inverse) * (pixels < 255)
-        below = F.logsigmoid((mean - x + HALF) * inverse) * (pixels > 0)
-        width = torch.log(-torch.expm1(-2 * HALF * inverse)) * ((pixels > 0) & (pixels < 255))
+        above = F.logsigmoid((x + _HALF - mean) * inverse) * (pixels < 255)
+        below = F.logsigmoid((mean - x + _HALF) * inverse) * (pixels > 0)
+        width = torch.log(-torch.expm1(-2 * _HALF * inverse)) * ((pixels > 0) & (pixels < 255))
         return -(above + below + width)
 
     def picture(self) -> Tensor:

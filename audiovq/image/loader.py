@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.data.prefetch import ReadAhead
-from audiovq.data.sharding import ALL, MicroBatch, Shard, full_batch
-from audiovq.image.dataset import FileSource, Pictures
+from audiovq.data.prefetch import Prefetcher
+from audiovq.data.sharding import SINGLE_SHARD, MicroBatch, Shard, undivided_batch
+from audiovq.image.dataset import PictureDataset, PictureFileSource
 from audiovq.image.files import Pixels, pad_to_multiple
 
 
@@ -27,7 +27,7 @@ class PictureBatch(NamedTuple):
     part: MicroBatch  # which items of the step's batch these are
 
 
-class PictureReader(ReadAhead[PictureBatch]):
+class PictureReader(Prefetcher[PictureBatch]):
     """Draws batches, one step ahead in a thread; (seed, step) fixes a batch.
 
     Args:
@@ -43,13 +43,13 @@ class PictureReader(ReadAhead[PictureBatch]):
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: PictureDataset,
         side: int,
         batch: int,
         seed: int,
         flip: bool = False,
         shift: int = 0,
-        shard: Shard = ALL,
+        shard: Shard = SINGLE_SHARD,
     ) -> None:
         super().__init__(batch, shard)
         self.pictures = pictures
@@ -74,7 +74,7 @@ class PictureReader(ReadAhead[PictureBatch]):
         source = self.pictures.source
         numbers = [self._number(np.random.default_rng([self.seed, step, item])) for item in part.numbers]
         return [
-            str(source.paths[n]) if isinstance(source, FileSource) else f"picture {n}"
+            str(source.paths[n]) if isinstance(source, PictureFileSource) else f"picture {n}"
             for n in dict.fromkeys(numbers)
         ]
 
@@ -95,7 +95,7 @@ class PictureReader(ReadAhead[PictureBatch]):
         return patch[:, ::-1] if self.flip and rng.random() < 0.5 else patch
 
 
-def patches(pictures: Pictures, side: int, count: int) -> PictureBatch:
+def cut_fixed_patches(pictures: PictureDataset, side: int, count: int) -> PictureBatch:
     """At most `count` patches of `side` x `side` pixels, the same each time: to score and to look at.
 
     From pictures spread over all of them, each cut into patches that do not overlap; smaller ones are
@@ -113,7 +113,7 @@ def patches(pictures: Pictures, side: int, count: int) -> PictureBatch:
             left = place % across * side
             found.append(pad_to_multiple(picture[top : top + side, left : left + side], side))
             class_ids.append(pictures.labels[number] + 1)
-    part = full_batch(min(count, len(class_ids)))
+    part = undivided_batch(min(count, len(class_ids)))
     return PictureBatch(torch.from_numpy(np.stack(found[:count])), torch.tensor(class_ids[:count]), part)
 
 

@@ -11,16 +11,16 @@ from audiovq.config.image import ImageModelConfig
 from audiovq.errors import AudiovqError
 from audiovq.image.decoder import ImageDecoder
 from audiovq.image.encoder import ImageEncoder
-from audiovq.image.likelihood import PixelDistribution, to_unit
+from audiovq.image.likelihood import PixelDistribution, levels_to_unit_range
 from audiovq.image.pixelcnn import PixelCNN
-from audiovq.nn.codebook import Codebook, Quantised
+from audiovq.nn.codebook import Codebook, QuantiserOutput
 
 
-class Reconstructed(NamedTuple):
+class ImageReconstruction(NamedTuple):
     """Training-time pass through encoder, codebook and decoder."""
 
     distribution: PixelDistribution
-    quantised: Quantised
+    quantised: QuantiserOutput
 
 
 class ImageModel(nn.Module):
@@ -74,20 +74,20 @@ class ImageModel(nn.Module):
         self.decoder = ImageDecoder(config.channels, config.network, classes, condition)
         self.prior = PixelCNN(k.size, config.prior, classes, config.condition)
 
-    def reconstruct(self, pixels: Tensor, class_ids: Tensor, quantise: bool = True) -> Reconstructed:
+    def reconstruct(self, pixels: Tensor, class_ids: Tensor, quantise: bool = True) -> ImageReconstruction:
         """Training pass.
 
         Args:
             pixels: `(B, H, W, channels)` uint8, sides multiples of the factor.
             class_ids: `(B,)` class number + 1 (0: no class).
         """
-        vectors, quantised = self.codebook(self.encoder(to_unit(pixels)), quantise)
-        return Reconstructed(self.decoder(vectors, class_ids), quantised)
+        vectors, quantised = self.codebook(self.encoder(levels_to_unit_range(pixels)), quantise)
+        return ImageReconstruction(self.decoder(vectors, class_ids), quantised)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Codes `(B, H / factor, W / factor)` int64 of pictures `(B, H, W, channels)` uint8."""
-        return self.codebook.encode(self.encoder(to_unit(pixels))).squeeze(-1)
+        return self.codebook.encode(self.encoder(levels_to_unit_range(pixels))).squeeze(-1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, class_ids: Tensor) -> PixelDistribution:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiovq.config.image import ImageModelConfig
-from audiovq.config.toml import from_dict, to_dict
+from audiovq.config.toml import dataclass_from_dict, dataclass_to_dict
 from audiovq.io import JsonObject, tensorfile
 
 if TYPE_CHECKING:
     from audiovq.image.model import ImageModel
 
 _PRIOR = "prior."
-IMAGE_KIND = tensorfile.FileKind(
+_IMAGE_KIND = tensorfile.ModelFileKind(
     "audiovq-image-model", 2, "an audiovq image model", (_PRIOR, "name", "prior", "condition")
 )
 _NOT_STORED = ("codebook.ema_counts", "codebook.ema_sums", "codebook.num_restarts")
@@ -54,12 +54,12 @@ def save_image_model(
     """
     prior = any(stage["stage"] == "pixelcnn" for stage in training.get("stages", []))
     header = {
-        "config": to_dict(model.config),
+        "config": dataclass_to_dict(model.config),
         "classes": list(classes),
         "training": training,
         "prior": prior,
     }
-    return tensorfile.save_tensors(path, model, header, IMAGE_KIND, _not_stored(prior), force)
+    return tensorfile.save_tensors(path, model, header, _IMAGE_KIND, _not_stored(prior), force)
 
 
 def read_image_header(path: str | Path) -> ImageHeader:
@@ -69,11 +69,11 @@ def read_image_header(path: str | Path) -> ImageHeader:
     """
 
     def build(tree: JsonObject) -> ImageHeader:
-        config = from_dict(ImageModelConfig, tree["config"])
+        config = dataclass_from_dict(ImageModelConfig, tree["config"])
         classes = tuple(tree["classes"])
         return ImageHeader(config, classes, tree["training"], bool(tree["prior"]), tree["fingerprint"])
 
-    return tensorfile.read_metadata(path, IMAGE_KIND, build)
+    return tensorfile.read_metadata(path, _IMAGE_KIND, build)
 
 
 def load_image_model(path: str | Path) -> tuple[ImageModel, ImageHeader]:
@@ -85,7 +85,9 @@ def load_image_model(path: str | Path) -> tuple[ImageModel, ImageHeader]:
 
     header = read_image_header(path)
     model = ImageModel(header.config, len(header.classes))
-    tensorfile.load_tensors(model, tensorfile.read_tensors(path, IMAGE_KIND), path, _not_stored(header.prior))
+    tensorfile.load_tensors(
+        model, tensorfile.read_tensors(path, _IMAGE_KIND), path, _not_stored(header.prior)
+    )
     return model, header
 
 
@@ -97,7 +99,7 @@ def load_image_weights(model: ImageModel, path: str | Path, prior: bool = True) 
     Returns: the names copied. Raises: AudiovqError if any other tensor of the file does not fit the model.
     """
     read_image_header(path)
-    tensors = tensorfile.read_tensors(path, IMAGE_KIND)
+    tensors = tensorfile.read_tensors(path, _IMAGE_KIND)
     if not prior:
         tensors = {name: value for name, value in tensors.items() if not name.startswith(_PRIOR)}
     return tensorfile.copy_tensors(model, tensors, path, _MAY_DIFFER)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiovq.config.image import PixelCNNConfig
-from audiovq.image.blocks import PlaneConv
+from audiovq.image.blocks import MatrixConv2d
 
 
 def _gate(z: Tensor) -> Tensor:
@@ -43,13 +43,13 @@ class GatedLayer(nn.Module):
         self.reach = reach
         self.first = first
         self.dropout = dropout
-        self.vertical = PlaneConv(
+        self.vertical = MatrixConv2d(
             channels, 2 * channels, (reach + 1, 2 * reach + 1), 1, (reach, reach, reach, 0)
         )
         self.vertical_proj = nn.Linear(channels, channels)
         self.link = nn.Linear(2 * channels, 2 * channels)
         taps = reach if first else reach + 1
-        self.horizontal = PlaneConv(channels, 2 * channels, (1, taps), 1, (reach, 0, 0, 0))
+        self.horizontal = MatrixConv2d(channels, 2 * channels, (1, taps), 1, (reach, 0, 0, 0))
         self.horizontal_proj = nn.Linear(channels, channels)
         with torch.no_grad():
             for part in (self.vertical_proj, self.horizontal_proj):

@@ -14,7 +14,7 @@ from audiovq.kernels.options import check_sampling
 
 
 @dataclass(frozen=True)
-class Sampling:
+class GridSamplingOptions:
     """Options of drawing.
 
     seed: picture n of a seed does not depend on what is drawn beside it.
@@ -35,22 +35,22 @@ class Sampling:
         rows = logits.float().cpu().numpy()
         size = rows.shape[-1]
         # `sample_categorical` takes whole blocks; classes beyond K get no share that a draw could hit.
-        padded = -(-size // sampling.BLOCK) * sampling.BLOCK
+        padded = -(-size // sampling.CLASSES_PER_BLOCK) * sampling.CLASSES_PER_BLOCK
         lowest = float(rows.min()) - 100 * max(1.0, self.temperature)
         rows = np.pad(rows, ((0, 0), (0, padded - size)), constant_values=lowest)
-        probs = np.empty(padded + padded // sampling.BLOCK, dtype=np.float32)
+        probs = np.empty(padded + padded // sampling.CLASSES_PER_BLOCK, dtype=np.float32)
         inverse = np.float32(np.inf) if self.temperature < 1e-6 else np.float32(1 / self.temperature)
         codes = []
         for n, row in enumerate(rows):
             index = np.uint64(((self.first + n) << 32) + position)
-            number = sampling.uniform(np.uint64(self.seed % 2**64), index)
+            number = sampling.counter_based_uniform(np.uint64(self.seed % 2**64), index)
             codes.append(min(sampling.sample_categorical(row, probs, inverse, self.top_k, number), size - 1))
         return torch.tensor(codes, device=logits.device)
 
 
 @torch.no_grad()
-def draw_grids(
-    prior: PixelCNN, class_ids: Tensor, height: int, width: int, sampling: Sampling
+def sample_code_grids(
+    prior: PixelCNN, class_ids: Tensor, height: int, width: int, sampling: GridSamplingOptions
 ) -> NDArray[np.uint16]:
     """Code grids `(B, height, width)` for class ids `(B,)`.
 

@@ -13,17 +13,24 @@ from numpy.typing import NDArray
 
 from audiovq.errors import AudiovqError
 from audiovq.image.codes import CodeGrid
-from audiovq.image.files import LARGEST_PIXELS, Picture, Pixels, open_picture, pad_to_multiple, to_channels
+from audiovq.image.files import (
+    MAX_PICTURE_PIXELS,
+    DecodedPicture,
+    Pixels,
+    convert_channels,
+    open_picture,
+    pad_to_multiple,
+)
 from audiovq.image.model import ImageModel
 from audiovq.image.modelfile import ImageHeader, load_image_model
-from audiovq.image.sampling import Sampling, draw_grids
+from audiovq.image.sampling import GridSamplingOptions, sample_code_grids
 from audiovq.io.tensorfile import count_parameters
 from audiovq.nn.device import find_device
 
-TILE = 64
+_TILE = 64
 """Codes along a side that are computed at a time, without their context."""
-DEFAULT_IMAGE_MODEL = Path(__file__).parents[1] / "assets" / "default-image.safetensors"
-MAX_GRIDS = 64
+DEFAULT_IMAGE_MODEL_PATH = Path(__file__).parents[1] / "assets" / "default-image.safetensors"
+_MAX_GRIDS = 64
 """Pictures drawn side by side."""
 
 
@@ -38,7 +45,7 @@ def load_image_tokenizer(
 
     Raises: AudiovqError if the file is missing, damaged or no image model, or torch has no such device.
     """
-    path = DEFAULT_IMAGE_MODEL if model is None else Path(model)
+    path = DEFAULT_IMAGE_MODEL_PATH if model is None else Path(model)
     loaded, header = load_image_model(path)
     return ImageTokenizer(loaded.to(find_device(device)), header, path)
 
@@ -78,7 +85,7 @@ class ImageTokenizer:
             from PIL import Image
 
             pixels = _checked_pixels(source)
-            picture = Picture(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+            picture = DecodedPicture(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
             return self._encode(picture, name)
         with open_picture(source) as picture:
             return self._encode(picture, name)
@@ -96,7 +103,7 @@ class ImageTokenizer:
         codes.check_against(self.header.config.codebook.size, self.fingerprint, self.factor)
         f = self.factor
         rows, columns = codes.codes.shape
-        if rows * columns * f * f > LARGEST_PIXELS:
+        if rows * columns * f * f > MAX_PICTURE_PIXELS:
             raise AudiovqError(
                 f"{codes.name}: {columns * f} x {rows * f} pixels are too many; cut it into parts"
             )
@@ -108,7 +115,7 @@ class ImageTokenizer:
             for tile in _tiles(rows, columns, self.model.decoder.reach):
                 part = table[tile.outer].unsqueeze(0)
                 pixels = self.model.decode(part, class_ids).picture()[0].cpu().numpy()
-                out[_scaled(tile.place, f)] = to_channels(pixels[_scaled(tile.inner, f)], channels)
+                out[_scaled(tile.place, f)] = convert_channels(pixels[_scaled(tile.inner, f)], channels)
         return out[: codes.height, : codes.width]
 
     def generate(
@@ -130,7 +137,7 @@ class ImageTokenizer:
             label: class, name or number; None: no class.
             seed: picture n of a seed is the same for any `count`.
             first: number of the first one.
-            temperature, top_k: as in `Sampling`.
+            temperature, top_k: as in `GridSamplingOptions`.
             height, width: in pixels; None: as in training.
 
         Raises: AudiovqError if the model has no prior, for an unknown class, or values out of range.
@@ -139,19 +146,19 @@ class ImageTokenizer:
             raise AudiovqError(f"{self.path}: this model has no prior; train one with `audiovq image prior`")
         height = height or self.header.config.size
         width = width or self.header.config.size
-        if min(height, width) < 1 or height * width > LARGEST_PIXELS:
-            raise AudiovqError(f"size {width} x {height}: must be from 1 to {LARGEST_PIXELS:,} pixels")
+        if min(height, width) < 1 or height * width > MAX_PICTURE_PIXELS:
+            raise AudiovqError(f"size {width} x {height}: must be from 1 to {MAX_PICTURE_PIXELS:,} pixels")
         rows = -(-height // self.factor)
         columns = -(-width // self.factor)
         class_id = self.class_id(label)
         name = self._class_name(class_id)
         grids: list[CodeGrid] = []
-        for done in range(0, count, MAX_GRIDS):
-            class_ids = torch.full((min(MAX_GRIDS, count - done),), class_id, device=self._device)
-            sampling = Sampling(seed, temperature, top_k, first + done)
+        for done in range(0, count, _MAX_GRIDS):
+            class_ids = torch.full((min(_MAX_GRIDS, count - done),), class_id, device=self._device)
+            sampling = GridSamplingOptions(seed, temperature, top_k, first + done)
             grids += (
                 CodeGrid(codes, self.factor, height, width, self.channels, name, self.fingerprint)
-                for codes in draw_grids(self.model.prior, class_ids, rows, columns, sampling)
+                for codes in sample_code_grids(self.model.prior, class_ids, rows, columns, sampling)
             )
         return grids
 
@@ -193,7 +200,7 @@ class ImageTokenizer:
     def _class_name(self, class_id: int) -> str | None:
         return self.classes[class_id - 1] if class_id else None
 
-    def _encode(self, picture: Picture, label: str | None) -> CodeGrid:
+    def _encode(self, picture: DecodedPicture, label: str | None) -> CodeGrid:
         f = self.factor
         rows = -(-picture.height // f)
         columns = -(-picture.width // f)
@@ -236,8 +243,8 @@ def _tiles(rows: int, columns: int, reach: int) -> Iterator[_Tile]:
 def _spans(size: int, reach: int) -> list[tuple[slice, slice, slice]]:
     """`place`, `outer` and `inner` of the tiles along one side."""
     spans = []
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
+    for start in range(0, size, _TILE):
+        stop = min(start + _TILE, size)
         first = max(0, start - reach)
         last = min(size, stop + reach)
         spans.append((slice(start, stop), slice(first, last), slice(start - first, stop - first)))

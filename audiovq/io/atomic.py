@@ -181,7 +181,7 @@ class FolderInUse(Exception):
         self.process = process
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+def remove_leftover_files(folder: str | os.PathLike[str]) -> int:
     """Remove temporary files under `folder` whose process was killed; returns how many.
 
     Files that a running process writes are locked by it, and stay.

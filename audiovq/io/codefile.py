@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError, unreadable
+from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io import JsonObject
 from audiovq.io.atomic import PartialFile
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-STDIN = "standard input"
+_STDIN = "standard input"
 
 
-Codes = TypeVar("Codes", bound="DataclassInstance")
+_Codes = TypeVar("_Codes", bound="DataclassInstance")
 
 
-class CodeKind(NamedTuple):
+class CodeFileKind(NamedTuple):
     """A kind of code file."""
 
     format: str  # as the sidecar states it
@@ -46,7 +46,7 @@ class CodeFile(NamedTuple):
     sidecar: Path | None  # None if there is none
     metadata: JsonObject  # of the sidecar
 
-    def build(self, make: Callable[..., Codes], keys: Collection[str]) -> Codes:
+    def build(self, make: Callable[..., _Codes], keys: Collection[str]) -> _Codes:
         """The codes as a dataclass with some keys of the metadata; errors in these name the sidecar."""
         known = {key: self.metadata[key] for key in keys if key in self.metadata}
         return replace(make(self.codes, **known, name=str(self.sidecar)), name=self.name)
@@ -58,7 +58,7 @@ class CodeFile(NamedTuple):
         )
 
 
-def checked_codes(name: str, codes: NDArray[np.generic], kind: CodeKind) -> NDArray[np.uint16]:
+def validate_codes(name: str, codes: NDArray[np.generic], kind: CodeFileKind) -> NDArray[np.uint16]:
     """The codes as a contiguous uint16 array. Raises AudiovqError if they are none."""
     again = f"encode the {kind.of} again"
     if codes.dtype.kind not in "iu":
@@ -78,14 +78,14 @@ def checked_codes(name: str, codes: NDArray[np.generic], kind: CodeKind) -> NDAr
     return np.ascontiguousarray(codes, dtype=np.uint16)
 
 
-def other_model(name: str, made_by: str, loaded: str) -> AudiovqError:
+def other_model_error(name: str, made_by: str, loaded: str) -> AudiovqError:
     """The error for codes of another model than the one loaded; both by fingerprint."""
     return AudiovqError(
         f"{name}: made by model {made_by}, but the model loaded is {loaded}; give that one with --model"
     )
 
 
-def check_range(name: str, codes: NDArray[np.uint16], count: int) -> None:
+def check_code_range(name: str, codes: NDArray[np.uint16], count: int) -> None:
     """Raise AudiovqError unless all codes are among the `count` of a model."""
     if (largest := int(codes.max())) >= count:
         raise AudiovqError(
@@ -98,7 +98,7 @@ def write_codes(
     path: str | os.PathLike[str],
     codes: NDArray[np.uint16],
     metadata: JsonObject,
-    kind: CodeKind,
+    kind: CodeFileKind,
     force: bool,
 ) -> None:
     """Write codes to `path` (.npy) and the metadata beside it (.json), both or neither.
@@ -117,7 +117,7 @@ def write_codes(
     path = Path(path)
     if path.suffix != ".npy":
         raise AudiovqError(f"{path}: must end in .npy; rename it")
-    tree = {"format": kind.format, "version": kind.version, **metadata, "checksum": checksum(codes)}
+    tree = {"format": kind.format, "version": kind.version, **metadata, "checksum": _checksum(codes)}
     text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     sidecar = PartialFile(path.with_suffix(".json"), force=force)
     try:
@@ -133,21 +133,21 @@ def write_codes(
         sidecar.discard()
 
 
-def read_codes(path: str | os.PathLike[str], kind: CodeKind) -> CodeFile:
+def read_codes(path: str | os.PathLike[str], kind: CodeFileKind) -> CodeFile:
     """Read codes, and the sidecar if there is one; `"-"` reads an array from standard input.
 
     Raises: AudiovqError if the file is missing or is no plain array of integers from 0 to 65535, or if the
         sidecar is broken, of another version or of another kind.
     """
     if os.fspath(path) == "-":
-        return CodeFile(STDIN, _read_array(STDIN, sys.stdin.buffer.read(), kind), None, {})
+        return CodeFile(_STDIN, _read_array(_STDIN, sys.stdin.buffer.read(), kind), None, {})
     path = Path(path)
     codes = _read_array(str(path), _read_bytes(path), kind)
     sidecar = path.with_suffix(".json")
     if sidecar == path or not sidecar.exists():
         return CodeFile(str(path), codes, None, {})
     metadata = _read_sidecar(sidecar, kind)
-    if metadata.get("checksum") != checksum(codes):
+    if metadata.get("checksum") != _checksum(codes):
         raise AudiovqError(
             f"{sidecar}: was not written with {path.name} (its checksum does not fit); encode the {kind.of} "
             "again, or move the .json away"
@@ -155,7 +155,7 @@ def read_codes(path: str | os.PathLike[str], kind: CodeKind) -> CodeFile:
     return CodeFile(str(path), codes, sidecar, metadata)
 
 
-def checksum(codes: NDArray[np.uint16]) -> str:
+def _checksum(codes: NDArray[np.uint16]) -> str:
     """CRC-32 of codes as little-endian bytes, 8 hex digits: it detects a sidecar of other codes."""
     return f"{zlib.crc32(codes.astype('<u2').tobytes()):08x}"
 
@@ -164,10 +164,10 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_file_error(path, error) from error
 
 
-def _read_array(name: str, content: bytes, kind: CodeKind) -> NDArray[np.uint16]:
+def _read_array(name: str, content: bytes, kind: CodeFileKind) -> NDArray[np.uint16]:
     """The codes of an npy file. Pickled objects, which run code when loaded, are refused unread."""
     if not content:
         raise AudiovqError(f"{name}: is empty (0 bytes); give an array of codes in npy format")
@@ -182,10 +182,10 @@ def _read_array(name: str, content: bytes, kind: CodeKind) -> NDArray[np.uint16]
                 f"{name}: holds pickled objects, never loaded here; save plain integers"
             ) from error
         raise AudiovqError(f"{name}: is a damaged npy file; encode the {kind.of} again") from error
-    return checked_codes(name, array, kind)
+    return validate_codes(name, array, kind)
 
 
-def _read_sidecar(path: Path, kind: CodeKind) -> JsonObject:
+def _read_sidecar(path: Path, kind: CodeFileKind) -> JsonObject:
     try:
         metadata = json.loads(_read_bytes(path))
     except (ValueError, RecursionError) as error:

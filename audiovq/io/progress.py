@@ -8,7 +8,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LOG_LINES = 60.0
+_SECONDS_BETWEEN_LOG_LINES = 60.0
 """How often progress is printed where standard error is not a terminal."""
 
 _SPEECH_LAYOUT = "{percentage:3.0f} % |{bar}| {n:.1f} of {total:.1f} s{postfix}, left {remaining}"
@@ -24,7 +24,7 @@ class ProgressBar:
     """
 
     def __init__(self, unit: str, total: float | None = None, layout: str | None = None) -> None:
-        seconds = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LOG_LINES
+        seconds = 0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LOG_LINES
         self._started = total is not None
         self._bar = tqdm(
             total=total,
@@ -70,7 +70,7 @@ class ProgressBar:
             self._bar.clear()
 
 
-class SpeechBar(ProgressBar):
+class SpeechProgressBar(ProgressBar):
     """A bar over seconds of speech that shows the speed as a multiple of real time."""
 
     def __init__(self, seconds: float) -> None:

@@ -23,13 +23,13 @@ from audiovq.io.atomic import PartialFile
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LARGEST_HEADER = 1 << 24
+_LARGEST_HEADER = 1 << 24
 """Bytes."""
-Header = TypeVar("Header")
+_Header = TypeVar("_Header")
 
 
 @dataclass(frozen=True)
-class FileKind:
+class ModelFileKind:
     """A kind of model file."""
 
     key: str  # of the JSON object in the metadata
@@ -39,7 +39,7 @@ class FileKind:
     """Prefixes of the names of tensors, and keys of the configuration, that do not enter the fingerprint."""
 
 
-def read_metadata(path: str | Path, kind: FileKind, build: Callable[[JsonObject], Header]) -> Header:
+def read_metadata(path: str | Path, kind: ModelFileKind, build: Callable[[JsonObject], _Header]) -> _Header:
     """Read the header, without the tensors and unverified.
 
     Args:
@@ -66,13 +66,13 @@ def read_metadata(path: str | Path, kind: FileKind, build: Callable[[JsonObject]
         raise AudiovqError(
             f"{path}: is of model version {stated}, this audiovq reads {kind.version}; {remedy}"
         )
-    with errors_naming(path, kind):
+    with name_file_in_errors(path, kind):
         header = build(tree)
     return header
 
 
 @contextmanager
-def errors_naming(path: str | Path, kind: FileKind) -> Iterator[None]:
+def name_file_in_errors(path: str | Path, kind: ModelFileKind) -> Iterator[None]:
     """Turn errors over values from a header into an AudiovqError that names the file."""
     try:
         yield
@@ -82,7 +82,7 @@ def errors_naming(path: str | Path, kind: FileKind) -> Iterator[None]:
         raise AudiovqError(f"{path}: {error}") from None
 
 
-def read_tensors(path: str | Path, kind: FileKind) -> dict[str, Tensor]:
+def read_tensors(path: str | Path, kind: ModelFileKind) -> dict[str, Tensor]:
     """All tensors by name, once the file's checksum is verified.
 
     Raises: AudiovqError if the file is no safetensors file, or not as it was written.
@@ -107,7 +107,7 @@ def save_tensors(
     path: str | Path,
     module: nn.Module,
     tree: JsonObject,
-    kind: FileKind,
+    kind: ModelFileKind,
     not_stored: tuple[str, ...] = (),
     force: bool = False,
 ) -> str:
@@ -129,13 +129,13 @@ def save_tensors(
     }
     head, data = _split(save(tensors))
     fingerprint = _fingerprint(tree["config"], head, data, kind.not_in_fingerprint)
-    content = seal(tensors, {"version": kind.version, **tree, "fingerprint": fingerprint}, kind)
+    content = _seal(tensors, {"version": kind.version, **tree, "fingerprint": fingerprint}, kind)
     with PartialFile(path, force=force) as file:
         file.write(content)
     return fingerprint
 
 
-def seal(tensors: dict[str, Tensor], tree: JsonObject, kind: FileKind) -> bytes:
+def _seal(tensors: dict[str, Tensor], tree: JsonObject, kind: ModelFileKind) -> bytes:
     """A file of tensors and a header as it is, with the checksum over both."""
     from safetensors.torch import save
 
@@ -195,14 +195,14 @@ def count_parameters(model: nn.Module, leave_out: tuple[str, ...] = ()) -> dict[
     return {"parameters": sum(counts.values()), **counts}
 
 
-def _damaged(path: str | Path, kind: FileKind) -> AudiovqError:
+def _damaged(path: str | Path, kind: ModelFileKind) -> AudiovqError:
     return AudiovqError(f"{path}: not {kind.label}, or damaged; use a file that training wrote")
 
 
 def _read_head(file: BinaryIO) -> JsonObject:
     """Header of a safetensors file, which is read up to the data. Raises: ValueError if there is none."""
     size = int.from_bytes(file.read(8), "little")
-    if not 2 <= size <= LARGEST_HEADER:
+    if not 2 <= size <= _LARGEST_HEADER:
         raise ValueError("no safetensors header")
     head: JsonObject = json.loads(file.read(size))
     return head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
     """A number from 0 up, seven bits a byte, the lowest first; the top bit says that more follow."""
     out = bytearray()
     while value > 127:
@@ -28,7 +28,7 @@ class ByteReader:
         return self.content[self.at - size : self.at]
 
     def number(self) -> int:
-        """The next `varint`. Raises: ValueError if it is cut off or beyond 70 bits."""
+        """The next `encode_varint`. Raises: ValueError if it is cut off or beyond 70 bits."""
         value = 0
         for shift in range(0, 70, 7):
             (byte,) = self.take(1)

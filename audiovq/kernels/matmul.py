@@ -1,12 +1,12 @@
 """Products of a matrix with one vector or with several, as vector instructions.
 
-LLVM does not find these by itself, so they are written as instructions of 16 floats, a width that it maps on
-every processor. A matrix comes as panels (`packing.panels`): 32 outputs at a time stay in registers while the
-weights stream past in the order in which they lie in memory.
+LLVM does not find these by itself, so they are written as instructions of 16 floats, a width that it maps
+on every processor. A matrix comes as panels (`packing.pack_matrix_panels`): 32 outputs at a time stay in
+registers while the weights stream past in the order in which they lie in memory.
 
 Every sum is the same chain of fused multiply-adds wherever it is computed: a row alone, a row among others, a
 wide processor or a narrow one give the same bits. Weights are float32, or by twos in one uint32
-(`packing.in_pairs`), which halves the reading and costs a shift.
+(`packing._in_pairs`), which halves the reading and costs a shift.
 """
 
 from __future__ import annotations
@@ -24,58 +24,60 @@ from numba.core.typing.context import BaseContext as TypingContext
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
-PANEL = 32
+OUTPUTS_PER_PANEL = 32
 """Outputs that are kept in registers together."""
 SIMD_WIDTH = 16
 """Floats in one vector instruction as written; narrower processors split it."""
-ROWS = 4
+ROWS_PER_BLOCK = 4
 """Inputs that share one reading of the weights."""
-CHAINS = 2
+_CHAINS = 2
 """Independent sums of a product, one of the even inputs and one of the odd: hides latency."""
-TOGETHER = 2
+_TOGETHER = 2
 """Panels side by side for one input, more independent sums: hides the rest of it."""
 
-Code: TypeAlias = Callable[[BaseContext, ir.IRBuilder, Signature, Sequence[ir.Value]], ir.Value]
+_Code: TypeAlias = Callable[[BaseContext, ir.IRBuilder, Signature, Sequence[ir.Value]], ir.Value]
 """Writes an intrinsic's instructions."""
-Intrinsic: TypeAlias = tuple[Signature, Code]
+NumbaIntrinsic: TypeAlias = tuple[Signature, _Code]
 """An intrinsic's types and what writes it, as numba asks for them."""
 
 _INDEX = ir.IntType(64)
 _WORD = ir.IntType(32)
 _FLOATS = ir.VectorType(ir.FloatType(), SIMD_WIDTH)
 _WORDS = ir.VectorType(_WORD, SIMD_WIDTH)
-_PARTS = range(PANEL // SIMD_WIDTH)
+_PARTS = range(OUTPUTS_PER_PANEL // SIMD_WIDTH)
 
 
-def vector_code(define: Callable[..., Intrinsic]) -> Callable[..., Any]:
+def numba_intrinsic(define: Callable[..., NumbaIntrinsic]) -> Callable[..., Any]:
     """`numba.extending.intrinsic`, typed as what compiled code calls."""
     compiled: Callable[..., Any] = intrinsic(define)
     return compiled
 
 
-def everywhere(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+def broadcast_scalar(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Code for a vector of one number."""
     undefined = ir.Constant(_FLOATS, ir.Undefined)
     vector = builder.insert_element(undefined, value, _WORD(0))
     return builder.shuffle_vector(vector, undefined, ir.Constant(_WORDS, [0] * SIMD_WIDTH))
 
 
-def arrays_of(
+def unpack_array_arguments(
     context: BaseContext, builder: ir.IRBuilder, kinds: Sequence[types.Type], args: Sequence[ir.Value]
 ) -> list[ir.Value]:
     """The arrays among an intrinsic's arguments, with their fields (`data`, `shape`, `strides`) at hand."""
     return [context.make_array(kind)(context, builder, arg) for kind, arg in zip(kinds, args, strict=True)]
 
 
-@vector_code
-def multiply_add(typing_context: TypingContext, a: types.Type, b: types.Type, c: types.Type) -> Intrinsic:
+@numba_intrinsic
+def fused_multiply_add(
+    typing_context: TypingContext, a: types.Type, b: types.Type, c: types.Type
+) -> NumbaIntrinsic:
     """`a b + c` of float32, rounded once on every processor."""
     result = types.float32(types.float32, types.float32, types.float32)
     return result, lambda context, builder, signature, args: builder.fma(*args)
 
 
-@vector_code
-def unowned(typing_context: TypingContext, values: types.Type) -> Intrinsic:
+@numba_intrinsic
+def unowned(typing_context: TypingContext, values: types.Type) -> NumbaIntrinsic:
     """The same array, or tuple of arrays and tuples, without a share in its memory.
 
     A view of an array counts as one more owner, by atomic instructions; a layer makes a dozen views, and they
@@ -104,16 +106,18 @@ def _matrix_product(rows: int, unrolled: int) -> Callable[..., Any]:
     `unrolled`: panels that are computed side by side.
     """
 
-    def product(typing_context: TypingContext, out: types.Array, w: types.Array, x: types.Array) -> Intrinsic:
+    def product(
+        typing_context: TypingContext, out: types.Array, w: types.Array, x: types.Array
+    ) -> NumbaIntrinsic:
         paired = w.dtype == types.uint32
 
         def generate(
             context: BaseContext, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]
         ) -> ir.Value:
-            out, w, x = arrays_of(context, builder, signature.args, args)
+            out, w, x = unpack_array_arguments(context, builder, signature.args, args)
             panels, pairs = cgutils.unpack_tuple(builder, w.shape)[:2]
             if not paired:
-                pairs = builder.udiv(pairs, _INDEX(CHAINS))
+                pairs = builder.udiv(pairs, _INDEX(_CHAINS))
             strides = [cgutils.unpack_tuple(builder, array.strides)[0] for array in (out, x)]
             function = _product_function(builder.module, rows, unrolled, paired)
             builder.call(function, [out.data, w.data, x.data, *strides, panels, pairs])
@@ -121,7 +125,7 @@ def _matrix_product(rows: int, unrolled: int) -> Callable[..., Any]:
 
         return types.void(out, w, x), generate
 
-    return vector_code(product)
+    return numba_intrinsic(product)
 
 
 def _product_function(module: ir.Module, rows: int, unrolled: int, paired: bool) -> ir.Function:
@@ -160,15 +164,15 @@ class _Weights(NamedTuple):
         row = builder.add(builder.mul(panel, self.pairs), pair)
         for p in _PARTS:
             if self.paired:
-                place = builder.add(builder.mul(row, _INDEX(PANEL)), _INDEX(p * SIMD_WIDTH))
+                place = builder.add(builder.mul(row, _INDEX(OUTPUTS_PER_PANEL)), _INDEX(p * SIMD_WIDTH))
                 words = builder.load(_vector_at(builder, self.data, place, _WORDS), align=4)
                 even = builder.shl(words, ir.Constant(_WORDS, [16] * SIMD_WIDTH))
                 found[0, p] = builder.bitcast(even, _FLOATS)
                 found[1, p] = builder.bitcast(words, _FLOATS)
                 continue
-            for c in range(CHAINS):
-                place = builder.mul(row, _INDEX(CHAINS * PANEL))
-                place = builder.add(place, _INDEX(c * PANEL + p * SIMD_WIDTH))
+            for c in range(_CHAINS):
+                place = builder.mul(row, _INDEX(_CHAINS * OUTPUTS_PER_PANEL))
+                place = builder.add(place, _INDEX(c * OUTPUTS_PER_PANEL + p * SIMD_WIDTH))
                 found[c, p] = builder.load(_vector_at(builder, self.data, place), align=4)
         return found
 
@@ -200,7 +204,7 @@ def _write_product(
     inputs = [_row_of(builder, x, x_stride, r) for r in range(rows)]
     outputs = [_row_of(builder, out, out_stride, r) for r in range(rows)]
     places = list(itertools.product(range(rows), range(unrolled), _PARTS))
-    sums = {(q, c): cgutils.alloca_once(builder, _FLOATS) for q in places for c in range(CHAINS)}
+    sums = {(q, c): cgutils.alloca_once(builder, _FLOATS) for q in places for c in range(_CHAINS)}
     last = builder.sub(panels, _INDEX(1))
     with cgutils.for_range_slice(builder, _INDEX(0), panels, _INDEX(unrolled), intp=_INDEX) as (first, _):
         # Where panels run out the last one is computed again, from the same start to the same result.
@@ -210,17 +214,17 @@ def _write_product(
             columns.append(builder.select(builder.icmp_unsigned("<", column, last), column, last))
         results = {}
         for r, n, p in places:
-            column = builder.add(builder.mul(columns[n], _INDEX(PANEL)), _INDEX(p * SIMD_WIDTH))
+            column = builder.add(builder.mul(columns[n], _INDEX(OUTPUTS_PER_PANEL)), _INDEX(p * SIMD_WIDTH))
             result = _vector_at(builder, outputs[r], column)
             results[r, n, p] = result
-            for c in range(CHAINS):
+            for c in range(_CHAINS):
                 start = ir.Constant(_FLOATS, [0.0] * SIMD_WIDTH) if c else builder.load(result, align=4)
                 builder.store(start, sums[(r, n, p), c])
         with cgutils.for_range(builder, pairs, intp=_INDEX) as loop:
             vectors = [weights.load(builder, column, loop.index) for column in columns]
-            for c, r in itertools.product(range(CHAINS), range(rows)):
-                i = builder.add(builder.mul(loop.index, _INDEX(CHAINS)), _INDEX(c))
-                value = everywhere(builder, builder.load(builder.gep(inputs[r], [i])))
+            for c, r in itertools.product(range(_CHAINS), range(rows)):
+                i = builder.add(builder.mul(loop.index, _INDEX(_CHAINS)), _INDEX(c))
+                value = broadcast_scalar(builder, builder.load(builder.gep(inputs[r], [i])))
                 for n, p in itertools.product(range(unrolled), _PARTS):
                     total = sums[(r, n, p), c]
                     builder.store(builder.call(fma, [vectors[n][c, p], value, builder.load(total)]), total)
@@ -235,20 +239,20 @@ def _store_totals(
     """Add up the chains of each sum, and write it to its place."""
     for place, result in results.items():
         total = builder.load(sums[place, 0])
-        for c in range(1, CHAINS):
+        for c in range(1, _CHAINS):
             total = builder.fadd(total, builder.load(sums[place, c]))
         builder.store(total, result, align=4)
 
 
-multiply = _matrix_product(1, TOGETHER)
-multiply_rows = _matrix_product(ROWS, 1)
+add_matvec = _matrix_product(1, _TOGETHER)
+add_matvec_block = _matrix_product(ROWS_PER_BLOCK, 1)
 
 
 @njit(cache=True, nogil=True)
-def multiply_all(out: np.ndarray, w: np.ndarray, x: np.ndarray, count: int) -> None:
-    """`out[r] += w x[r]` for the first `count` rows: `ROWS` at a time, then one by one."""
-    whole = count - count % ROWS
-    for r in range(0, whole, ROWS):
-        multiply_rows(out[r : r + ROWS], w, x[r : r + ROWS])
+def add_matmul(out: np.ndarray, w: np.ndarray, x: np.ndarray, count: int) -> None:
+    """`out[r] += w x[r]` for the first `count` rows: `ROWS_PER_BLOCK` at a time, then one by one."""
+    whole = count - count % ROWS_PER_BLOCK
+    for r in range(0, whole, ROWS_PER_BLOCK):
+        add_matvec_block(out[r : r + ROWS_PER_BLOCK], w, x[r : r + ROWS_PER_BLOCK])
     for r in range(whole, count):
-        multiply(out[r], w, x[r])
+        add_matvec(out[r], w, x[r])

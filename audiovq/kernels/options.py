@@ -1,4 +1,4 @@
-"""Options of sampling. A module of their own: the kernels take long to import."""
+"""Options of drawing: precision of the weights, ranges of temperature and top-k. Imports no numba."""
 
 from __future__ import annotations
 

@@ -19,7 +19,13 @@ from numba.core import cgutils
 from numba.core.base import BaseContext
 from numba.core.typing.context import BaseContext as TypingContext
 
-from audiovq.kernels.matmul import SIMD_WIDTH, Intrinsic, arrays_of, everywhere, vector_code
+from audiovq.kernels.matmul import (
+    SIMD_WIDTH,
+    NumbaIntrinsic,
+    broadcast_scalar,
+    numba_intrinsic,
+    unpack_array_arguments,
+)
 
 _INDEX = ir.IntType(64)
 _WORD = ir.IntType(32)
@@ -81,7 +87,7 @@ def _clamp(builder: ir.IRBuilder, value: ir.Value, limit: float) -> ir.Value:
 def _write_gate(
     context: BaseContext, builder: ir.IRBuilder, kinds: Sequence[types.Type], args: Sequence[ir.Value]
 ) -> ir.Value:
-    z, y = arrays_of(context, builder, kinds, args)
+    z, y = unpack_array_arguments(context, builder, kinds, args)
     (half,) = cgutils.unpack_tuple(builder, y.shape)
     with _vectors(builder, y) as (i, _):
         a = _clamp(builder, builder.load(_pointer(builder, z, i), align=4), 10.0)
@@ -110,8 +116,8 @@ def _tree(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
 def _write_softmax_weights(
     context: BaseContext, builder: ir.IRBuilder, kinds: Sequence[types.Type], args: Sequence[ir.Value]
 ) -> ir.Value:
-    logits, probs, sums = arrays_of(context, builder, kinds[:3], args[:3])
-    top, scale, least = (everywhere(builder, v) for v in cgutils.unpack_tuple(builder, args[3]))
+    logits, probs, sums = unpack_array_arguments(context, builder, kinds[:3], args[:3])
+    top, scale, least = (broadcast_scalar(builder, v) for v in cgutils.unpack_tuple(builder, args[3]))
     with _vectors(builder, logits) as (i, _):
         value = builder.load(_pointer(builder, logits, i), align=4)
         distance = builder.fmul(builder.fsub(value, top), scale)
@@ -124,37 +130,37 @@ def _write_softmax_weights(
     return context.get_dummy_value()
 
 
-@vector_code
-def vector_exp(typing_context: TypingContext, x: types.Type) -> Intrinsic:
+@numba_intrinsic
+def vector_exp(typing_context: TypingContext, x: types.Type) -> NumbaIntrinsic:
     """exp(x) of a float32 in -87..88, relative error 1e-7 plus the rounding of x."""
     result = types.float32(types.float32)
     return result, lambda context, builder, signature, args: _write_exp(builder, args[0])
 
 
-@vector_code
-def fmax(typing_context: TypingContext, a: types.Type, b: types.Type) -> Intrinsic:
+@numba_intrinsic
+def fmax(typing_context: TypingContext, a: types.Type, b: types.Type) -> NumbaIntrinsic:
     """The larger of two float32. Python's makes no vectors: it is a comparison and a choice, and the compiler
     does not know that the choice may ignore the sign of a zero."""
     result = types.float32(types.float32, types.float32)
     return result, lambda context, builder, signature, args: _call(builder, "maxnum", *args)
 
 
-@vector_code
-def vector_gate(typing_context: TypingContext, z: types.Array, y: types.Array) -> Intrinsic:
+@numba_intrinsic
+def vector_gated_activation(typing_context: TypingContext, z: types.Array, y: types.Array) -> NumbaIntrinsic:
     """`y = tanh(a) sigmoid(b)` of `z = [a | b]`, with one division; error 3e-7."""
     return types.void(z, y), lambda context, builder, signature, args: _write_gate(
         context, builder, signature.args, args
     )
 
 
-@vector_code
+@numba_intrinsic
 def softmax_weights(
     typing_context: TypingContext,
     logits: types.Array,
     probs: types.Array,
     sums: types.Array,
     numbers: types.BaseTuple,
-) -> Intrinsic:
+) -> NumbaIntrinsic:
     """With `numbers = (top, scale, least)`: `probs = exp((logits - top) scale)` of `(K,)`, at least e^-80,
     but 0 where a logit is below `least`; in `sums (K / 16,)` their sums by sixteens."""
     result = types.void(logits, probs, sums, numbers)

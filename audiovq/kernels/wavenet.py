@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from audiovq.kernels.matmul import multiply_all
-from audiovq.kernels.sampling import STRICT, copy, gate, normalize
+from audiovq.kernels.matmul import add_matmul
+from audiovq.kernels.sampling import FASTMATH_FLAGS, copy_array, gated_activation, rms_normalize
 
 if TYPE_CHECKING:
-    from audiovq.kernels.packing import Stack, StackState
+    from audiovq.kernels.packing import PackedWaveNet, PackedWaveNetState
 
-_SOURCES = "2c65bea34f570499"
+_SOURCES = "3ed2871058cc9058"
 """As `sampling._SOURCES`."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def network(
-    w: Stack,
-    s: StackState,
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
+def wavenet_step(
+    w: PackedWaveNet,
+    s: PackedWaveNetState,
     x: np.ndarray,
     h: np.ndarray,
     z: np.ndarray,
@@ -37,7 +37,7 @@ def network(
         h: `(A, Rp)` scratch for what the taps see; x itself where nothing is normalised.
         skip: `(A, Sp)` outputs, before any ReLU.
         frame: conditions `(A, F, L, 2 Rp)`, number of the frame, and those of the slots `(A,)`.
-        norm: of `sampling.normalize`; None: nothing is normalised, and what would do it is not compiled.
+        norm: of `sampling.rms_normalize`; None: nothing is normalised, and what would do it is not compiled.
     """
     conditions, number, slots = frame
     layers = w.dilations.shape[0]
@@ -55,24 +55,24 @@ def network(
                 # The ring holds the inputs of the last d steps, which the past tap sees in the next d:
                 # multiplied now, its weights are read once for four steps.
                 products[:] = np.float32(0)
-                multiply_all(products, w.past[layer], ring, dilation)
+                add_matmul(products, w.past[layer], ring, dilation)
             condition = conditions[a, number, layer]
             product = products[turn]
             sums = z[a]
             inputs = h[a]
             if norm is not None:
-                normalize(inputs, x[a], norm)
+                rms_normalize(inputs, x[a], norm)
             for i in range(2 * width):
                 sums[i] = condition[i] + product[i]
-            copy(ring[turn], inputs)
-        multiply_all(z, w.now[layer], h, count)
+            copy_array(ring[turn], inputs)
+        add_matmul(z, w.now[layer], h, count)
         first = layer * width
         last = first + width
         for a in range(count):
-            gate(z[a], gated[a, first:last])
+            gated_activation(z[a], gated[a, first:last])
         if layer < layers - 1:
-            multiply_all(x, w.out[layer], gated[:, first:last], count)
+            add_matmul(x, w.out[layer], gated[:, first:last], count)
     for a in range(count):
-        copy(skip[a], w.skip_bias)
+        copy_array(skip[a], w.skip_bias)
         s.steps[slots[a]] += 1
-    multiply_all(skip, w.skip, gated, count)
+    add_matmul(skip, w.skip, gated, count)

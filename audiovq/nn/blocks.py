@@ -116,7 +116,7 @@ class ResidualStack(nn.Module):
         return normalized
 
 
-def fusable(tensor: Tensor) -> bool:
+def can_fuse(tensor: Tensor) -> bool:
     """Whether the passes of `nn.fused` apply: on a CPU, in bf16, and in fp32 where gradients are wanted.
 
     Apart from them, as they take long to import.

@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiovq import distributed
-from audiovq.nn.kmeans import nearest, residual_kmeans
-from audiovq.nn.usage import Usage, usage_of
+from audiovq.nn.kmeans import nearest_centre, residual_kmeans
+from audiovq.nn.usage import CodeUsage, compute_code_usage
 
-START_FRAMES = 24_000
+_START_FRAMES = 24_000
 """Latest frames kept before quantisation begins, on which k-means finds the first residual tables."""
 
 
-class Quantised(NamedTuple):
+class QuantiserOutput(NamedTuple):
     """Quantised vectors, their codes, and the losses.
 
     vectors: `(..., T, s * dim)`, the sums of the chosen vectors with the straight-through gradient.
@@ -120,7 +120,7 @@ class Codebook(nn.Module):
         self.register_buffer("ema_sums", vectors.detach().clone())
         self.register_buffer("num_restarts", torch.zeros((), dtype=torch.long))
         if self.residual:
-            kept = START_FRAMES // frames_per_step
+            kept = _START_FRAMES // frames_per_step
             self.register_buffer("started", torch.zeros((), dtype=torch.bool))
             self.register_buffer("start_vectors", torch.zeros(kept, self.dim))
             self.register_buffer("start_count", torch.zeros((), dtype=torch.long))
@@ -159,7 +159,7 @@ class Codebook(nn.Module):
         """Row of the nearest vector of a level: `(..., s dim) -> (...)` int64; in fp32 under autocast too."""
         first = level * self.size
         with torch.autocast(e.device.type, enabled=False):
-            return first + nearest(e.float(), self.table()[first : first + self.size])
+            return first + nearest_centre(e.float(), self.table()[first : first + self.size])
 
     @torch.no_grad()
     def restart_averages(self) -> None:
@@ -196,7 +196,7 @@ class Codebook(nn.Module):
 
     def forward(
         self, z: Tensor, quantise: bool = True, levels: Tensor | None = None
-    ) -> tuple[Tensor, Quantised]:
+    ) -> tuple[Tensor, QuantiserOutput]:
         """Quantise `z (B, ..., T s, C)`; in training also gather the sums for `update_ema`.
 
         Args:
@@ -204,7 +204,7 @@ class Codebook(nn.Module):
                 encoder sends everything to a few codes.
             levels: `(B,)`, how many levels the decoder sees of each item; None: all.
 
-        Returns the decoder's input `(B, ..., T s, C)` and a `Quantised`.
+        Returns the decoder's input `(B, ..., T s, C)` and a `QuantiserOutput`.
         """
         e = self.to_codebook_space(z)
         self._asked = self._asked or (quantise and self.training)
@@ -212,12 +212,12 @@ class Codebook(nn.Module):
             self._candidates.append(e.detach().reshape(-1, 1, self.dim))
             codes = torch.zeros((*e.shape[:-1], self.levels), dtype=torch.long, device=e.device)
             nothing = e.new_zeros(())
-            return self.from_codebook_space(e), Quantised(e, codes, nothing, nothing)
+            return self.from_codebook_space(e), QuantiserOutput(e, codes, nothing, nothing)
         with torch.autocast(z.device.type, enabled=False):
             quantised = self._quantise(e, quantise, levels)
         return self.from_codebook_space(quantised.vectors), quantised
 
-    def _quantise(self, e: Tensor, quantise: bool, levels: Tensor | None) -> Quantised:
+    def _quantise(self, e: Tensor, quantise: bool, levels: Tensor | None) -> QuantiserOutput:
         total = torch.zeros_like(e)
         commitment_loss = e.new_zeros(())
         codebook_loss = e.new_zeros(())
@@ -236,7 +236,7 @@ class Codebook(nn.Module):
         rows = torch.stack(codes, dim=-1)
         self._count(rows, rests)
         passed = e + (total - e).detach() if quantise else e
-        return Quantised(passed, rows, codebook_loss, commitment_loss)
+        return QuantiserOutput(passed, rows, codebook_loss, commitment_loss)
 
     def _count(self, rows: Tensor, rests: list[Tensor]) -> None:
         """Note which rows `(..., L)` were chosen for which vectors, a list of `(N, s dim)` by level."""
@@ -251,15 +251,15 @@ class Codebook(nn.Module):
         self._candidates.append(torch.stack(rests, dim=1))
 
     @torch.no_grad()
-    def usage(self) -> Usage:
+    def usage(self) -> CodeUsage:
         """Usage of the codes in all forward passes since the last call, over all processes."""
         counts = self._tally
         self._tally = torch.zeros_like(self.ema_counts)
         distributed.all_reduce_sum(counts)
-        return usage_of(counts, self.levels)
+        return compute_code_usage(counts, self.levels)
 
     @torch.no_grad()
-    def update_ema(self) -> Usage:
+    def update_ema(self) -> CodeUsage:
         """After the optimizer step: update the moving averages, then restart dead codes.
 
         Covers all training passes since the last call, of all processes, which end with the same codebook to
@@ -275,7 +275,7 @@ class Codebook(nn.Module):
         self._asked = False
         if self.residual and not self.started:
             self._prepare_start(candidates[:, 0], asked)
-            return usage_of(counts, self.levels)
+            return compute_code_usage(counts, self.levels)
         distributed.all_reduce_sum(counts, sums)
         # Moving averages: paper, equations 6 to 8.
         self.ema_counts.mul_(self.ema_decay).add_(counts, alpha=1 - self.ema_decay)
@@ -288,7 +288,7 @@ class Codebook(nn.Module):
             self.vectors.copy_(self.ema_sums / smoothed.view(-1, 1))
         if self.dead_code_threshold:
             self._restart_dead_codes(candidates)
-        return usage_of(counts, self.levels)
+        return compute_code_usage(counts, self.levels)
 
     def _restart_dead_codes(self, candidates: Tensor) -> None:
         """Move dead codes, with their sums and counts, onto vectors of the step, `(N, L, s dim)` here."""

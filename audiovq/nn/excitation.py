@@ -5,11 +5,11 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from audiovq.nn.lpc import EXCITATION_RANGE
+from audiovq.nn.lpc import EXCITATION_RANGE_SIGMAS
 
 
 @numba.njit(cache=True, nogil=True, fastmath=False)
-def excite(
+def compute_excitation_codes(
     signal: np.ndarray,
     coefficients: np.ndarray,
     gains: np.ndarray,
@@ -44,7 +44,7 @@ def excite(
         p = np.float32(0.0)
         for k in range(min(order, t)):
             p += coefficients[f, k] * history[t - 1 - k]
-        v = (signal[t] - p) / (gains[f] * EXCITATION_RANGE)
+        v = (signal[t] - p) / (gains[f] * EXCITATION_RANGE_SIGMAS)
         m = np.log1p(255.0 * abs(v)) / scale
         if v < 0:
             m = -m

@@ -149,7 +149,7 @@ class _Fused(torch.autograd.Function):
         def apply(cls, *args: Tensor | int) -> Tensor: ...
 
 
-class Gate(_Fused):
+class FusedGate(_Fused):
     """`tanh(z_a) * sigmoid(z_b)` with `z[t] = both[t, :2R] + both[t - dilation, 2R:] + condition[frame]`.
 
     Args of `apply`: both `(B, T, 4R)`, condition `(B, F, 2R)` (T a multiple of F), dilation in steps.
@@ -162,7 +162,7 @@ class Gate(_Fused):
         y = both.new_empty(batch, steps, wide // 4)
         kept = both.new_empty(batch, steps, wide // 2)
         _gate_forward(
-            bits(both), condition.detach().float().contiguous().numpy(), dilation, bits(y), bits(kept)
+            _bits(both), condition.detach().float().contiguous().numpy(), dilation, _bits(y), _bits(kept)
         )
         ctx.save_for_backward(kept)
         ctx.dilation = dilation
@@ -176,7 +176,7 @@ class Gate(_Fused):
         dboth = kept.new_empty(batch, steps, 2 * double)
         shape, dtype = ctx.condition
         dcondition = torch.zeros(shape)
-        _gate_backward(bits(dy.contiguous()), bits(kept), ctx.dilation, bits(dboth), dcondition.numpy())
+        _gate_backward(_bits(dy.contiguous()), _bits(kept), ctx.dilation, _bits(dboth), dcondition.numpy())
         return dboth, dcondition.to(dtype), None
 
 
@@ -254,7 +254,7 @@ def _head_backward(
                     upper[i] += w * row[i]
 
 
-class Head(_Fused):
+class FusedHeads(_Fused):
     """Gated activations of the output heads of all samples.
 
     Args of `apply`: start `(T, G, 2H)`; tables `(G-1, 256, 2H)` and prediction `(P, 2H)` fp32; forced_codes
@@ -269,13 +269,13 @@ class Head(_Fused):
         y = start.new_empty(steps, group, double // 2)
         kept = torch.empty_like(start)
         _head_forward(
-            bits(start),
+            _bits(start),
             tables.detach().numpy(),
             prediction.detach().numpy(),
             forced_codes.contiguous().numpy(),
             place.contiguous().numpy(),
-            bits(y),
-            bits(kept),
+            _bits(y),
+            _bits(kept),
         )
         ctx.save_for_backward(kept, forced_codes, place)
         ctx.shapes = (tables.shape, prediction.shape)
@@ -287,11 +287,11 @@ class Head(_Fused):
         dstart = torch.empty_like(kept)
         dtables, dprediction = (torch.zeros(shape) for shape in ctx.shapes)
         _head_backward(
-            bits(dy.contiguous()),
-            bits(kept),
+            _bits(dy.contiguous()),
+            _bits(kept),
             forced_codes.contiguous().numpy(),
             place.contiguous().numpy(),
-            bits(dstart),
+            _bits(dstart),
             dtables.numpy(),
             dprediction.numpy(),
         )
@@ -324,7 +324,7 @@ def _likelihood(logits: np.ndarray, targets: np.ndarray, scale: np.float32, grad
     return mean
 
 
-class NegativeLogLikelihood(_Fused):
+class FusedNegativeLogLikelihood(_Fused):
     """Mean negative log-likelihood in nats, its gradient computed in the same pass.
 
     Args of `apply`: logits `(N, 256)`, targets `(N,)` int64. Returns a scalar fp32.
@@ -334,7 +334,7 @@ class NegativeLogLikelihood(_Fused):
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         gradient = torch.empty_like(logits)
         scale = np.float32(1.0 / len(targets))
-        value = _likelihood(bits(logits), targets.contiguous().numpy(), scale, bits(gradient))
+        value = _likelihood(_bits(logits), targets.contiguous().numpy(), scale, _bits(gradient))
         ctx.save_for_backward(gradient)
         return torch.tensor(value, dtype=torch.float32)
 
@@ -344,7 +344,7 @@ class NegativeLogLikelihood(_Fused):
         return gradient * upstream.to(gradient.dtype), None
 
 
-def bits(tensor: Tensor) -> np.ndarray:
+def _bits(tensor: Tensor) -> np.ndarray:
     """A contiguous tensor's memory: of fp32 as it is, of bf16 as uint16."""
     detached = tensor.detach()
     return (detached.view(torch.uint16) if tensor.dtype is torch.bfloat16 else detached).numpy()

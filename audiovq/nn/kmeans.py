@@ -8,7 +8,7 @@ from torch import Tensor
 _ROUNDS = 20
 
 
-def kmeans(data: Tensor, count: int, seed: int, rounds: int = _ROUNDS) -> tuple[Tensor, Tensor]:
+def _kmeans(data: Tensor, count: int, seed: int, rounds: int = _ROUNDS) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm from a k-means++ start (Arthur and Vassilvitskii, 2007).
 
     A centre that lost all its vectors takes the one that lies furthest from its own.
@@ -19,7 +19,7 @@ def kmeans(data: Tensor, count: int, seed: int, rounds: int = _ROUNDS) -> tuple[
     Returns: centres `(count, D)` and the number of the nearest one of each vector, `(N,)`.
     """
     centres = _spread(data, count, torch.Generator().manual_seed(seed))
-    chosen = nearest(data, centres)
+    chosen = nearest_centre(data, centres)
     for _ in range(rounds):
         counts = torch.bincount(chosen, minlength=count)
         sums = torch.zeros_like(centres).index_add_(0, chosen, data)
@@ -29,7 +29,7 @@ def kmeans(data: Tensor, count: int, seed: int, rounds: int = _ROUNDS) -> tuple[
             distances = (data - centres[chosen]).square().sum(-1)
             furthest = distances.topk(min(empty.numel(), len(data))).indices
             centres[empty[: len(furthest)]] = data[furthest]
-        chosen = nearest(data, centres)
+        chosen = nearest_centre(data, centres)
     return centres, chosen
 
 
@@ -42,7 +42,7 @@ def residual_kmeans(data: Tensor, levels: int, size: int) -> tuple[Tensor, Tenso
     tables = []
     counts = []
     for level in range(levels):
-        centres, chosen = kmeans(rest, size, seed=level)
+        centres, chosen = _kmeans(rest, size, seed=level)
         rest = rest - centres[chosen]
         tables.append(centres)
         counts.append(torch.bincount(chosen, minlength=size))
@@ -62,7 +62,7 @@ def _spread(data: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return data[picked].clone()
 
 
-def nearest(e: Tensor, table: Tensor) -> Tensor:
+def nearest_centre(e: Tensor, table: Tensor) -> Tensor:
     """Number of the nearest row of `table (K, D)` for each of `e (..., D)`, `(...)` int64."""
     # Distances from the mean: a mean that is large beside the spread would cost digits.
     mean = table.mean(0)

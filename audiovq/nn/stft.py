@@ -11,34 +11,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def frame_padding(window: int, hop: int) -> tuple[int, int]:
+def _frame_padding(window: int, hop: int) -> tuple[int, int]:
     """Samples before the first and after the last hop that centre frames on their hop."""
     left = (window - hop) // 2
     return left, window - hop - left
 
 
-def pass_reach(window: int, hop: int) -> int:
+def stft_reach_hops(window: int, hop: int) -> int:
     """Hops on each side within reach of the windows: a hop of `istft(change(stft(x)))` depends on them."""
     return window // hop + 1
 
 
-def frames(signal: Tensor, window: int, hop: int, padded: bool = False) -> Tensor:
+def _frames(signal: Tensor, window: int, hop: int, padded: bool = False) -> Tensor:
     """Cut `(B, N)` into overlapping frames `(B, N // hop, window)`.
 
     Args:
-        signal: `(B, N)` samples, N a multiple of `hop`; with `padded` the context of `frame_padding`
+        signal: `(B, N)` samples, N a multiple of `hop`; with `padded` the context of `_frame_padding`
             is already there at both ends.
         window, hop: samples.
     """
     if not padded:
-        signal = F.pad(signal, frame_padding(window, hop))
+        signal = F.pad(signal, _frame_padding(window, hop))
     return signal.unfold(-1, window, hop)
 
 
 def stft(signal: Tensor, window: int, hop: int, padded: bool = False) -> Tensor:
     """Complex spectra `(B, F, window // 2 + 1)` of `(B, N)` with a Hann window, scaled to unit energy."""
-    taper = hann(window, signal)
-    spectra: Tensor = torch.fft.rfft(frames(signal, window, hop, padded) * taper)
+    taper = _hann(window, signal)
+    spectra: Tensor = torch.fft.rfft(_frames(signal, window, hop, padded) * taper)
     return spectra
 
 
@@ -49,7 +49,7 @@ def istft(spectrum: Tensor, window: int, hop: int) -> Tensor:
     """
     if window % hop:
         raise ValueError(f"overlap-add needs a window ({window}) that is a multiple of the hop ({hop})")
-    taper = hann(window, spectrum.real)
+    taper = _hann(window, spectrum.real)
     overlap = window // hop
     windows = torch.fft.irfft(spectrum, n=window) * taper
     batch, count, _ = windows.shape
@@ -60,12 +60,12 @@ def istft(spectrum: Tensor, window: int, hop: int) -> Tensor:
     for k in range(overlap):
         total[:, k : k + count] += parts[:, :, k]
         weight[k : k + count] += squared[k]
-    left, _ = frame_padding(window, hop)
+    left, _ = _frame_padding(window, hop)
     signal = (total / weight.clamp_min(1e-2 * float(squared.sum(0).mean()))).flatten(1)
     return signal[:, left : left + count * hop]
 
 
-def hann(window: int, like: Tensor) -> Tensor:
+def _hann(window: int, like: Tensor) -> Tensor:
     """Periodic Hann window of unit energy, so that white noise of variance 1 has power 1 in every bin."""
     taper = torch.hann_window(window, device=like.device, dtype=like.dtype)
     return taper / taper.pow(2).sum().sqrt()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Usage(NamedTuple):
+class CodeUsage(NamedTuple):
     """Usage of codes, level by level.
 
     perplexity: exp of the entropy: 1 (always the same code) to K (all equally often).
@@ -32,12 +32,12 @@ class Usage(NamedTuple):
         return sum(math.log2(p) for p in self.perplexity) / len(self.perplexity)
 
 
-def usage_of(counts: Tensor, levels: int) -> Usage:
+def compute_code_usage(counts: Tensor, levels: int) -> CodeUsage:
     """Usage from the counts of the `(L K,)` codes."""
     by_level = counts.view(levels, -1).double()
     shares = by_level / by_level.sum(1, keepdim=True).clamp_min(1)
     entropy = -(shares * torch.log(shares + 1e-30)).sum(1)
-    return Usage(
+    return CodeUsage(
         tuple(float(value) for value in torch.exp(entropy)),
         tuple(int(value) for value in (by_level > 0).sum(1)),
     )

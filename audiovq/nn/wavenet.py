@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiovq.nn.blocks import fusable
+from audiovq.nn.blocks import can_fuse
 
-NORM_EPSILON = 1e-6
+RMS_NORM_EPSILON = 1e-6
 """Added to the mean square before `normalize` takes its root."""
 
 
@@ -93,10 +93,10 @@ class WaveNet(nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         for layer, dilation in enumerate(self.dilations):
             both = F.linear(self._normalized(x), self.taps[layer])
-            if fusable(both):
+            if can_fuse(both):
                 from audiovq.nn import fused
 
-                y = fused.Gate.apply(both, conditions[:, :, layer], dilation)
+                y = fused.FusedGate.apply(both, conditions[:, :, layer], dilation)
             else:
                 y = self._gate(both, conditions[:, :, layer], dilation)
             if self.dropout and self.training:
@@ -109,7 +109,7 @@ class WaveNet(nn.Module):
 
     def _normalized(self, x: Tensor) -> Tensor:
         """Input of the taps from the residual stream `(..., R)`."""
-        return F.rms_norm(x, (self.residual,), eps=NORM_EPSILON) if self.normalize else x
+        return F.rms_norm(x, (self.residual,), eps=RMS_NORM_EPSILON) if self.normalize else x
 
     def _residual(self, y: Tensor, layer: int) -> Tensor:
         """Update of the residual stream from a layer's gated activations `(..., R)`."""
@@ -118,7 +118,7 @@ class WaveNet(nn.Module):
 
     @staticmethod
     def _gate(both: Tensor, condition: Tensor, dilation: int) -> Tensor:
-        """Gated activation from both taps' products `(B, T, 4R)` and `(B, F, 2R)`: `fused.Gate` in torch."""
+        """`fused.FusedGate` in torch, from both taps' products `(B, T, 4R)` and `(B, F, 2R)`."""
         batch, steps, wide = both.shape
         frames = condition.shape[1]
         channels = wide // 4

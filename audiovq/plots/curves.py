@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _METRICS = "metrics.csv"
 _CHECKPOINT = "checkpoint.safetensors"
-HELD_OUT = "held_"
+_HELD_OUT = "held_"
 """Prefix of metrics of held-out data."""
 
-SMOOTHED_SHARE = 0.02
+_SMOOTHED_SHARE = 0.02
 """Share of a stage over which training curves are averaged: a single batch is noisy."""
 
 _COLUMNS = ["stage", "step", "seconds", "name", "value"]
@@ -38,7 +38,7 @@ _START_SHARE = 0.03
 
 
 @dataclass
-class Curve:
+class _Curve:
     """One metric over a stage, in the order it was written: `(N,)` steps, hours and values."""
 
     steps: NDArray[np.float64]
@@ -47,14 +47,14 @@ class Curve:
 
 
 @dataclass
-class StageCurves:
+class _StageCurves:
     """All metrics of a stage by name."""
 
     number: int
-    curves: dict[str, Curve] = field(default_factory=dict)
+    curves: dict[str, _Curve] = field(default_factory=dict)
 
 
-def read_metrics(run: str | os.PathLike[str]) -> list[StageCurves]:
+def _read_metrics(run: str | os.PathLike[str]) -> list[_StageCurves]:
     """Curves of a run, stages in order.
 
     Args:
@@ -82,15 +82,15 @@ def read_metrics(run: str | os.PathLike[str]) -> list[StageCurves]:
         raise AudiovqError(f"{path}: not the metrics of a run ({error}); give another") from None
     if not points:
         raise AudiovqError(f"{path}: holds no metrics yet; train for some steps first")
-    stages: dict[int, StageCurves] = {}
+    stages: dict[int, _StageCurves] = {}
     for (number, name), rows in points.items():
         steps, hours, values = np.array(sorted(rows)).T
-        curve = Curve(steps, np.maximum.accumulate(hours), values)
-        stages.setdefault(number, StageCurves(number)).curves[name] = curve
+        curve = _Curve(steps, np.maximum.accumulate(hours), values)
+        stages.setdefault(number, _StageCurves(number)).curves[name] = curve
     return [stages[number] for number in sorted(stages)]
 
 
-def smoothed(values: NDArray[np.float64], share: float = SMOOTHED_SHARE) -> NDArray[np.float64]:
+def _smoothed(values: NDArray[np.float64], share: float = _SMOOTHED_SHARE) -> NDArray[np.float64]:
     """Running mean `(N,)` over a share of the values, half of it on each side; fewer at the ends."""
     reach = round(len(values) * share / 2)
     index = np.arange(len(values))
@@ -128,7 +128,7 @@ def draw_curves(
 def _make_figure(
     figure_class: type[Figure], runs: Sequence[str | os.PathLike[str]], titles: Sequence[str]
 ) -> Figure:
-    stages = [read_metrics(run) for run in runs]
+    stages = [_read_metrics(run) for run in runs]
     columns = max(map(len, stages))
     width, height = (9.0, 5.4) if columns == 1 else (5.2 * columns, 5.0)
     figure = figure_class(figsize=(width, height * len(runs)), layout="constrained")
@@ -154,9 +154,9 @@ class _Panel(NamedTuple):
     is_logarithmic: bool = False
 
 
-def _panels(stage: StageCurves, size: int | None, unit_of_bits: str) -> list[_Panel]:
+def _panels(stage: _StageCurves, size: int | None, unit_of_bits: str) -> list[_Panel]:
     """The panels of a stage: bits, loss terms and perplexity, if it has them."""
-    names = list(dict.fromkeys(n.removeprefix(HELD_OUT) for n in stage.curves))
+    names = list(dict.fromkeys(n.removeprefix(_HELD_OUT) for n in stage.curves))
     # With several levels of codes each has its own perplexity, and its own bits beside those of a step.
     perplexities = [n for n in names if n.startswith(_PERPLEXITY)]
     bits = [n for n in names if n == "bits" or (n.startswith("bits_") and n not in _NOT_DRAWN)]
@@ -171,7 +171,9 @@ def _panels(stage: StageCurves, size: int | None, unit_of_bits: str) -> list[_Pa
     return [panel for panel in panels if panel.names]
 
 
-def _draw_stage(area: SubFigure, stage: StageCurves, title: str, size: int | None, unit_of_bits: str) -> None:
+def _draw_stage(
+    area: SubFigure, stage: _StageCurves, title: str, size: int | None, unit_of_bits: str
+) -> None:
     """The panels of a stage, one above the other."""
     panels = _panels(stage, size, unit_of_bits)
     heights = [panel.height for panel in panels]
@@ -197,13 +199,13 @@ def _draw_stage(area: SubFigure, stage: StageCurves, title: str, size: int | Non
     area.suptitle(title, x=0.01, ha="left", fontweight="bold")
 
 
-def _draw_curve(axis: Axes, stage: StageCurves, name: str, colour: str, scale: float) -> None:
+def _draw_curve(axis: Axes, stage: _StageCurves, name: str, colour: str, scale: float) -> None:
     trained = stage.curves.get(name)
-    held = stage.curves.get(HELD_OUT + name)
+    held = stage.curves.get(_HELD_OUT + name)
     if trained is not None:
         hours = trained.hours * scale
         axis.plot(hours, trained.values, color=colour, alpha=0.15, linewidth=0.6)
-        axis.plot(hours, smoothed(trained.values), color=colour, alpha=0.75, linewidth=1.1)
+        axis.plot(hours, _smoothed(trained.values), color=colour, alpha=0.75, linewidth=1.1)
     if held is not None:
         axis.plot(
             held.hours * scale,
@@ -218,15 +220,15 @@ def _draw_curve(axis: Axes, stage: StageCurves, name: str, colour: str, scale: f
         )
 
 
-def _scale_values(axis: Axes, stage: StageCurves, names: Sequence[str], logarithmic: bool) -> None:
+def _scale_values(axis: Axes, stage: _StageCurves, names: Sequence[str], logarithmic: bool) -> None:
     """Set limits of the values, from all steps but the first ones, which lie far above the others."""
     from matplotlib.ticker import LogLocator
 
     values = []
-    for name in (n for wanted in names for n in (wanted, HELD_OUT + wanted)):
+    for name in (n for wanted in names for n in (wanted, _HELD_OUT + wanted)):
         curve = stage.curves.get(name)
         if curve is not None:
-            smooth = curve.values if name.startswith(HELD_OUT) else smoothed(curve.values)
+            smooth = curve.values if name.startswith(_HELD_OUT) else _smoothed(curve.values)
             late = smooth[curve.steps >= _START_SHARE * curve.steps[-1]]
             values.append(late if _PERPLEXITY not in name else smooth)
     seen = np.concatenate(values)
@@ -267,7 +269,7 @@ def _draw_legends(axes: Sequence[Axes], panels: Sequence[Sequence[str]]) -> None
             axis.legend(handles=handles, loc="best", fontsize="small", framealpha=0.85, ncols=columns)
 
 
-def _draw_steps(axis: Axes, curve: Curve, scale: float) -> None:
+def _draw_steps(axis: Axes, curve: _Curve, scale: float) -> None:
     """A second axis along the upper edge with round numbers of steps."""
     from matplotlib.ticker import MaxNLocator
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.audio.reader import read
+from audiovq.audio.reader import read_recording
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
@@ -18,34 +18,34 @@ from audiovq.io.atomic import PartialFile
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WINDOW_SAMPLES = SAMPLE_RATE * 32 // 1000
+_WINDOW_SAMPLES = SAMPLE_RATE * 32 // 1000
 """Hann window of 32 ms: it separates the harmonics of most voices."""
 
-HOP_SAMPLES = SAMPLE_RATE * 5 // 1000
-"""Samples between frames, up to `MAX_FRAMES` frames."""
+_HOP_SAMPLES = SAMPLE_RATE * 5 // 1000
+"""Samples between frames, up to `_MAX_FRAMES` frames."""
 
-MAX_FRAMES = 4_000
+_MAX_FRAMES = 4_000
 """Limit of frames in a picture, more than it has pixel columns; longer recordings get a longer hop."""
 
-RANGE_DB = 80.0
+_RANGE_DB = 80.0
 """Levels this far below the loudest point, and lower ones, are drawn as silence."""
 
 _FORMATS = ("png", "pdf", "svg")
 
 
-def log_spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def _log_spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Magnitude of the short-time Fourier transform in dB; a sine of full scale is 0 dB.
 
     Args:
         samples: `(T,)`, any T from 1.
 
-    Returns: `(WINDOW_SAMPLES // 2 + 1, F)`, frames evenly spread from the first sample to the last.
+    Returns: `(_WINDOW_SAMPLES // 2 + 1, F)`, frames evenly spread from the first sample to the last.
     """
-    frames = max(1, min(MAX_FRAMES, len(samples) // HOP_SAMPLES))
+    frames = max(1, min(_MAX_FRAMES, len(samples) // _HOP_SAMPLES))
     starts = np.linspace(0, len(samples) - 1, frames).astype(np.int64)
-    padded = np.pad(samples, WINDOW_SAMPLES // 2)
-    taper = np.hanning(WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[starts]
+    padded = np.pad(samples, _WINDOW_SAMPLES // 2)
+    taper = np.hanning(_WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW_SAMPLES)[starts]
     magnitude = np.abs(np.fft.rfft(windows * taper, axis=1)) * (2 / taper.sum())
     level: NDArray[np.float32] = (20 * np.log10(np.maximum(magnitude, 1e-10))).astype(np.float32)
     return level.T
@@ -75,7 +75,7 @@ def draw_spectrograms(
     names = list(titles) or [Path(recording).name for recording in recordings]
 
     def draw(figure_class: type[Figure]) -> Figure:
-        return _draw(figure_class, [read(recording).samples for recording in recordings], names)
+        return _draw(figure_class, [read_recording(recording).samples for recording in recordings], names)
 
     write_figure(out, draw, 110, force)
 
@@ -87,13 +87,13 @@ def write_figure(
 
     Raises: AudiovqError if `out` exists (without `force`) or has another ending, or matplotlib is missing.
     """
-    suffix = picture_format(out)
+    suffix = figure_format(out)
     figure_class = load_figure_class(out)
     with PartialFile(out, force=force) as picture:
         draw(figure_class).savefig(picture.file, format=suffix, dpi=dpi)
 
 
-def picture_format(out: str | os.PathLike[str]) -> str:
+def figure_format(out: str | os.PathLike[str]) -> str:
     """Format of `out` by its ending. Raises: AudiovqError for another one than .png, .pdf or .svg."""
     suffix = Path(out).suffix.lower().lstrip(".")
     if suffix not in _FORMATS:
@@ -118,7 +118,7 @@ def _draw(
     # A bare Figure instead of pyplot: no window system and no shared state.
     figure = figure_class(figsize=(9, 0.6 + 2.7 * len(signals)), layout="constrained")
     panels = figure.subplots(len(signals), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    levels = [log_spectrogram(signal) for signal in signals]
+    levels = [_log_spectrogram(signal) for signal in signals]
     loudest = max(float(level.max()) for level in levels)
     for panel, signal, level, title in zip(panels, signals, levels, titles, strict=True):
         image = panel.imshow(
@@ -127,7 +127,7 @@ def _draw(
             aspect="auto",
             extent=(0, len(signal) / SAMPLE_RATE, 0, SAMPLE_RATE / 2000),
             cmap="magma",
-            vmin=loudest - RANGE_DB,
+            vmin=loudest - _RANGE_DB,
             vmax=loudest,
         )
         panel.set_title(title, loc="left")

@@ -36,27 +36,27 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.audio.resample import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resampled_length
+from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, resampled_length
 from audiovq.errors import AudiovqError
-from audiovq.io.codefile import other_model
-from audiovq.io.varint import ByteReader, varint
+from audiovq.io.codefile import other_model_error
+from audiovq.io.varint import ByteReader, encode_varint
 from audiovq.prior import kernel, rangecoder
 from audiovq.prior.engine import PriorEngine
 from audiovq.speech.codes import CodeFormat, CodeSequence
 
-MAGIC = b"AVQ"
-VERSION = 2
+_MAGIC = b"AVQ"
+_VERSION = 2
 _FIXED = struct.Struct("<3sBB4s4s")
 _GAINS = {1: struct.Struct("<f"), 2: struct.Struct("<d")}
 _OWN_RATE = 1 << 4
 _PARTIAL = 1 << 5
 _VOICE = 1 << 6
 _SPEAKER = 1 << 7
-LARGEST_NUMBER = 1 << 48
+_LARGEST_NUMBER = 1 << 48
 """Limit of samples and steps: more are a mistake, no recording."""
 
 
-class StreamFormat(NamedTuple):
+class BitstreamFormat(NamedTuple):
     """What a decoder must know of model and prior."""
 
     codes: CodeFormat  # of the model
@@ -95,7 +95,7 @@ class Bitstream:
     rest: bytes  # voice, checksum of the codes and words, not yet parsed
 
 
-def compress(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> bytes:
+def compress_codes(codes: CodeSequence, engine: PriorEngine, form: BitstreamFormat) -> bytes:
     """The content of an `.avq` file with codes of the model of `form`.
 
     Raises: AudiovqError for codes of another model, or that a file cannot hold.
@@ -105,18 +105,18 @@ def compress(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> by
     model, prior = (bytes.fromhex(value)[:4] for value in (form.codes.fingerprint, form.prior))
     voice = b"" if codes.voice is None else _pack_voice(codes.voice, form)
     words = rangecoder.range_encode(codes.rows, engine, form.point(codes.voice)).astype("<u4").tobytes()
-    head = _FIXED.pack(MAGIC, VERSION, flags, model, prior) + facts
+    head = _FIXED.pack(_MAGIC, _VERSION, flags, model, prior) + facts
     content = head + voice + _checksum(codes.codes) + words
     return content + struct.pack("<I", zlib.crc32(content))
 
 
-def parse(content: bytes, name: str) -> Bitstream:
+def parse_bitstream(content: bytes, name: str) -> Bitstream:
     """Parse a file. Raises: AudiovqError if it is no `.avq`, damaged, or of another version."""
-    if len(content) < 4 or not content.startswith(MAGIC):
+    if len(content) < 4 or not content.startswith(_MAGIC):
         raise AudiovqError(f"{name}: is not an .avq file, or cut off; encode the recording again")
-    if content[3] != VERSION:
-        remedy = "encode the recording again" if content[3] < VERSION else "update audiovq"
-        raise AudiovqError(f"{name}: is of version {content[3]}, this audiovq reads {VERSION}; {remedy}")
+    if content[3] != _VERSION:
+        remedy = "encode the recording again" if content[3] < _VERSION else "update audiovq"
+        raise AudiovqError(f"{name}: is of version {content[3]}, this audiovq reads {_VERSION}; {remedy}")
     if len(content) < _FIXED.size + 4:
         raise AudiovqError(f"{name}: is cut off; get it again")
     if zlib.crc32(content[:-4]) != struct.unpack("<I", content[-4:])[0]:
@@ -127,7 +127,7 @@ def parse(content: bytes, name: str) -> Bitstream:
         raise _senseless(name) from None
 
 
-def expand(stream: Bitstream, engine: PriorEngine, form: StreamFormat) -> CodeSequence:
+def decompress_codes(stream: Bitstream, engine: PriorEngine, form: BitstreamFormat) -> CodeSequence:
     """The codes of a file.
 
     Raises: AudiovqError if it was made with another model or prior, if its header makes no sense, or if the
@@ -136,7 +136,7 @@ def expand(stream: Bitstream, engine: PriorEngine, form: StreamFormat) -> CodeSe
     name = stream.name
     model = form.codes
     if stream.model != model.fingerprint[:8]:
-        raise other_model(name, stream.model, model.fingerprint)
+        raise other_model_error(name, stream.model, model.fingerprint)
     if stream.prior != form.prior[:8]:
         raise AudiovqError(
             f"{name}: was made with prior {stream.prior}, but the one here is {form.prior[:8]}; "
@@ -165,7 +165,7 @@ def expand(stream: Bitstream, engine: PriorEngine, form: StreamFormat) -> CodeSe
     )
 
 
-def count_steps(stream: Bitstream, model: CodeFormat) -> int:
+def _count_steps(stream: Bitstream, model: CodeFormat) -> int:
     """Code steps that a file claims, by its header."""
     if stream.steps is not None:
         return stream.steps
@@ -174,7 +174,7 @@ def count_steps(stream: Bitstream, model: CodeFormat) -> int:
     return -(-resampled_length(stream.num_samples, rate, model.model_rate) // model.hop)
 
 
-def _check(codes: CodeSequence, engine: PriorEngine, form: StreamFormat) -> None:
+def _check(codes: CodeSequence, engine: PriorEngine, form: BitstreamFormat) -> None:
     """Raise AudiovqError for codes that could not be decoded from a file."""
     model = form.codes
     if codes.fingerprint is None:
@@ -199,14 +199,14 @@ def _pack_facts(codes: CodeSequence) -> tuple[int, bytes]:
     """Flags, and the bytes between fingerprints and voice."""
     flags = codes.levels if codes.levels <= 3 else 0
     flags |= _PARTIAL * codes.partial | _VOICE * (codes.voice is not None)
-    parts = [] if codes.levels <= 3 else [varint(codes.levels)]
+    parts = [] if codes.levels <= 3 else [encode_varint(codes.levels)]
     if codes.sample_rate == codes.model_rate:
         flags |= _OWN_RATE
     else:
-        parts.append(varint(codes.sample_rate))
-    parts.append(varint(codes.num_samples or 0))
+        parts.append(encode_varint(codes.sample_rate))
+    parts.append(encode_varint(codes.num_samples or 0))
     if codes.num_samples is None:
-        parts.append(varint(len(codes)))
+        parts.append(encode_varint(len(codes)))
     if codes.gain is not None:
         size = 1 if float(np.float32(codes.gain)) == codes.gain else 2
         flags |= size << 2
@@ -214,7 +214,7 @@ def _pack_facts(codes: CodeSequence) -> tuple[int, bytes]:
     if codes.speaker is not None:
         flags |= _SPEAKER
         name = codes.speaker.encode()
-        parts += [varint(len(name)), name]
+        parts += [encode_varint(len(name)), name]
     return flags, b"".join(parts)
 
 
@@ -224,11 +224,11 @@ def _parse_header(content: bytes, name: str) -> Bitstream:
     reader = ByteReader(content, _FIXED.size)
     levels = flags & 3 or reader.number()
     rate = None if flags & _OWN_RATE else reader.number()
-    if rate is not None and not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+    if rate is not None and not MIN_SAMPLE_RATE_HZ <= rate <= MAX_SAMPLE_RATE_HZ:
         raise ValueError(f"a rate of {rate} Hz")
     samples = reader.number()
     steps = None if samples else reader.number()
-    if samples >= LARGEST_NUMBER or steps == 0 or (steps or 0) >= LARGEST_NUMBER:
+    if samples >= _LARGEST_NUMBER or steps == 0 or (steps or 0) >= _LARGEST_NUMBER:
         raise ValueError(f"{samples} samples, {steps} steps")
     gain = _read_gain(reader, flags >> 2 & 3)
     speaker = reader.take(reader.number()).decode() if flags & _SPEAKER else None
@@ -262,7 +262,7 @@ def _read_gain(reader: ByteReader, size: int) -> float | None:
 
 
 def _unpack(
-    stream: Bitstream, engine: PriorEngine, form: StreamFormat
+    stream: Bitstream, engine: PriorEngine, form: BitstreamFormat
 ) -> tuple[int, tuple[int, ...] | None, bytes, NDArray[np.uint32]]:
     """Number of steps, voice, checksum of the codes and words. Raises: AudiovqError if they make no sense."""
     voice_bytes = form.voice_bytes if stream.has_voice else 0
@@ -273,9 +273,9 @@ def _unpack(
     voice = _read_voice(stream.rest[:voice_bytes], form) if stream.has_voice else None
     checksum = stream.rest[voice_bytes : voice_bytes + 2]
     words = np.frombuffer(stream.rest[voice_bytes + 2 :], dtype="<u4").astype(np.uint32)
-    steps = count_steps(stream, form.codes)
+    steps = _count_steps(stream, form.codes)
     # The coder writes a word for every 32 bits, and at least one at the end.
-    if steps * stream.levels > kernel.CODES_PER_BIT * 32 * (len(words) + 1):
+    if steps * stream.levels > kernel.MAX_CODES_PER_BIT * 32 * (len(words) + 1):
         raise AudiovqError(
             f"{stream.name}: is damaged (claims {steps} steps, more than it can hold); get it again"
         )
@@ -290,14 +290,14 @@ def _checksum(codes: NDArray[np.uint16]) -> bytes:
     return struct.pack("<H", zlib.crc32(codes.astype("<u2").tobytes()) & 0xFFFF)
 
 
-def _pack_voice(voice: tuple[int, ...], form: StreamFormat) -> bytes:
+def _pack_voice(voice: tuple[int, ...], form: BitstreamFormat) -> bytes:
     packed = 0
     for i, value in enumerate(voice):
         packed |= value << (i * form.voice_bits)
     return packed.to_bytes(form.voice_bytes, "little")
 
 
-def _read_voice(content: bytes, form: StreamFormat) -> tuple[int, ...]:
+def _read_voice(content: bytes, form: BitstreamFormat) -> tuple[int, ...]:
     packed = int.from_bytes(content, "little")
     bits = form.voice_bits
     return tuple(packed >> (i * bits) & ((1 << bits) - 1) for i in range(form.voice_dims))

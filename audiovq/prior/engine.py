@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 
 from audiovq.kernels.options import check_sampling
 from audiovq.kernels.packing import (
-    Floats,
-    aligned,
-    in_one_block,
-    pack_stack,
-    padded,
-    panels,
-    parameters,
-    stack_state,
-    stacked,
-    widen,
+    FloatArray,
+    aligned_zeros,
+    copy_to_one_block,
+    new_wavenet_state,
+    pack_matrix_panels,
+    pack_wavenet,
+    pad_to_panels,
+    parameter_arrays,
+    round_up_to_panel,
+    stack_arrays,
 )
-from audiovq.kernels.sampling import BLOCK
-from audiovq.nn.wavenet import NORM_EPSILON
+from audiovq.kernels.sampling import CLASSES_PER_BLOCK
+from audiovq.nn.wavenet import RMS_NORM_EPSILON
 from audiovq.prior import kernel
 from audiovq.prior.kernel import PriorScratch, PriorState, PriorWeights
 from audiovq.prior.network import PriorNetwork
 
-FORCED_STEPS = 128
+MAX_FORCED_STEPS = 128
 """Steps whose logits are held in memory at a time."""
 _NO_CODES = np.zeros((0, 0, 0), dtype=np.int64)
 _NO_LOGITS = np.zeros((0, 0, 0, 0), dtype=np.float32)
@@ -43,7 +43,7 @@ class PriorEngine:
     def __init__(self, prior: PriorNetwork) -> None:
         self.codebook_size = prior.codebook_size
         self.levels = prior.levels
-        self.weights: PriorWeights = in_one_block(_pack(prior))
+        self.weights: PriorWeights = copy_to_one_block(_pack(prior))
 
     def slots(self, count: int) -> PriorSlots:
         """Room for `count` sequences."""
@@ -65,7 +65,7 @@ class PriorSlots:
         self._state = _state(engine.weights, engine.levels, count)
         self._scratch = _scratch(engine.weights, count)
         layers = len(engine.weights.stack.dilations)
-        self._conditions: Floats = aligned((count, 1, layers, 2 * self._scratch.x.shape[1]))
+        self._conditions: FloatArray = aligned_zeros((count, 1, layers, 2 * self._scratch.x.shape[1]))
         self._numbers = np.arange(count, dtype=np.int64)
         self._stepping: set[int] = set()
 
@@ -107,7 +107,7 @@ class PriorSlots:
             given[0, : len(voice)] = voice
             given[0, len(voice)] = 1
         out = self._conditions[slot : slot + 1].reshape(1, -1)
-        kernel.condition(engine.weights, given, out)
+        kernel.compute_voice_conditions(engine.weights, given, out)
 
     def draw(self, slots: Sequence[int], steps: int, guidance: float = 0.0) -> NDArray[np.int64]:
         """The next steps of A slots, codes `(A, steps, N)`.
@@ -119,7 +119,7 @@ class PriorSlots:
             raise ValueError("with guidance slots come in pairs")
         return self._run(slots, _NO_CODES, steps, _NO_LOGITS, guidance)
 
-    def logits(self, slots: Sequence[int], forced_codes: NDArray[np.integer]) -> Floats:
+    def logits(self, slots: Sequence[int], forced_codes: NDArray[np.integer]) -> FloatArray:
         """Teacher forcing: logits `(A, T, N, K)` of the next codes, given codes `(A, T, N)`."""
         forced = self._checked(slots, forced_codes)
         logits = np.empty((*forced.shape, self.engine.weights.head_bias.shape[1]), dtype=np.float32)
@@ -131,7 +131,7 @@ class PriorSlots:
         forced = self._checked(slots, codes)
         self._run(slots, forced, forced.shape[1], _NO_LOGITS)
 
-    def step(self, slot: int, past: int | None) -> Floats:
+    def step(self, slot: int, past: int | None) -> FloatArray:
         """Logits `(K,)` of the next code of a slot, over steps and levels. Overwritten by the next call.
 
         Only `start` ends stepping, as the last code is never given.
@@ -145,7 +145,7 @@ class PriorSlots:
             state.codes[slot, state.drawn[slot] % state.levels[slot]] = past
             state.drawn[slot] += 1
         row = slice(slot, slot + 1)
-        kernel.next_logits(
+        kernel.compute_next_logits(
             self.engine.weights,
             state,
             self._scratch,
@@ -167,7 +167,7 @@ class PriorSlots:
         slots: Sequence[int],
         forced_codes: NDArray[np.int64],
         steps: int,
-        logits: Floats,
+        logits: FloatArray,
         guidance: float = 0.0,
     ) -> NDArray[np.int64]:
         numbers = np.array(slots, dtype=np.int64)
@@ -179,7 +179,7 @@ class PriorSlots:
         if self._stepping & set(slots):
             raise ValueError(f"slots {list(slots)}: are inside a step; start them anew")
         codes = np.empty((len(slots), steps, int(levels[0])), dtype=np.int64)
-        kernel.run_codes(
+        kernel.draw_or_force_codes(
             self.engine.weights,
             self._state,
             self._scratch,
@@ -193,8 +193,8 @@ class PriorSlots:
         return codes
 
 
-def log_likelihoods(
-    engine: PriorEngine, codes: NDArray[np.integer], voices: Sequence[Floats | None]
+def code_log2_likelihoods(
+    engine: PriorEngine, codes: NDArray[np.integer], voices: Sequence[FloatArray | None]
 ) -> NDArray[np.float64]:
     """log2 p of a sequence's codes `(T, N)` under A voices `(V,)` (None: no voice), `(A, T, N)`."""
     count = len(voices)
@@ -203,7 +203,7 @@ def log_likelihoods(
         slots.start(slot, voice, levels=codes.shape[1])
     first = np.arange(codes.shape[1]) * engine.codebook_size
     # As much memory for many voices as for a few.
-    size = max(1, 4 * FORCED_STEPS // count)
+    size = max(1, 4 * MAX_FORCED_STEPS // count)
     parts = []
     for start in range(0, len(codes), size):
         part = np.asarray(codes[start : start + size], dtype=np.int64)
@@ -217,43 +217,43 @@ def log_likelihoods(
 
 def _pack(prior: PriorNetwork) -> PriorWeights:
     """Copy of a prior's parameters."""
-    values = parameters(prior)
+    values = parameter_arrays(prior)
     layers = prior.net.layers
     levels = prior.levels
     size = prior.codebook_size
     voice = values["voice_proj.weight"]
     voice = np.pad(voice, ((0, 0), (0, voice.shape[1] % 2)))
-    bias = np.full((levels, padded(size)), _IMPOSSIBLE, dtype=np.float32)
+    bias = np.full((levels, round_up_to_panel(size)), _IMPOSSIBLE, dtype=np.float32)
     bias[:, :size] = values["head_out_proj.bias"].reshape(levels, size)
     heads = values["head_out_proj.weight"].reshape(levels, size, -1)
-    norm = np.array([1 / prior.net.residual, NORM_EPSILON], dtype=np.float32)
+    norm = np.array([1 / prior.net.residual, RMS_NORM_EPSILON], dtype=np.float32)
     return PriorWeights(
-        stack=pack_stack(prior.net, "float32"),
+        stack=pack_wavenet(prior.net, "float32"),
         norm=norm if prior.net.normalize else None,
         codebook_size=size,
-        code_embedding=widen(values["code_embedding"]),
-        levels_embedding=widen(values["levels_embedding"]),
-        voice_bias=widen(values["voice_proj.bias"], 2 * layers),
-        voice=panels(voice, row_parts=2 * layers, pad_columns=False),
+        code_embedding=pad_to_panels(values["code_embedding"]),
+        levels_embedding=pad_to_panels(values["levels_embedding"]),
+        voice_bias=pad_to_panels(values["voice_proj.bias"], 2 * layers),
+        voice=pack_matrix_panels(voice, row_parts=2 * layers, pad_columns=False),
         **_pack_head_in(prior, values),
         head_bias=bias,
-        head=stacked([panels(head) for head in heads]),
+        head=stack_arrays([pack_matrix_panels(head) for head in heads]),
     )
 
 
-def _pack_head_in(prior: PriorNetwork, values: dict[str, Floats]) -> dict[str, Floats]:
+def _pack_head_in(prior: PriorNetwork, values: dict[str, FloatArray]) -> dict[str, FloatArray]:
     """The network over levels up to its gates; empty arrays where there is none."""
     parts = 2 * prior.levels
-    packed: dict[str, Floats] = {
-        "head_in_bias": aligned((0,)),
-        "head_in": aligned((0, 0, 0)),
-        "head_code_embedding": aligned((0, 0, 0)),
+    packed: dict[str, FloatArray] = {
+        "head_in_bias": aligned_zeros((0,)),
+        "head_in": aligned_zeros((0, 0, 0)),
+        "head_code_embedding": aligned_zeros((0, 0, 0)),
     }
     if prior.config.hidden:
-        packed["head_in_bias"] = widen(values["head_in_proj.bias"], parts)
-        packed["head_in"] = panels(values["head_in_proj.weight"], row_parts=parts)
+        packed["head_in_bias"] = pad_to_panels(values["head_in_proj.bias"], parts)
+        packed["head_in"] = pack_matrix_panels(values["head_in_proj.weight"], row_parts=parts)
     if prior.levels > 1:
-        packed["head_code_embedding"] = widen(values["head_code_embedding"], 2)
+        packed["head_code_embedding"] = pad_to_panels(values["head_code_embedding"], 2)
     return packed
 
 
@@ -261,8 +261,8 @@ def _state(w: PriorWeights, levels: int, count: int) -> PriorState:
     """State of slots that have drawn nothing."""
     features = len(w.head_in_bias) or len(w.stack.skip_bias)
     return PriorState(
-        stack=stack_state(w.stack, count),
-        features=aligned((count, features)),
+        stack=new_wavenet_state(w.stack, count),
+        features=aligned_zeros((count, features)),
         codes=np.zeros((count, levels), dtype=np.int64),
         levels=np.full(count, levels, dtype=np.int64),
         drawn=np.zeros(count, dtype=np.int64),
@@ -278,16 +278,16 @@ def _scratch(w: PriorWeights, count: int) -> PriorScratch:
     layers = len(w.stack.dilations)
     hidden = w.head.shape[2]
     classes = w.head_bias.shape[1]
-    x: Floats = aligned((count, width))
+    x: FloatArray = aligned_zeros((count, width))
     return PriorScratch(
         x=x,
-        h=x if w.norm is None else aligned((count, width)),
-        z=aligned((count, 2 * width)),
-        gated=aligned((count, layers * width)),
-        skip=aligned((count, len(w.stack.skip_bias))),
-        heads=aligned((count, len(w.head_in_bias))),
-        head=aligned((count, 2 * hidden)),
-        hidden=aligned((count, hidden)),
-        logits=aligned((count, classes)),
-        probs=aligned((classes + classes // BLOCK,)),
+        h=x if w.norm is None else aligned_zeros((count, width)),
+        z=aligned_zeros((count, 2 * width)),
+        gated=aligned_zeros((count, layers * width)),
+        skip=aligned_zeros((count, len(w.stack.skip_bias))),
+        heads=aligned_zeros((count, len(w.head_in_bias))),
+        head=aligned_zeros((count, 2 * hidden)),
+        hidden=aligned_zeros((count, hidden)),
+        logits=aligned_zeros((count, classes)),
+        probs=aligned_zeros((classes + classes // CLASSES_PER_BLOCK,)),
     )

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audiovq.config.prior import PriorConfig
-from audiovq.config.toml import from_dict, to_dict
+from audiovq.config.toml import dataclass_from_dict, dataclass_to_dict
 from audiovq.errors import AudiovqError
 from audiovq.io import JsonObject, tensorfile
 from audiovq.prior.network import PriorNetwork
 
-_KIND = tensorfile.FileKind("audiovq-prior", 2, "a prior")
+_KIND = tensorfile.ModelFileKind("audiovq-prior", 2, "a prior")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PriorHeader:
 def save_prior(path: str | Path, prior: PriorNetwork, header: PriorHeader, force: bool = False) -> str:
     """Write a prior. Returns: the fingerprint. Raises: AudiovqError as `tensorfile.save_tensors`."""
     tree = {
-        "config": to_dict(header.config),
+        "config": dataclass_to_dict(header.config),
         "codebook_size": header.codebook_size,
         "levels": header.levels,
         "voice_dims": header.voice_dims,
@@ -61,13 +61,13 @@ def load_prior(path: str | Path, model: str | None = None) -> tuple[PriorNetwork
         raise AudiovqError(
             f"{path}: is the prior of model {header.model}, not of {model}; train one with `audiovq prior`"
         )
-    with tensorfile.errors_naming(path, _KIND):
+    with tensorfile.name_file_in_errors(path, _KIND):
         prior = header.build()
     tensorfile.load_tensors(prior, tensors, path)
     return prior, header
 
 
 def _build_header(tree: JsonObject) -> PriorHeader:
-    config = from_dict(PriorConfig, tree.pop("config"))
+    config = dataclass_from_dict(PriorConfig, tree.pop("config"))
     del tree["version"], tree["checksum"]
     return PriorHeader(config, **tree)

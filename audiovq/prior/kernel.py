@@ -12,18 +12,26 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from audiovq.kernels.matmul import multiply, multiply_add, multiply_all, unowned
-from audiovq.kernels.packing import Stack, StackState
-from audiovq.kernels.sampling import STRICT, copy, exponential, gate, largest, sample_categorical, uniform
-from audiovq.kernels.wavenet import network
+from audiovq.kernels.matmul import add_matmul, add_matvec, fused_multiply_add, unowned
+from audiovq.kernels.packing import PackedWaveNet, PackedWaveNetState
+from audiovq.kernels.sampling import (
+    FASTMATH_FLAGS,
+    array_max,
+    copy_array,
+    counter_based_uniform,
+    exp_scalar,
+    gated_activation,
+    sample_categorical,
+)
+from audiovq.kernels.wavenet import wavenet_step
 
-_SOURCES = "8ea4050ed80393fb"
+_SOURCES = "f82d58879995faf0"
 """As `sampling._SOURCES`."""
-COUNT_BITS = 24
+_COUNT_BITS = 24
 """Counts of all codes of a level sum to 2^24: the resolution of a float32, and the limit of range coders."""
-CODES_PER_BIT = 64
+MAX_CODES_PER_BIT = 64
 """Most codes that a bit of a file can hold: no code is so likely that it costs less than 1/64 bit."""
-LARGEST_COUNT = int(2 ** (COUNT_BITS - 1 / CODES_PER_BIT))
+_LARGEST_COUNT = int(2 ** (_COUNT_BITS - 1 / MAX_CODES_PER_BIT))
 
 
 class PriorWeights(NamedTuple):
@@ -33,7 +41,7 @@ class PriorWeights(NamedTuple):
     of `head_code_embedding` is.
     """
 
-    stack: Stack
+    stack: PackedWaveNet
     norm: np.ndarray | None  # (2,) 1 / R and epsilon; None: nothing is normalised
     codebook_size: int
     code_embedding: np.ndarray  # (L K + 1, Rp)
@@ -50,7 +58,7 @@ class PriorWeights(NamedTuple):
 class PriorState(NamedTuple):
     """State of B sequences, and how each of them draws."""
 
-    stack: StackState
+    stack: PackedWaveNetState
     features: np.ndarray  # (B, L 2 Hp) of the step that is going on, or (B, Sp)
     codes: np.ndarray  # (B, L) int64, the latest at each level
     levels: np.ndarray  # (B,) int64, N
@@ -75,15 +83,15 @@ class PriorScratch(NamedTuple):
     probs: np.ndarray  # (Kp + Kp / 16,)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def condition(w: PriorWeights, voices: np.ndarray, out: np.ndarray) -> None:
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
+def compute_voice_conditions(w: PriorWeights, voices: np.ndarray, out: np.ndarray) -> None:
     """Conditions `(A, layers 2 Rp)` of voices `(A, V + 1)`, padded to an even number of columns."""
     w = unowned(w)
     voices = unowned(voices)
     out = unowned(out)
     for a in range(voices.shape[0]):
-        copy(out[a], w.voice_bias)
-        multiply(out[a], w.voice, voices[a])
+        copy_array(out[a], w.voice_bias)
+        add_matvec(out[a], w.voice, voices[a])
 
 
 @njit(cache=True, nogil=True)
@@ -92,7 +100,7 @@ def _add(target: np.ndarray, source: np.ndarray) -> None:
         target[i] += source[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
 def _begin_step(
     w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray, conditions: np.ndarray
 ) -> None:
@@ -103,29 +111,29 @@ def _begin_step(
         x = t.x[a]
         levels = s.levels[slot]
         if s.drawn[slot] == 0:
-            copy(x, w.code_embedding[w.code_embedding.shape[0] - 1])
+            copy_array(x, w.code_embedding[w.code_embedding.shape[0] - 1])
         else:
-            copy(x, w.code_embedding[s.codes[slot, 0]])
+            copy_array(x, w.code_embedding[s.codes[slot, 0]])
             for level in range(1, levels):
                 _add(x, w.code_embedding[s.codes[slot, level]])
         _add(x, w.levels_embedding[levels - 1])
-    network(w.stack, s.stack, t.x, t.h, t.z, t.gated, t.skip, (conditions, 0, slots), w.norm)
+    wavenet_step(w.stack, s.stack, t.x, t.h, t.z, t.gated, t.skip, (conditions, 0, slots), w.norm)
     for a in range(count):
         skip = t.skip[a]
         for i in range(skip.shape[0]):
             skip[i] = max(skip[i], np.float32(0))
     if w.head_in_bias.shape[0] == 0:
         for a in range(count):
-            copy(s.features[slots[a]], t.skip[a])
+            copy_array(s.features[slots[a]], t.skip[a])
         return
     for a in range(count):
-        copy(t.heads[a], w.head_in_bias)
-    multiply_all(t.heads, w.head_in, t.skip, count)
+        copy_array(t.heads[a], w.head_in_bias)
+    add_matmul(t.heads, w.head_in, t.skip, count)
     for a in range(count):
-        copy(s.features[slots[a]], t.heads[a])
+        copy_array(s.features[slots[a]], t.heads[a])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
 def _predict(w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray, level: int) -> None:
     """Logits of the code at a level into `t.logits`, from features and the coarser codes of the step."""
     count = slots.shape[0]
@@ -133,31 +141,31 @@ def _predict(w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray,
     classes = w.codebook_size
     for a in range(count):
         slot = slots[a]
-        copy(t.logits[a], w.head_bias[level])
+        copy_array(t.logits[a], w.head_bias[level])
         if w.head_in_bias.shape[0] == 0:
-            copy(t.hidden[a], s.features[slot])
+            copy_array(t.hidden[a], s.features[slot])
         else:
             z = t.head[a]
-            copy(z, s.features[slot, level * wide : (level + 1) * wide])
+            copy_array(z, s.features[slot, level * wide : (level + 1) * wide])
             for other in range(level):
                 table = w.head_code_embedding[level * (level - 1) // 2 + other]
                 _add(z, table[s.codes[slot, other] - other * classes])
-            gate(z, t.hidden[a])
-    multiply_all(t.logits, w.head[level], t.hidden, count)
+            gated_activation(z, t.hidden[a])
+    add_matmul(t.logits, w.head[level], t.hidden, count)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
 def _guide(logits: np.ndarray, count: int, guidance: np.float32) -> None:
     """Move the first of each pair of rows away from the second: `l1 + guidance (l1 - l2)`."""
     for a in range(0, count, 2):
         with_voice = logits[a]
         without = logits[a + 1]
         for i in range(logits.shape[1]):
-            with_voice[i] = multiply_add(guidance, with_voice[i] - without[i], with_voice[i])
+            with_voice[i] = fused_multiply_add(guidance, with_voice[i] - without[i], with_voice[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def run_codes(
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
+def draw_or_force_codes(
     w: PriorWeights,
     s: PriorState,
     t: PriorScratch,
@@ -195,13 +203,13 @@ def run_codes(
             for a in range(count):
                 slot = slots[a]
                 if logits.shape[0] > 0:
-                    copy(logits[a, n, level], t.logits[a])
+                    copy_array(logits[a, n, level], t.logits[a])
                 if forced_codes.shape[0] > 0:
                     code = forced_codes[a, n, level]
                 elif guidance > np.float32(0) and a % 2 == 1:
                     code = codes[a - 1, n, level]
                 else:
-                    number = uniform(s.seeds[slot], s.drawn[slot])
+                    number = counter_based_uniform(s.seeds[slot], s.drawn[slot])
                     chosen = sample_categorical(
                         t.logits[a], t.probs, s.inverse_temperatures[slot], s.top_k[slot], number
                     )
@@ -211,8 +219,8 @@ def run_codes(
                 codes[a, n, level] = code
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def next_logits(
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
+def compute_next_logits(
     w: PriorWeights, s: PriorState, t: PriorScratch, slots: np.ndarray, conditions: np.ndarray, level: int
 ) -> None:
     """Logits of the next code in one slot into `t.logits[0]`; at level 0 its state takes a step.
@@ -230,21 +238,21 @@ def next_logits(
     _predict(w, s, t, slots, level)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
-def counts_of(logits: np.ndarray, counts: np.ndarray) -> None:
-    """Counts `(K,)` int64 of at least 1 and at most `LARGEST_COUNT` that sum to 2^24, in proportion to
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
+def _counts_of(logits: np.ndarray, counts: np.ndarray) -> None:
+    """Counts `(K,)` int64 of at least 1 and at most `_LARGEST_COUNT` that sum to 2^24, in proportion to
     `softmax(logits)`.
 
     Whole numbers from the first step on: exp(l - max) in units of 2^-24, scaled by an integer division.
     """
-    top = largest(logits)
+    top = array_max(logits)
     classes = logits.shape[0]
     total = 0
     for i in range(classes):
-        share = exponential(max(logits[i] - top, np.float32(-80)))
-        counts[i] = np.int64(share * np.float32(1 << COUNT_BITS))
+        share = exp_scalar(max(logits[i] - top, np.float32(-80)))
+        counts[i] = np.int64(share * np.float32(1 << _COUNT_BITS))
         total += counts[i]
-    room = (1 << COUNT_BITS) - classes
+    room = (1 << _COUNT_BITS) - classes
     given = 0
     likeliest = 0
     for i in range(classes):
@@ -253,24 +261,24 @@ def counts_of(logits: np.ndarray, counts: np.ndarray) -> None:
     for i in range(classes):
         counts[i] = counts[i] * room // total + 1
         given += counts[i]
-    counts[likeliest] += (1 << COUNT_BITS) - given
-    if counts[likeliest] > LARGEST_COUNT:
+    counts[likeliest] += (1 << _COUNT_BITS) - given
+    if counts[likeliest] > _LARGEST_COUNT:
         _limit(counts, likeliest)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _limit(counts: np.ndarray, likeliest: int) -> None:
-    """Bring the largest count down to `LARGEST_COUNT`: the others get the rest in proportion to theirs, and
+    """Bring the largest count down to `_LARGEST_COUNT`: the others get the rest in proportion to theirs, and
     what the division leaves one by one, the first ones first."""
-    excess = counts[likeliest] - LARGEST_COUNT
-    others = (1 << COUNT_BITS) - counts[likeliest]
+    excess = counts[likeliest] - _LARGEST_COUNT
+    others = (1 << _COUNT_BITS) - counts[likeliest]
     left = excess
     for i in range(counts.shape[0]):
         if i != likeliest:
             more = counts[i] * excess // others
             counts[i] += more
             left -= more
-    counts[likeliest] = LARGEST_COUNT
+    counts[likeliest] = _LARGEST_COUNT
     for i in range(counts.shape[0]):
         if i != likeliest and left > 0:
             counts[i] += 1
@@ -278,13 +286,13 @@ def _limit(counts: np.ndarray, likeliest: int) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def probs_of(logits: np.ndarray, probs: np.ndarray, counts: np.ndarray) -> None:
+def quantised_probs(logits: np.ndarray, probs: np.ndarray, counts: np.ndarray) -> None:
     """Probabilities `(N, K)` float64, the counts of logits `(N, K)` over 2^24, which a float64 holds exactly.
 
     Args:
         counts: `(K,)` int64, scratch.
     """
     for n in range(logits.shape[0]):
-        counts_of(logits[n], counts)
+        _counts_of(logits[n], counts)
         for i in range(counts.shape[0]):
-            probs[n, i] = np.float64(counts[i]) * 2.0**-COUNT_BITS
+            probs[n, i] = np.float64(counts[i]) * 2.0**-_COUNT_BITS

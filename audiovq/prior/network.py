@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiovq.config.prior import PriorConfig
-from audiovq.config.toml import require
+from audiovq.config.toml import raise_unless
 from audiovq.nn.wavenet import WaveNet, WaveNetState
 
 
@@ -56,7 +56,7 @@ class PriorNetwork(nn.Module):
     ) -> None:
         super().__init__()
         hidden = config.hidden
-        require(
+        raise_unless(
             hidden > 0 or levels == 1,
             f"prior.hidden must be at least 1 for a model of {levels} levels, not {hidden}",
         )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.prior import kernel
-from audiovq.prior.engine import FORCED_STEPS, PriorEngine
+from audiovq.prior.engine import MAX_FORCED_STEPS, PriorEngine
 
 
 def range_encode(
@@ -26,11 +26,11 @@ def range_encode(
     family = constriction.stream.model.Categorical(perfect=False)
     counts = np.empty(engine.codebook_size, dtype=np.int64)
     first = np.arange(levels) * engine.codebook_size
-    for start in range(0, len(rows), FORCED_STEPS):
-        part = rows[start : start + FORCED_STEPS]
+    for start in range(0, len(rows), MAX_FORCED_STEPS):
+        part = rows[start : start + MAX_FORCED_STEPS]
         logits = slots.logits([0], part[None])[0].reshape(-1, engine.codebook_size)
         probs = np.empty(logits.shape)
-        kernel.probs_of(logits, probs, counts)
+        kernel.quantised_probs(logits, probs, counts)
         encoder.encode((part - first).reshape(-1).astype(np.int32), family, probs)
     words: NDArray[np.uint32] = encoder.get_compressed()
     return words
@@ -52,7 +52,7 @@ def range_decode(
     codes = np.empty(steps * levels, dtype=np.uint16)
     past = None
     for n in range(len(codes)):
-        kernel.probs_of(slots.step(0, past)[None], probs, counts)
+        kernel.quantised_probs(slots.step(0, past)[None], probs, counts)
         try:
             index = int(decoder.decode(categorical(probs[0], perfect=False)))
         except (AssertionError, ValueError):

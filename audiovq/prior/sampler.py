@@ -12,27 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.errors import AudiovqError, unreadable
+from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.atomic import PartialFile
 from audiovq.prior import bitstream
-from audiovq.prior.engine import PriorEngine, log_likelihoods
+from audiovq.prior.engine import PriorEngine, code_log2_likelihoods
 from audiovq.prior.file import load_prior
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.modelfile import ModelHeader
 from audiovq.speech.voices import VoiceSpace
 
-CANDIDATES = 64
+_CANDIDATES = 64
 """Trained speakers that are compared to find the likeliest one of unconditional codes."""
-HEARD_SECONDS = 2.0
+_HEARD_SECONDS = 2.0
 """Length of the beginning that they are compared by."""
-PRIOR_GUIDANCE = 1.0
+_DEFAULT_PRIOR_GUIDANCE = 1.0
 """Default of the guidance scale for the voice: docs/training.md."""
-ATTEMPTS = 5
+_ATTEMPTS = 5
 """How often a sequence is drawn until it is more than a pause."""
-PAUSE_SECONDS = 4.0
+_PAUSE_SECONDS = 4.0
 """A sequence that is at least so long has at least a tenth as many different coarse codes as this has steps;
 of a shorter one, a tenth as many as it has."""
-MAX_SLOTS = 16
+_MAX_SLOTS = 16
 """Sequences that are drawn in lockstep."""
 
 
@@ -103,7 +103,7 @@ class PriorSampler:
         seed: int = 0,
         temperature: float = 1.0,
         top_k: int = 0,
-        guidance: float = PRIOR_GUIDANCE,
+        guidance: float = _DEFAULT_PRIOR_GUIDANCE,
     ) -> list[CodeSequence]:
         """Draw code sequences, with the voice to decode them in.
 
@@ -113,11 +113,11 @@ class PriorSampler:
             speaker: a trained speaker's name or number.
             voice: values of a recording's voice. With neither, codes have the voice of the prompt; without
                 one they are unconditional, and get the trained speaker under whose voice they are the
-                likeliest, among `CANDIDATES` drawn by the seed.
+                likeliest, among `_CANDIDATES` drawn by the seed.
             prompt: codes to continue, which come first in the result.
             guidance: how much more of the voice than the prior itself would give (0: none more).
             seed, temperature, top_k: as in `PriorSlots.start`. Sequence i is that of seed + i for any
-                `count`. One that is hardly more than a pause (`PAUSE_SECONDS`) is drawn again.
+                `count`. One that is hardly more than a pause (`_PAUSE_SECONDS`) is drawn again.
 
         Raises: AudiovqError for an unknown speaker, settings out of range, or a prompt of another model.
         """
@@ -168,11 +168,11 @@ class PriorSampler:
     def _draw_speech(self, steps: int, count: int, seed: int, settings: _DrawSettings) -> NDArray[np.uint16]:
         """Codes `(count, steps, N)`, those that are hardly more than a pause drawn again."""
         drawn = self._draw(steps, count, seed, settings)
-        enough = min(steps, round(PAUSE_SECONDS * self.model.config.steps_per_second)) // 10
+        enough = min(steps, round(_PAUSE_SECONDS * self.model.config.steps_per_second)) // 10
         if settings.temperature == 0 or settings.top_k:
             return drawn
         for i in range(count):
-            for attempt in range(1, ATTEMPTS):
+            for attempt in range(1, _ATTEMPTS):
                 # One of a hundred is a pause from end to end, and has no voice.
                 if len(np.unique(drawn[i, :, 0])) >= enough:
                     break
@@ -182,8 +182,8 @@ class PriorSampler:
     def _draw(self, steps: int, count: int, seed: int, settings: _DrawSettings) -> NDArray[np.uint16]:
         """Codes `(count, steps, N)`, sequence i by seed + i."""
         parts = []
-        for first in range(0, count, MAX_SLOTS):
-            parts.append(self._draw_together(steps, min(MAX_SLOTS, count - first), seed + first, settings))
+        for first in range(0, count, _MAX_SLOTS):
+            parts.append(self._draw_together(steps, min(_MAX_SLOTS, count - first), seed + first, settings))
         return np.concatenate(parts)
 
     def _draw_together(
@@ -230,8 +230,8 @@ class PriorSampler:
         if not speakers:
             return None
         rng = np.random.default_rng(seed)
-        chosen = rng.permutation(len(speakers))[:CANDIDATES]
-        heard = codes[: max(1, round(HEARD_SECONDS * self.model.config.steps_per_second))]
+        chosen = rng.permutation(len(speakers))[:_CANDIDATES]
+        heard = codes[: max(1, round(_HEARD_SECONDS * self.model.config.steps_per_second))]
         bits = self.bits(heard, [self.voices.of_speaker(int(n)) for n in chosen]).sum(axis=(1, 2))
         return speakers[int(chosen[bits.argmin()])].name
 
@@ -248,17 +248,17 @@ class PriorSampler:
                 f"codes: not (steps, levels) of codes that the prior knows, {self.engine.codebook_size} at "
                 f"each of {self.levels} levels; use codes of its model"
             )
-        return -log_likelihoods(self.engine, codes, [_array(point) for point in points])
+        return -code_log2_likelihoods(self.engine, codes, [_array(point) for point in points])
 
     @property
-    def stream_format(self) -> bitstream.StreamFormat:
+    def stream_format(self) -> bitstream.BitstreamFormat:
         """What a decoder of `.avq` files must know of this model and prior."""
         voice = self.model.config.voice
         dims = voice.dims if voice.encoder else 0
-        return bitstream.StreamFormat(self.model.code_format, self.fingerprint, dims, voice.bits)
+        return bitstream.BitstreamFormat(self.model.code_format, self.fingerprint, dims, voice.bits)
 
     def save(self, codes: CodeSequence, path: str | os.PathLike[str], *, force: bool = False) -> int:
-        """Write codes as `.avq`; returns its size in bytes. Raises: AudiovqError as `bitstream.compress`."""
+        """Write codes as `.avq`; returns its size in bytes. Errors: those of `bitstream.compress_codes`."""
         with PartialFile(path, force=force) as file:
             content = self.compressed(codes)
             file.write(content)
@@ -267,7 +267,7 @@ class PriorSampler:
     def compressed(self, codes: CodeSequence) -> bytes:
         """The content of the file that `save` writes."""
         filled = replace(codes.for_model(self.model.code_format), fingerprint=self.model.fingerprint)
-        return bitstream.compress(filled, self.engine, self.stream_format)
+        return bitstream.compress_codes(filled, self.engine, self.stream_format)
 
     def load(self, path: str | os.PathLike[str]) -> CodeSequence:
         """Read an `.avq` file.
@@ -277,8 +277,10 @@ class PriorSampler:
         try:
             content = Path(path).read_bytes()
         except OSError as error:
-            raise unreadable(path, error) from None
-        return bitstream.expand(bitstream.parse(content, os.fspath(path)), self.engine, self.stream_format)
+            raise unreadable_file_error(path, error) from None
+        return bitstream.decompress_codes(
+            bitstream.parse_bitstream(content, os.fspath(path)), self.engine, self.stream_format
+        )
 
 
 def _array(point: Tensor | None) -> NDArray[np.float32] | None:
@@ -286,7 +288,7 @@ def _array(point: Tensor | None) -> NDArray[np.float32] | None:
     return None if point is None else point[0].float().cpu().numpy()
 
 
-def prior_beside(model: Path) -> Path:
+def find_prior_path(model: Path) -> Path:
     """Path of the prior of a model file: MODEL-prior.safetensors, else prior.safetensors beside it."""
     own = model.with_name(f"{model.stem}-prior{model.suffix}")
     common = model.with_name("prior.safetensors")

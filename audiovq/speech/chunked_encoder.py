@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.speech.encoder import FilterbankFront
+from audiovq.speech.encoder import FilterbankFrontend
 from audiovq.speech.model import WaveformModel
 
-WINDOW_FRAMES = 500
+_WINDOW_FRAMES = 500
 """Frames computed at a time; the same number for every window, short recordings included. A multiple of the
 frames in a code step."""
 
 
-class WindowEncoder:
+class ChunkedEncoder:
     """Encodes signals with one model.
 
     Args:
@@ -43,7 +43,7 @@ class WindowEncoder:
             length: samples in all of them.
             gain: factor on the signal.
 
-        Every pass sees `WINDOW_FRAMES` frames' worth of samples plus the reach on both sides, zeros outside
+        Every pass sees `_WINDOW_FRAMES` frames' worth of samples plus the reach on both sides, zeros outside
         the recording.
         """
         codebook = self.model.codebook
@@ -51,7 +51,7 @@ class WindowEncoder:
         steps = -(-length // self.model.code_hop)
         frames = -(-length // self.hop)
         count = steps * each
-        span = WINDOW_FRAMES * self.hop
+        span = _WINDOW_FRAMES * self.hop
         left, right = self.reach_samples
         signal = np.zeros(left, dtype=np.float32)
         codes = np.empty((steps, codebook.levels), dtype=np.uint16)
@@ -67,7 +67,7 @@ class WindowEncoder:
                 while len(signal) >= left + span + right and frames_done < count:
                     window[0] = torch.from_numpy(signal[: left + span + right])
                     window *= gain
-                    valid = min(WINDOW_FRAMES, count - frames_done)
+                    valid = min(_WINDOW_FRAMES, count - frames_done)
                     # Zeros that fill the last step are left out of the voice.
                     spoken = min(valid, frames - frames_done)
                     block_codes, pooled = self._window(window.to(device), valid, spoken)
@@ -106,7 +106,7 @@ class WindowEncoder:
         if voice is None:
             frames = frontend(window)
         else:
-            assert isinstance(frontend, FilterbankFront), "a voice encoder reads a filterbank"
+            assert isinstance(frontend, FilterbankFrontend), "a voice encoder reads a filterbank"
             log_powers = frontend.log_powers(window)
             frames = frontend.out_proj(log_powers)
             # Summed on the CPU: not every device has double precision.

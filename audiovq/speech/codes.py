@@ -9,15 +9,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.audio.resample import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, resampled_length
+from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 from audiovq.io import JsonObject
-from audiovq.io.codefile import CodeKind, check_range, checked_codes, other_model, read_codes, write_codes
+from audiovq.io.codefile import (
+    CodeFileKind,
+    check_code_range,
+    other_model_error,
+    read_codes,
+    validate_codes,
+    write_codes,
+)
 
-_KIND = CodeKind("audiovq-codes", 2, "recording", 1, ("num_steps", "hop", "codebook_size", "levels"))
+_KIND = CodeFileKind("audiovq-codes", 2, "recording", 1, ("num_steps", "hop", "codebook_size", "levels"))
 
-DEFAULT_HOP = 128
+_DEFAULT_HOP = 128
 """Default samples at the model's rate per code step."""
 
 
@@ -49,7 +56,7 @@ class CodeSequence:
     codes: NDArray[np.uint16]
     """uint16 `(T * levels,)`, step by step, the coarse level first. Level l has the values `(l - 1) K` to
     `l K - 1`, so that with K the values tell the number of levels. Any integers that fit are converted."""
-    hop: int = DEFAULT_HOP
+    hop: int = _DEFAULT_HOP
     """Samples at the model's rate per code step."""
     sample_rate: int = SAMPLE_RATE
     """Sample rate of the recording, Hz."""
@@ -78,7 +85,7 @@ class CodeSequence:
     """Number of levels of the codes."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codes", checked_codes(self.name, np.asarray(self.codes), _KIND))
+        object.__setattr__(self, "codes", validate_codes(self.name, np.asarray(self.codes), _KIND))
         self._check_facts()
         if self.voice is not None:
             object.__setattr__(self, "voice", tuple(int(value) for value in self.voice))
@@ -91,8 +98,8 @@ class CodeSequence:
             unknown = value is None and name in ("num_samples", "codebook_size")
             self._require(name, unknown or (_is_count(value) and value > 0), "a positive integer")
         self._require("codebook_size", (self.codebook_size or 0) <= 65_536, "at most 65536")
-        in_bounds = MIN_SAMPLE_RATE <= self.sample_rate <= MAX_SAMPLE_RATE
-        self._require("sample_rate", in_bounds, f"between {MIN_SAMPLE_RATE} and {MAX_SAMPLE_RATE} Hz")
+        in_bounds = MIN_SAMPLE_RATE_HZ <= self.sample_rate <= MAX_SAMPLE_RATE_HZ
+        self._require("sample_rate", in_bounds, f"between {MIN_SAMPLE_RATE_HZ} and {MAX_SAMPLE_RATE_HZ} Hz")
         self._require("gain", _is_gain(self.gain), "a number from 0 up, or null")
         self._require("voice", self.voice is None or _are_counts(self.voice), "integers from 0 up")
         for name in ("speaker", "fingerprint"):
@@ -190,13 +197,13 @@ class CodeSequence:
         Raises: AudiovqError for codes of another model, or beyond its codebook.
         """
         if self.fingerprint is not None and self.fingerprint != model.fingerprint:
-            raise other_model(self.name, self.fingerprint, model.fingerprint)
+            raise other_model_error(self.name, self.fingerprint, model.fingerprint)
         if self.hop != model.hop:
             raise AudiovqError(
                 f"{self.name}: one step is {self.hop} samples, but {model.hop} for the model; "
                 "give the model that made them, or the right hop"
             )
-        check_range(self.name, self.codes, model.rows)
+        check_code_range(self.name, self.codes, model.rows)
         if self.codebook_size not in (None, model.codebook_size):
             raise AudiovqError(
                 f"{self.name}: made with K = {self.codebook_size}, but the model has {model.codebook_size}; "
@@ -220,7 +227,7 @@ class CodeSequence:
         write_codes(path, self.codes, self._sidecar(), _KIND, force)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, hop: int = DEFAULT_HOP) -> CodeSequence:
+    def load(cls, path: str | os.PathLike[str], *, hop: int = _DEFAULT_HOP) -> CodeSequence:
         """Read codes, and their sidecar if there is one.
 
         Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from audiovq.nn.blocks import ResidualStack, TimeConv
 
 
-class Condition(NamedTuple):
+class ConditionerOutput(NamedTuple):
     """Conditioner output at frame rate.
 
     features: `(B, F, C)`.
@@ -58,7 +58,9 @@ class Conditioner(nn.Module):
         """Frames of context on each side."""
         return self.in_proj.reach + self.trunk.reach
 
-    def forward(self, vectors: Tensor, voice: Tensor) -> Condition:
+    def forward(self, vectors: Tensor, voice: Tensor) -> ConditionerOutput:
         """Args: codebook output `(B, F, D)`, voice points `(B, V)`."""
         x = self.trunk(self.in_proj(vectors), self.voice_proj(voice))
-        return Condition(x, self.magnitude_head(x).float() - 3.0, self.harmonics_head(x).float() - 3.0)
+        return ConditionerOutput(
+            x, self.magnitude_head(x).float() - 3.0, self.harmonics_head(x).float() - 3.0
+        )

@@ -19,19 +19,19 @@ from torch import Tensor, nn
 
 from audiovq.audio.companding import mu_law_decode
 from audiovq.nn import lpc
-from audiovq.nn.blocks import ResidualStack, fusable
+from audiovq.nn.blocks import ResidualStack, can_fuse
 from audiovq.nn.wavenet import WaveNet, WaveNetState
 
-CLASSES = 256
-HISTORY = 16
+MU_LAW_LEVELS = 256
+HISTORY_SAMPLES = 16
 """Reconstructed samples that the network's input holds besides the last group's codes."""
-PREDICTION_ROWS = 32
+_PREDICTION_ROWS = 32
 """Rows of the interpolated table through which a head sees the prediction of its sample."""
-HISTORY_SCALE = 64.0
+INPUT_SCALE_SIGMAS = 64.0
 """Samples and predictions are divided by this many standard deviations of the excitation."""
 
 
-class Frames(NamedTuple):
+class WaveNetConditioning(NamedTuple):
     """Quantities that the decoder computes once a frame, before any sample.
 
     conditions: `(B, F, L, 2R)`, added to every layer's gates.
@@ -44,7 +44,7 @@ class Frames(NamedTuple):
 
 
 class TeacherForcing(NamedTuple):
-    """Teacher-forcing input for `(B, N)` samples: see `nn.excitation.excite`.
+    """Teacher-forcing input for `(B, N)` samples: see `nn.excitation.compute_excitation_codes`.
 
     codes: `(B, N)` int64 targets; forced_codes: `(B, N)` int64 codes fed back; history: `(B, N)`
     reconstruction; predictions: `(B, N)`.
@@ -99,12 +99,14 @@ class WaveNetDecoder(nn.Module):
         self.cond_in_proj = nn.Linear(features + bins, cond_channels)
         self.cond_stack = ResidualStack(cond_channels, (1, 2))
         self.cond_out_proj = nn.Linear(cond_channels, len(self.net.dilations) * 2 * residual)
-        self.code_embedding = nn.Parameter(torch.randn(group, CLASSES, residual) * 0.1)
-        self.history_proj = nn.Linear(HISTORY, residual)
+        self.code_embedding = nn.Parameter(torch.randn(group, MU_LAW_LEVELS, residual) * 0.1)
+        self.history_proj = nn.Linear(HISTORY_SAMPLES, residual)
         self.head_in_proj = nn.Linear(skip, group * 2 * hidden)
-        self.head_code_embedding = nn.Parameter(torch.randn(max(group - 1, 1), CLASSES, 2 * hidden) * 0.1)
-        self.head_prediction_embedding = nn.Parameter(torch.randn(PREDICTION_ROWS, 2 * hidden) * 0.1)
-        self.head_out_proj = nn.Linear(hidden, CLASSES)
+        self.head_code_embedding = nn.Parameter(
+            torch.randn(max(group - 1, 1), MU_LAW_LEVELS, 2 * hidden) * 0.1
+        )
+        self.head_prediction_embedding = nn.Parameter(torch.randn(_PREDICTION_ROWS, 2 * hidden) * 0.1)
+        self.head_out_proj = nn.Linear(hidden, MU_LAW_LEVELS)
         # Start from the density of a standard Laplace excitation: the first thing learned otherwise.
         values = torch.from_numpy(self.excitation_table()).double()
         edges = (values[1:] - values[:-1]).abs()
@@ -120,7 +122,7 @@ class WaveNetDecoder(nn.Module):
         """Past samples that a sample's distribution depends on through the network: the last of its group."""
         return (
             self.net.receptive_field * self.samples_per_step
-            + max(HISTORY - self.samples_per_step, 0)
+            + max(HISTORY_SAMPLES - self.samples_per_step, 0)
             + self.samples_per_step
             - 1
         )
@@ -132,30 +134,30 @@ class WaveNetDecoder(nn.Module):
 
     def excitation_table(self) -> np.ndarray:
         """Value of each code `(256,)` float32, in standard deviations (order 0: in full scale)."""
-        return mu_law_decode(np.arange(CLASSES)) * np.float32(lpc.EXCITATION_RANGE)
+        return mu_law_decode(np.arange(MU_LAW_LEVELS)) * np.float32(lpc.EXCITATION_RANGE_SIGMAS)
 
-    def frames(self, features: Tensor, log_magnitude: Tensor) -> Frames:
+    def frames(self, features: Tensor, log_magnitude: Tensor) -> WaveNetConditioning:
         """Per-frame quantities from conditioner features `(B, F, C)` and spectrum `(B, F, bins)`."""
         batch, count, _ = features.shape
         x = self.cond_in_proj(torch.cat([features, log_magnitude * 0.25 + 1.0], dim=-1))
         conditions = self.cond_out_proj(self.cond_stack(x)).view(batch, count, self.net.layers, -1)
         if self.lpc_order:
             with torch.no_grad():
-                a, gains = lpc.predictor(log_magnitude, self.lpc_order, self.pre_emphasis)
+                a, gains = lpc.lpc_from_log_magnitude(log_magnitude, self.lpc_order, self.pre_emphasis)
         else:
             a = features.new_zeros(batch, count, 0, dtype=torch.float32)
-            gains = torch.full((batch, count), 1 / lpc.EXCITATION_RANGE)
-        return Frames(conditions, a, gains)
+            gains = torch.full((batch, count), 1 / lpc.EXCITATION_RANGE_SIGMAS)
+        return WaveNetConditioning(conditions, a, gains)
 
     @torch.no_grad()
-    def teacher_force(self, signal: Tensor, frames: Frames, jitter: Tensor) -> TeacherForcing:
+    def teacher_force(self, signal: Tensor, frames: WaveNetConditioning, jitter: Tensor) -> TeacherForcing:
         """Closed-loop codes and history of a real signal.
 
         Args:
             signal: `(B, N)` pre-emphasised samples, N = F * hop.
             jitter: `(B, N)` int64, added to the codes fed back.
         """
-        from audiovq.nn.excitation import excite
+        from audiovq.nn.excitation import compute_excitation_codes
 
         batch, length = signal.shape
         table = self.excitation_table()
@@ -165,29 +167,31 @@ class WaveNetDecoder(nn.Module):
             signal.numpy(), frames.coefficients.numpy(), frames.gains.numpy(), jitter.numpy(), strict=True
         )
         for i, (x, a, g, j) in enumerate(rows):
-            excite(x, a, g, self.hop, table, j, codes[i], forced_codes[i], history[i], predictions[i])
+            compute_excitation_codes(
+                x, a, g, self.hop, table, j, codes[i], forced_codes[i], history[i], predictions[i]
+            )
         return TeacherForcing(*(torch.from_numpy(v) for v in (codes, forced_codes, history, predictions)))
 
-    def forward(self, teacher: TeacherForcing, frames: Frames) -> Tensor:
+    def forward(self, teacher: TeacherForcing, frames: WaveNetConditioning) -> Tensor:
         """Logits `(B, N, 256)` of every sample given all before it."""
         batch, length = teacher.codes.shape
         group = self.samples_per_step
         steps = length // group
         gains = frames.gains.repeat_interleave(self.hop // group, dim=1)
-        past_codes = F.pad(teacher.forced_codes, (group, 0), value=CLASSES // 2)[:, :length].view(
+        past_codes = F.pad(teacher.forced_codes, (group, 0), value=MU_LAW_LEVELS // 2)[:, :length].view(
             batch, steps, group
         )
-        past = F.pad(teacher.history, (HISTORY, 0))[:, : length - group + HISTORY]
-        past = past.unfold(-1, HISTORY, group)
+        past = F.pad(teacher.history, (HISTORY_SAMPLES, 0))[:, : length - group + HISTORY_SAMPLES]
+        past = past.unfold(-1, HISTORY_SAMPLES, group)
         out = self.net(self._enter(past_codes, past, gains), frames.conditions)
         z = self.head_in_proj(F.relu(out)).view(batch, steps, group, 2 * self.hidden)
         seen = teacher.forced_codes.view(batch, steps, group)
         ratio = teacher.predictions.view(batch, steps, group) / gains.unsqueeze(-1)
-        if fusable(z):
+        if can_fuse(z):
             from audiovq.nn import fused
 
             place = self._place(ratio) if self.lpc_order else ratio[:0]
-            head: Callable[..., Tensor] = fused.Head.apply
+            head: Callable[..., Tensor] = fused.FusedHeads.apply
             y = head(
                 z.flatten(0, 1),
                 self.head_code_embedding,
@@ -198,10 +202,10 @@ class WaveNetDecoder(nn.Module):
         else:
             y = self._heads(z, seen, ratio)
         logits: Tensor = self.head_out_proj(y)
-        return logits.view(batch, length, CLASSES)
+        return logits.view(batch, length, MU_LAW_LEVELS)
 
     def _heads(self, z: Tensor, seen: Tensor, ratio: Tensor) -> Tensor:
-        """Gated head activations `(B, T, G, H)`; `fused.Head` spelt out.
+        """Gated head activations `(B, T, G, H)`; `fused.FusedHeads` spelt out.
 
         Args:
             z: the network's output for each head `(B, T, G, 2H)`.
@@ -256,7 +260,7 @@ class WaveNetDecoder(nn.Module):
 
     def _enter(self, past_codes: Tensor, past: Tensor, gains: Tensor) -> Tensor:
         """Input of the network: embedded codes of the last group plus companded samples, `(B, T, R)`."""
-        x: Tensor = self.history_proj(lpc.compand(past / (gains.unsqueeze(-1) * HISTORY_SCALE)))
+        x: Tensor = self.history_proj(lpc.mu_law_compand(past / (gains.unsqueeze(-1) * INPUT_SCALE_SIGMAS)))
         for k in range(self.samples_per_step):
             x = x + F.embedding(past_codes[..., k], self.code_embedding[k])
         return x
@@ -264,12 +268,14 @@ class WaveNetDecoder(nn.Module):
     @staticmethod
     def _place(ratio: Tensor) -> Tensor:
         """Position of a prediction (in standard deviations of the excitation) in the table, in rows."""
-        return (lpc.compand(ratio / HISTORY_SCALE).clamp(-1, 1) + 1) * (0.5 * (PREDICTION_ROWS - 1))
+        return (lpc.mu_law_compand(ratio / INPUT_SCALE_SIGMAS).clamp(-1, 1) + 1) * (
+            0.5 * (_PREDICTION_ROWS - 1)
+        )
 
     def _prediction(self, ratio: Tensor) -> Tensor:
         """Interpolated table over the companded prediction: `(...)` to `(..., 2H)`; continuous in it."""
         place = self._place(ratio)
-        low = place.detach().floor().clamp(0, PREDICTION_ROWS - 2)
+        low = place.detach().floor().clamp(0, _PREDICTION_ROWS - 2)
         weight = (place - low).unsqueeze(-1)
         row = low.long()
         lower, upper = (F.embedding(row + i, self.head_prediction_embedding) for i in (0, 1))

@@ -18,18 +18,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from audiovq.kernels.matmul import multiply, multiply_add, multiply_all, unowned
-from audiovq.kernels.sampling import STRICT, compand_scalar, copy, gate, sample_categorical, uniform
-from audiovq.kernels.wavenet import network
+from audiovq.kernels.matmul import add_matmul, add_matvec, fused_multiply_add, unowned
+from audiovq.kernels.sampling import (
+    FASTMATH_FLAGS,
+    copy_array,
+    counter_based_uniform,
+    gated_activation,
+    mu_law_compand_scalar,
+    sample_categorical,
+)
+from audiovq.kernels.wavenet import wavenet_step
 
 if TYPE_CHECKING:
     from audiovq.speech.packing import DecoderScratch, DecoderState, DecoderWeights
 
-_SOURCES = "8ea4050ed80393fb"
+_SOURCES = "f82d58879995faf0"
 """As `sampling._SOURCES`."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
 def draw_samples(
     w: DecoderWeights,
     s: DecoderState,
@@ -62,37 +69,37 @@ def draw_samples(
     # Reconstructed samples in one straight line: no ring to wrap around in the inner loops.
     line = np.empty((count, reach + length), dtype=np.float32)
     for a in range(count):
-        copy(line[a, :reach], s.history[slots[a]])
+        copy_array(line[a, :reach], s.history[slots[a]])
     for start in range(0, length, group):
         frame = start // hop
         for a in range(count):
             past = line[a, : reach + start]
             _embed_past(w, s, t, slots[a], a, past, np.float32(1) / (gains[a, frame] * w.scale))
-        network(w.stack, s.stack, t.x, t.x, t.z, t.gated, t.skip, (conditions, frame, slots), None)
+        wavenet_step(w.stack, s.stack, t.x, t.x, t.z, t.gated, t.skip, (conditions, frame, slots), None)
         _start_heads(w, t, count)
         for j in range(group):
             place = start + j
             for a in range(count):
                 past = line[a, : reach + place]
                 _head(w, s, t, slots[a], a, j, past, coefficients[a, frame], gains[a, frame])
-            multiply_all(t.logits, w.head_out_proj, t.hidden, count)
+            add_matmul(t.logits, w.head_out_proj, t.hidden, count)
             for a in range(count):
                 slot = slots[a]
                 if logits.shape[0] > 0:
-                    copy(logits[a, place], t.logits[a])
+                    copy_array(logits[a, place], t.logits[a])
                 code = forced_codes[a, place] if forced_codes.shape[0] > 0 else _sample(s, t, slot, a, place)
                 s.past_codes[slot, j] = code
                 codes[a, place] = code
-                value = multiply_add(gains[a, frame], w.table[code], t.predictions[a])
+                value = fused_multiply_add(gains[a, frame], w.table[code], t.predictions[a])
                 line[a, reach + place] = value
-                s.carry[slot] = multiply_add(w.de_emphasis, s.carry[slot], value)
+                s.carry[slot] = fused_multiply_add(w.de_emphasis, s.carry[slot], value)
                 audio[a, place] = s.carry[slot]
     for a in range(count):
-        copy(s.history[slots[a]], line[a, length:])
+        copy_array(s.history[slots[a]], line[a, length:])
         s.drawn[slots[a]] += length
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
 def _embed_past(
     w: DecoderWeights,
     s: DecoderState,
@@ -108,27 +115,27 @@ def _embed_past(
     first = past.shape[0] - seen.shape[0]
     x = t.x[a]
     for i in range(seen.shape[0]):
-        seen[i] = compand_scalar(past[first + i] * rescale)
-    copy(x, w.enter_bias)
-    multiply(x, w.history_proj, seen)
+        seen[i] = mu_law_compand_scalar(past[first + i] * rescale)
+    copy_array(x, w.enter_bias)
+    add_matvec(x, w.history_proj, seen)
     for k in range(s.past_codes.shape[1]):
         row = w.code_embedding[k, s.past_codes[slot, k]]
         for i in range(row.shape[0]):
             x[i] += row[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
 def _start_heads(w: DecoderWeights, t: DecoderScratch, count: int) -> None:
     """Start all heads of a group, `t.heads`, from the network's output behind a ReLU, projected."""
     for a in range(count):
         skip = t.skip[a]
         for i in range(skip.shape[0]):
             skip[i] = max(skip[i], np.float32(0))
-        copy(t.heads[a], w.head_bias)
-    multiply_all(t.heads, w.head_in_proj, t.skip, count)
+        copy_array(t.heads[a], w.head_bias)
+    add_matmul(t.heads, w.head_in_proj, t.skip, count)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
 def _head(
     w: DecoderWeights,
     s: DecoderState,
@@ -147,7 +154,7 @@ def _head(
     prediction = np.float32(0)
     # The oldest sample first: all but the last term can be summed while that is drawn.
     for k in range(order - 1, -1, -1):
-        prediction = multiply_add(coefficients[k], past[now - 1 - k], prediction)
+        prediction = fused_multiply_add(coefficients[k], past[now - 1 - k], prediction)
     t.predictions[a] = prediction
     wide = t.heads.shape[1] // s.past_codes.shape[1]
     z = t.heads[a, sample * wide : (sample + 1) * wide]
@@ -157,15 +164,15 @@ def _head(
             z[i] += row[i]
     if order > 0:
         _add_prediction(w, z, prediction * (np.float32(1) / (gain * w.scale)))
-    gate(z, t.hidden[a])
-    copy(t.logits[a], w.head_out_bias)
+    gated_activation(z, t.hidden[a])
+    copy_array(t.logits[a], w.head_out_bias)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
 def _add_prediction(w: DecoderWeights, z: np.ndarray, ratio: np.float32) -> None:
     """Add to `z` the row of the table that belongs to a prediction, between two of its rows."""
     rows = w.head_prediction_embedding.shape[0]
-    place = (min(max(compand_scalar(ratio), np.float32(-1)), np.float32(1)) + np.float32(1)) * (
+    place = (min(max(mu_law_compand_scalar(ratio), np.float32(-1)), np.float32(1)) + np.float32(1)) * (
         np.float32(0.5) * np.float32(rows - 1)
     )
     low = min(max(int(place), 0), rows - 2)
@@ -173,11 +180,11 @@ def _add_prediction(w: DecoderWeights, z: np.ndarray, ratio: np.float32) -> None
     lower = w.head_prediction_embedding[low]
     upper = w.head_prediction_embedding[low + 1]
     for i in range(z.shape[0]):
-        z[i] += multiply_add(upper[i] - lower[i], share, lower[i])
+        z[i] += fused_multiply_add(upper[i] - lower[i], share, lower[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=STRICT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH_FLAGS)
 def _sample(s: DecoderState, t: DecoderScratch, slot: int, a: int, place: int) -> int:
     """Code drawn from `t.logits[a]`, sample `place` of this call."""
-    number = uniform(s.seeds[slot], s.drawn[slot] + place)
+    number = counter_based_uniform(s.seeds[slot], s.drawn[slot] + place)
     return sample_categorical(t.logits[a], t.probs, s.inverse_temperatures[slot], s.top_k[slot], number)

@@ -1,7 +1,7 @@
 """Raw waveform to one latent vector a hop.
 
-Two front ends lead into the same trunk of dilated residual units: `StridedFront`, the strided convolutions
-of the paper (arXiv 1711.00937, section 4.2), and `FilterbankFront`, one wide strided convolution that
+Two front ends lead into the same trunk of dilated residual units: `StridedFrontend`, the strided convolutions
+of the paper (arXiv 1711.00937, section 4.2), and `FilterbankFrontend`, one wide strided convolution that
 starts as a filterbank, which learns several times faster from little speech (docs/training.md).
 """
 
@@ -17,15 +17,15 @@ from torchaudio.functional import melscale_fbanks
 
 from audiovq.nn.blocks import ResidualStack, TimeConv
 
-LOG_FLOOR = 1e-4
+_LOG_FLOOR = 1e-4
 """Power under which the filterbank's log goes flat; speech at -23 dBFS has a mean power of 5e-3."""
 
-INPUT_SCALE = 14.0
+_INPUT_SCALE = 14.0
 """Brings speech at -23 dBFS to a variance of one: otherwise biases drown it in a stack of convolutions, and
 every frame leads to the same code."""
 
 
-class FilterbankFront(nn.Module):
+class FilterbankFrontend(nn.Module):
     """A strided convolution started as a short-time Fourier transform, squared, summed in bands, logged.
 
     Two windows: a short one (wide in frequency, all bands on the mel scale) that follows the formants and
@@ -98,7 +98,7 @@ class FilterbankFront(nn.Module):
         mel = F.linear(power, self.bands.square())
         with torch.autocast(signal.device.type, enabled=False):
             powers = torch.cat([mel.float(), pitch.float()], dim=-1)
-            return torch.log(powers + LOG_FLOOR) * 0.25 + 1.0
+            return torch.log(powers + _LOG_FLOOR) * 0.25 + 1.0
 
     def _strided(self, signal: Tensor, stride: Tensor, frames: int) -> Tensor:
         """Windows `(B, F, long)` around the centres of hops that are `stride` times as long."""
@@ -131,7 +131,7 @@ class FilterbankFront(nn.Module):
         return features
 
 
-class StridedFront(nn.Module):
+class StridedFrontend(nn.Module):
     """Strided convolutions, each with ReLU: the encoder of the paper.
 
     Args:
@@ -165,7 +165,7 @@ class StridedFront(nn.Module):
         return left, span - self.hop - left
 
     def forward(self, signal: Tensor) -> Tensor:
-        x = signal.unsqueeze(1) * INPUT_SCALE
+        x = signal.unsqueeze(1) * _INPUT_SCALE
         for layer in self.layers:
             x = F.relu(layer(x))
         return x.transpose(1, 2)
@@ -175,13 +175,13 @@ class Encoder(nn.Module):
     """Front, trunk of dilated residual units, linear output: `(B, N) -> (B, F, C)`.
 
     Args:
-        frontend: `FilterbankFront` or `StridedFront` with `channels` outputs.
+        frontend: `FilterbankFrontend` or `StridedFrontend` with `channels` outputs.
         channels: C.
         dilations: one a residual unit, in frames.
     """
 
     def __init__(
-        self, frontend: FilterbankFront | StridedFront, channels: int, dilations: Sequence[int]
+        self, frontend: FilterbankFrontend | StridedFrontend, channels: int, dilations: Sequence[int]
     ) -> None:
         super().__init__()
         self.frontend = frontend

@@ -1,4 +1,4 @@
-"""Drawing speech from a `WaveNetDecoder` by the compiled loop, many sequences in lockstep."""
+"""The CPU engine that draws speech: the compiled loop of a `WaveNetDecoder`, many sequences in lockstep."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.kernels.options import Precision, check_sampling
-from audiovq.kernels.packing import in_one_block, widen
+from audiovq.kernels.packing import copy_to_one_block, pad_to_panels
 from audiovq.speech import decoder_kernel
-from audiovq.speech.decoder import CLASSES, Frames, WaveNetDecoder
-from audiovq.speech.packing import DecoderWeights, decoder_scratch, decoder_state, pack_decoder
+from audiovq.speech.decoder import MU_LAW_LEVELS, WaveNetConditioning, WaveNetDecoder
+from audiovq.speech.packing import DecoderWeights, new_decoder_scratch, new_decoder_state, pack_decoder
 
 _NO_CODES = np.zeros((0, 0), dtype=np.int64)
 _NO_LOGITS = np.zeros((0, 0, 0), dtype=np.float32)
@@ -33,7 +33,7 @@ class WaveNetEngine:
         self.layers = decoder.net.layers
         self.residual = decoder.net.residual
         self.lpc_order = decoder.lpc_order
-        self.weights: DecoderWeights = in_one_block(pack_decoder(decoder, precision))
+        self.weights: DecoderWeights = copy_to_one_block(pack_decoder(decoder, precision))
 
     def slots(self, count: int) -> BatchSlots:
         """Room for `count` sequences that are drawn in lockstep."""
@@ -51,8 +51,8 @@ class BatchSlots:
     def __init__(self, engine: WaveNetEngine, count: int) -> None:
         self.engine = engine
         self.count = count
-        self._state = decoder_state(engine.weights, engine.samples_per_step, engine.lpc_order, count)
-        self._scratch = decoder_scratch(engine.weights, engine.samples_per_step, count)
+        self._state = new_decoder_state(engine.weights, engine.samples_per_step, engine.lpc_order, count)
+        self._scratch = new_decoder_scratch(engine.weights, engine.samples_per_step, count)
 
     def start(self, slot: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0) -> None:
         """Begin a new sequence in a slot, from silence.
@@ -70,7 +70,7 @@ class BatchSlots:
         state = self._state
         for array in (*state.stack, state.drawn, state.carry, state.history):
             array[slot] = 0
-        state.past_codes[slot] = CLASSES // 2
+        state.past_codes[slot] = MU_LAW_LEVELS // 2
         state.seeds[slot] = np.uint64(int(seed) % 2**64)
         state.inverse_temperatures[slot] = math.inf if temperature < 1e-6 else 1 / temperature
         state.top_k[slot] = top_k
@@ -79,7 +79,9 @@ class BatchSlots:
         """Samples drawn so far in a slot."""
         return int(self._state.drawn[slot])
 
-    def draw(self, frames: Frames, slots: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def draw(
+        self, frames: WaveNetConditioning, slots: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """The next `F * hop` samples of some slots and their mu-law codes, `(A, F * hop)` each.
 
         Args:
@@ -91,20 +93,22 @@ class BatchSlots:
         return self._run(frames, slots, _NO_CODES, _NO_LOGITS)
 
     def logits(
-        self, frames: Frames, slots: Sequence[int], forced_codes: NDArray[np.integer]
+        self, frames: WaveNetConditioning, slots: Sequence[int], forced_codes: NDArray[np.integer]
     ) -> NDArray[np.float32]:
         """Teacher forcing: logits `(A, N, 256)` of the next N = F * hop samples, given codes `(A, N)`."""
         forced: NDArray[np.int64] = np.ascontiguousarray(forced_codes, dtype=np.int64)
         shape = (len(slots), frames.gains.shape[1] * self.engine.hop)
-        if forced.shape != shape or (forced.size and not 0 <= forced.min() <= forced.max() < CLASSES):
-            raise ValueError(f"forced codes: expected {shape} values in 0..{CLASSES - 1}, got {forced.shape}")
-        logits = np.empty((*shape, CLASSES), dtype=np.float32)
+        if forced.shape != shape or (forced.size and not 0 <= forced.min() <= forced.max() < MU_LAW_LEVELS):
+            raise ValueError(
+                f"forced codes: expected {shape} values in 0..{MU_LAW_LEVELS - 1}, got {forced.shape}"
+            )
+        logits = np.empty((*shape, MU_LAW_LEVELS), dtype=np.float32)
         self._run(frames, slots, forced, logits)
         return logits
 
     def _run(
         self,
-        frames: Frames,
+        frames: WaveNetConditioning,
         slots: Sequence[int],
         forced_codes: NDArray[np.int64],
         logits: NDArray[np.float32],
@@ -129,7 +133,7 @@ class BatchSlots:
             self._state,
             self._scratch,
             np.array(slots, dtype=np.int64),
-            (widen(conditions, 2), coefficients, gains),
+            (pad_to_panels(conditions, 2), coefficients, gains),
             engine.hop,
             forced_codes,
             audio,

@@ -8,21 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiovq.config.speech import ModelConfig
+from audiovq.config.speech import SpeechModelConfig
 from audiovq.errors import AudiovqError
-from audiovq.nn.codebook import Codebook, Quantised
-from audiovq.speech.conditioner import Condition, Conditioner
+from audiovq.nn.codebook import Codebook, QuantiserOutput
+from audiovq.speech.conditioner import Conditioner, ConditionerOutput
 from audiovq.speech.decoder import WaveNetDecoder
-from audiovq.speech.encoder import Encoder, FilterbankFront, StridedFront
+from audiovq.speech.encoder import Encoder, FilterbankFrontend, StridedFrontend
 from audiovq.speech.spectral_head import SpectralHead
 from audiovq.speech.voice_encoder import VoiceEncoder, VoiceTable
 
 
-class Warp(NamedTuple):
+class CropWarp(NamedTuple):
     """Warping of the crops that the encoder hears in training.
 
     stride: `(B,)` hops from a frame to the next. frames: F.
-    formants: `(B,)` ratios by which the bands are moved (`FilterbankFront.warp`).
+    formants: `(B,)` ratios by which the bands are moved (`FilterbankFrontend.warp`).
     """
 
     stride: Tensor
@@ -30,15 +30,15 @@ class Warp(NamedTuple):
     formants: Tensor
 
 
-class Encoded(NamedTuple):
+class EncodedSpeech(NamedTuple):
     """Training-time pass through encoder, codebook and conditioner."""
 
-    condition: Condition
-    quantised: Quantised
+    condition: ConditionerOutput
+    quantised: QuantiserOutput
 
 
 class WaveformModel(nn.Module):
-    """All parts of the 1-D backend, built from a `ModelConfig`.
+    """All parts of the 1-D backend, built from a `SpeechModelConfig`.
 
     Args:
         config: dimensions.
@@ -70,7 +70,7 @@ class WaveformModel(nn.Module):
     )
     """Everything else: biases, norms, tables, filters, inputs and outputs."""
 
-    def __init__(self, config: ModelConfig, speakers: int) -> None:
+    def __init__(self, config: SpeechModelConfig, speakers: int) -> None:
         super().__init__()
         self.config = config
         e = config.encoder
@@ -78,11 +78,11 @@ class WaveformModel(nn.Module):
         v = config.voice
         self.frame_hop = e.hop
         self.code_hop = config.code_hop
-        frontend: FilterbankFront | StridedFront
+        frontend: FilterbankFrontend | StridedFrontend
         if e.frontend == "filterbank":
-            frontend = FilterbankFront(e.hop, e.channels)
+            frontend = FilterbankFrontend(e.hop, e.channels)
         else:
-            frontend = StridedFront(e.strides, e.channels, e.kernel)
+            frontend = StridedFrontend(e.strides, e.channels, e.kernel)
         self.encoder = Encoder(frontend, e.channels, e.dilations)
         k = config.codebook
         self.codebook = Codebook(
@@ -99,7 +99,7 @@ class WaveformModel(nn.Module):
         self.voice_table = VoiceTable(speakers, v.dims)
         self.voice_encoder: VoiceEncoder | None = None
         if v.encoder:
-            if not isinstance(frontend, FilterbankFront):
+            if not isinstance(frontend, FilterbankFrontend):
                 raise AudiovqError(
                     "configuration: voice.encoder = true needs encoder.frontend = 'filterbank'"
                 )
@@ -131,9 +131,9 @@ class WaveformModel(nn.Module):
         signal: Tensor,
         voice: Tensor,
         quantise: bool = True,
-        warp: Warp | None = None,
+        warp: CropWarp | None = None,
         levels: Tensor | None = None,
-    ) -> Encoded:
+    ) -> EncodedSpeech:
         """Training pass.
 
         Args:
@@ -143,7 +143,7 @@ class WaveformModel(nn.Module):
             levels: `(B,)`, how many levels of codes the conditioner sees; None: all.
         """
         frontend = self.encoder.frontend
-        if warp is None or not isinstance(frontend, FilterbankFront):
+        if warp is None or not isinstance(frontend, FilterbankFrontend):
             latents = self.encoder(signal)
         else:
             padded = F.pad(signal, frontend.reach_samples)
@@ -151,26 +151,26 @@ class WaveformModel(nn.Module):
             frames = frontend.out_proj(frontend.warp(log_powers, warp.formants))
             latents = self.encoder.from_frames(frames)
         vectors, quantised = self.codebook(latents, quantise, levels)
-        return Encoded(self.conditioner(vectors, voice), quantised)
+        return EncodedSpeech(self.conditioner(vectors, voice), quantised)
 
     @torch.no_grad()
     def encode(self, signal: Tensor) -> Tensor:
         """Codes `(B, T, L)` int64 of `(B, T * code_hop)` samples with zeros around them."""
         return self.codebook.encode(self.encoder(signal))
 
-    def condition(self, codes: Tensor, voice: Tensor, levels: Tensor | None = None) -> Condition:
+    def condition(self, codes: Tensor, voice: Tensor, levels: Tensor | None = None) -> ConditionerOutput:
         """Conditioner output at frame rate for codes `(B, T, N)` of N levels and voice points `(B, V)`.
 
         Args:
             levels: `(B,)`, how many levels are seen of each item; None: all.
         """
-        condition: Condition = self.conditioner(self.codebook.lookup(codes, levels), voice)
+        condition: ConditionerOutput = self.conditioner(self.codebook.lookup(codes, levels), voice)
         return condition
 
     def log_powers(self, signal: Tensor) -> Tensor:
         """The filterbank's log powers `(B, F, features)` of `(B, N)` samples, zeros around them."""
         frontend = self.encoder.frontend
-        assert isinstance(frontend, FilterbankFront)
+        assert isinstance(frontend, FilterbankFrontend)
         return frontend.log_powers(F.pad(signal, frontend.reach_samples))
 
     def voice_points(self, voice_signal: Tensor | None, rows: Tensor, drop: Tensor | None = None) -> Tensor:

@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audiovq.config.speech import ModelConfig
-from audiovq.config.toml import from_dict, to_dict
+from audiovq.config.speech import SpeechModelConfig
+from audiovq.config.toml import dataclass_from_dict, dataclass_to_dict
 from audiovq.io import JsonObject, tensorfile
 from audiovq.speech.codes import CodeFormat
 
 if TYPE_CHECKING:
     from audiovq.speech.model import WaveformModel
 
-KIND = tensorfile.FileKind("audiovq-model", 2, "an audiovq model")
-NOT_STORED = (
+_KIND = tensorfile.ModelFileKind("audiovq-model", 2, "an audiovq model")
+TRAINING_ONLY_TENSORS = (
     "codebook.ema_counts",
     "codebook.ema_sums",
     "codebook.num_restarts",
@@ -23,7 +23,7 @@ NOT_STORED = (
     "conditioner.harmonics_head.",
 )
 """State that only training needs."""
-MAY_DIFFER = (
+_MAY_DIFFER = (
     "voice_table.points",
     "codebook.vectors",
     "codebook.step_in_proj.weight",
@@ -48,7 +48,7 @@ class Speaker:
 class ModelHeader:
     """Header of a model file. `fingerprint`: 16 hex digits over configuration and tensors."""
 
-    config: ModelConfig
+    config: SpeechModelConfig
     speakers: tuple[Speaker, ...]
     training: JsonObject
     fingerprint: str
@@ -76,11 +76,11 @@ def save_model(
 ) -> str:
     """Write a model. Returns: the fingerprint. Raises: AudiovqError as `tensorfile.save_tensors`."""
     header = {
-        "config": to_dict(model.config),
+        "config": dataclass_to_dict(model.config),
         "speakers": [asdict(s) for s in speakers],
         "training": training,
     }
-    return tensorfile.save_tensors(path, model, header, KIND, NOT_STORED, force)
+    return tensorfile.save_tensors(path, model, header, _KIND, TRAINING_ONLY_TENSORS, force)
 
 
 def read_header(path: str | Path) -> ModelHeader:
@@ -91,10 +91,10 @@ def read_header(path: str | Path) -> ModelHeader:
 
     def build(tree: JsonObject) -> ModelHeader:
         speakers = tuple(Speaker(**s) for s in tree["speakers"])
-        config = from_dict(ModelConfig, tree["config"])
+        config = dataclass_from_dict(SpeechModelConfig, tree["config"])
         return ModelHeader(config, speakers, tree["training"], tree["fingerprint"])
 
-    return tensorfile.read_metadata(path, KIND, build)
+    return tensorfile.read_metadata(path, _KIND, build)
 
 
 def load_model(path: str | Path) -> tuple[WaveformModel, ModelHeader]:
@@ -106,7 +106,7 @@ def load_model(path: str | Path) -> tuple[WaveformModel, ModelHeader]:
 
     header = read_header(path)
     model = WaveformModel(header.config, len(header.speakers))
-    tensorfile.load_tensors(model, tensorfile.read_tensors(path, KIND), path, NOT_STORED)
+    tensorfile.load_tensors(model, tensorfile.read_tensors(path, _KIND), path, TRAINING_ONLY_TENSORS)
     return model, header
 
 
@@ -119,14 +119,14 @@ def load_weights(model: WaveformModel, path: str | Path) -> set[str]:
     """
     theirs = read_header(path).config.codebook
     own = model.config.codebook
-    tensors = tensorfile.read_tensors(path, KIND)
+    tensors = tensorfile.read_tensors(path, _KIND)
     if (theirs.levels, theirs.frames_per_step) != (own.levels, own.frames_per_step):
         # Tables of the same shape mean something else where levels or steps are cut in another way.
-        tensors = {name: value for name, value in tensors.items() if name not in MAY_DIFFER[1:]}
-    return tensorfile.copy_tensors(model, tensors, path, MAY_DIFFER)
+        tensors = {name: value for name, value in tensors.items() if name not in _MAY_DIFFER[1:]}
+    return tensorfile.copy_tensors(model, tensors, path, _MAY_DIFFER)
 
 
-def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str, object]:
+def describe_model(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str, object]:
     """Facts of a model: rates, sizes, speakers, receptive field, fingerprint."""
     config = header.config
     return {
@@ -155,13 +155,13 @@ def describe(model: WaveformModel, header: ModelHeader, path: Path) -> dict[str,
     }
 
 
-def _look_ahead(model: WaveformModel, config: ModelConfig) -> dict[str, float]:
+def _look_ahead(model: WaveformModel, config: SpeechModelConfig) -> dict[str, float]:
     """Seconds of the recording that each part sees beyond the sound that it makes."""
-    from audiovq.nn.stft import pass_reach
+    from audiovq.nn.stft import stft_reach_hops
 
     hop = model.frame_hop
     frames = model.conditioner.reach_frames + model.wavenet.reach_frames
-    passes = config.corrections * pass_reach(config.conditioner.window, hop)
+    passes = config.corrections * stft_reach_hops(config.conditioner.window, hop)
     samples = {
         "encoder": model.encoder.reach_frames * hop + model.encoder.frontend.reach_samples[1],
         "code_step": model.code_hop - hop,

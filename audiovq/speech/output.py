@@ -14,7 +14,7 @@ from audiovq.config.speech import SAMPLE_RATE
 from audiovq.kernels.options import check_sampling
 from audiovq.speech.codes import CodeSequence
 
-TEMPERATURE = 1.0
+DEFAULT_TEMPERATURE = 1.0
 """Default temperature of the WaveNet's draws: docs/training.md has the scores of others."""
 
 
@@ -28,7 +28,7 @@ class DecodeOptions:
     """A recording whose voice to take, or the integers of `Tokenizer.voice_of`."""
     seed: int = 0
     """Random seed of the WaveNet's draws."""
-    temperature: float = TEMPERATURE
+    temperature: float = DEFAULT_TEMPERATURE
     """Of the draws; lower is less noisy and flatter."""
     fast: bool = False
     """Use the spectral head (one pass, no sampling) instead of the WaveNet."""

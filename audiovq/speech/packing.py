@@ -8,24 +8,24 @@ import numpy as np
 
 from audiovq.kernels.options import Precision
 from audiovq.kernels.packing import (
-    Stack,
-    StackState,
-    aligned,
-    pack_stack,
-    panels,
-    parameters,
-    stack_state,
-    widen,
-    with_precision,
+    PackedWaveNet,
+    PackedWaveNetState,
+    aligned_zeros,
+    cast_panels,
+    new_wavenet_state,
+    pack_matrix_panels,
+    pack_wavenet,
+    pad_to_panels,
+    parameter_arrays,
 )
-from audiovq.kernels.sampling import BLOCK
-from audiovq.speech.decoder import CLASSES, HISTORY, HISTORY_SCALE, WaveNetDecoder
+from audiovq.kernels.sampling import CLASSES_PER_BLOCK
+from audiovq.speech.decoder import HISTORY_SAMPLES, INPUT_SCALE_SIGMAS, MU_LAW_LEVELS, WaveNetDecoder
 
 
 class DecoderWeights(NamedTuple):
     """A `WaveNetDecoder` as `decoder_kernel.draw_samples` reads it; Hp is H rounded up to whole panels."""
 
-    stack: Stack
+    stack: PackedWaveNet
     enter_bias: np.ndarray  # (Rp,)
     history_proj: np.ndarray  # panels of (Rp, 16)
     code_embedding: np.ndarray  # (G, 256, Rp)
@@ -43,7 +43,7 @@ class DecoderWeights(NamedTuple):
 class DecoderState(NamedTuple):
     """State of B slots of a decoder, and how each of them draws."""
 
-    stack: StackState
+    stack: PackedWaveNetState
     drawn: np.ndarray  # (B,) int64, samples drawn
     carry: np.ndarray  # (B,) float32, last de-emphasised sample
     past_codes: np.ndarray  # (B, G) int64
@@ -70,54 +70,54 @@ class DecoderScratch(NamedTuple):
 
 def pack_decoder(decoder: WaveNetDecoder, precision: Precision) -> DecoderWeights:
     """Copy of a decoder's parameters."""
-    values = parameters(decoder)
+    values = parameter_arrays(decoder)
     group = decoder.samples_per_step
-    history_proj = panels(values["history_proj.weight"], pad_columns=False)
-    head_in_proj = panels(values["head_in_proj.weight"], row_parts=2 * group)
+    history_proj = pack_matrix_panels(values["history_proj.weight"], pad_columns=False)
+    head_in_proj = pack_matrix_panels(values["head_in_proj.weight"], row_parts=2 * group)
     return DecoderWeights(
-        stack=pack_stack(decoder.net, precision),
-        enter_bias=widen(values["history_proj.bias"]),
-        history_proj=with_precision(history_proj, precision),
-        code_embedding=widen(values["code_embedding"]),
-        head_bias=widen(values["head_in_proj.bias"], 2 * group),
-        head_in_proj=with_precision(head_in_proj, precision),
-        head_code_embedding=widen(values["head_code_embedding"], 2),
-        head_prediction_embedding=widen(values["head_prediction_embedding"], 2),
-        head_out_bias=widen(values["head_out_proj.bias"]),
-        head_out_proj=with_precision(panels(values["head_out_proj.weight"]), precision),
+        stack=pack_wavenet(decoder.net, precision),
+        enter_bias=pad_to_panels(values["history_proj.bias"]),
+        history_proj=cast_panels(history_proj, precision),
+        code_embedding=pad_to_panels(values["code_embedding"]),
+        head_bias=pad_to_panels(values["head_in_proj.bias"], 2 * group),
+        head_in_proj=cast_panels(head_in_proj, precision),
+        head_code_embedding=pad_to_panels(values["head_code_embedding"], 2),
+        head_prediction_embedding=pad_to_panels(values["head_prediction_embedding"], 2),
+        head_out_bias=pad_to_panels(values["head_out_proj.bias"]),
+        head_out_proj=cast_panels(pack_matrix_panels(values["head_out_proj.weight"]), precision),
         table=np.ascontiguousarray(decoder.excitation_table(), dtype=np.float32),
-        scale=np.float32(HISTORY_SCALE),
+        scale=np.float32(INPUT_SCALE_SIGMAS),
         de_emphasis=np.float32(decoder.pre_emphasis),
     )
 
 
-def decoder_state(weights: DecoderWeights, group: int, lpc_order: int, slots: int) -> DecoderState:
+def new_decoder_state(weights: DecoderWeights, group: int, lpc_order: int, slots: int) -> DecoderState:
     """State of slots that have drawn nothing: zeros, and silence (code 128) as their past codes."""
     return DecoderState(
-        stack=stack_state(weights.stack, slots),
+        stack=new_wavenet_state(weights.stack, slots),
         drawn=np.zeros(slots, dtype=np.int64),
         carry=np.zeros(slots, dtype=np.float32),
-        past_codes=np.full((slots, group), CLASSES // 2, dtype=np.int64),
-        history=aligned((slots, max(HISTORY, lpc_order))),
+        past_codes=np.full((slots, group), MU_LAW_LEVELS // 2, dtype=np.int64),
+        history=aligned_zeros((slots, max(HISTORY_SAMPLES, lpc_order))),
         seeds=np.zeros(slots, dtype=np.uint64),
         inverse_temperatures=np.ones(slots, dtype=np.float32),
         top_k=np.zeros(slots, dtype=np.int64),
     )
 
 
-def decoder_scratch(weights: DecoderWeights, group: int, slots: int) -> DecoderScratch:
+def new_decoder_scratch(weights: DecoderWeights, group: int, slots: int) -> DecoderScratch:
     """Scratch memory for so many slots at once."""
     width = len(weights.enter_bias)
     stack = weights.stack
     return DecoderScratch(
-        x=aligned((slots, width)),
-        z=aligned((slots, 2 * width)),
-        gated=aligned((slots, len(stack.dilations) * width)),
-        skip=aligned((slots, len(stack.skip_bias))),
-        heads=aligned((slots, len(weights.head_bias))),
-        hidden=aligned((slots, len(weights.head_bias) // (2 * group))),
-        logits=aligned((slots, CLASSES)),
-        predictions=aligned((slots,)),
-        companded=aligned((HISTORY,)),
-        probs=aligned((CLASSES + CLASSES // BLOCK,)),
+        x=aligned_zeros((slots, width)),
+        z=aligned_zeros((slots, 2 * width)),
+        gated=aligned_zeros((slots, len(stack.dilations) * width)),
+        skip=aligned_zeros((slots, len(stack.skip_bias))),
+        heads=aligned_zeros((slots, len(weights.head_bias))),
+        hidden=aligned_zeros((slots, len(weights.head_bias) // (2 * group))),
+        logits=aligned_zeros((slots, MU_LAW_LEVELS)),
+        predictions=aligned_zeros((slots,)),
+        companded=aligned_zeros((HISTORY_SAMPLES,)),
+        probs=aligned_zeros((MU_LAW_LEVELS + MU_LAW_LEVELS // CLASSES_PER_BLOCK,)),
     )

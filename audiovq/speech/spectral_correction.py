@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.nn.stft import istft, pass_reach, stft
+from audiovq.nn.stft import istft, stft, stft_reach_hops
 
 _FLOOR = 0.003
 """Magnitude added to both spectra before their ratio is taken: silence is not amplified."""
@@ -27,7 +27,7 @@ _LIMIT = 2.5
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def single_torch_thread() -> Iterator[None]:
     """Let torch compute with one thread: with more, sums are cut elsewhere and round in another way."""
     before = torch.get_num_threads()
     if before > 1:
@@ -54,7 +54,7 @@ class SpectralCorrection:
         self.passes = passes
         self.momentum = momentum
         # A sample depends on frames that reach it, which depend on samples that reach them.
-        self.reach = passes * pass_reach(window, hop)
+        self.reach = passes * stft_reach_hops(window, hop)
         self._signal = torch.zeros(0)
         self._target: Tensor | None = None
         self._before = 0
@@ -76,8 +76,8 @@ class SpectralCorrection:
         stop = min(len(self._target), end + self.reach)
         drawn = self._signal[: stop * self.hop].unsqueeze(0)
         target = self._target[None, :stop]
-        with one_thread():
-            corrected = correct(drawn, target, self.window, self.hop, self.passes, self.momentum)
+        with single_torch_thread():
+            corrected = correct_spectrum(drawn, target, self.window, self.hop, self.passes, self.momentum)
         out = corrected[0, self._before * self.hop : end * self.hop].numpy().copy()
         drop = max(0, end - self.reach)
         self._signal = self._signal[drop * self.hop :]
@@ -86,7 +86,7 @@ class SpectralCorrection:
         return out
 
 
-def correct(
+def correct_spectrum(
     signal: Tensor, log_magnitude: Tensor, window: int, hop: int, passes: int, momentum: float = 0.0
 ) -> Tensor:
     """A whole signal moved towards predicted spectra, some passes over.

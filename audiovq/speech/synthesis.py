@@ -11,35 +11,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.kernels.options import Precision
-from audiovq.speech.decoder import Frames
+from audiovq.speech.decoder import WaveNetConditioning
 from audiovq.speech.model import WaveformModel
-from audiovq.speech.spectral_correction import SpectralCorrection, one_thread
+from audiovq.speech.spectral_correction import SpectralCorrection, single_torch_thread
 
 if TYPE_CHECKING:
     from audiovq.speech.engine import WaveNetEngine
-    from audiovq.speech.torch_engine import TorchEngine
+    from audiovq.speech.torch_engine import TorchWaveNetEngine
 
-BLOCK_FRAMES = 500
+_BLOCK_FRAMES = 500
 """Frames decoded at a time: memory does not grow with the recording."""
-FIRST_FRAMES = 64
-"""Frames of the first block; the next ones double up to `BLOCK_FRAMES`. First sound comes early."""
-GUIDANCE = 5.0
+_FIRST_FRAMES = 64
+"""Frames of the first block; the next ones double up to `_BLOCK_FRAMES`. First sound comes early."""
+_GUIDANCE = 5.0
 """Factor by which a conversion exaggerates the change of voice: docs/training.md."""
-MAGNITUDE_LIMIT = 1.5
-FEATURE_LIMIT = 0.22
+_MAGNITUDE_LIMIT = 1.5
+_FEATURE_LIMIT = 0.22
 """The most that guidance may move a log magnitude (nats) and a feature: voices change, words stay."""
-PRECISION: Precision = "bfloat16"
+_PRECISION: Precision = "bfloat16"
 """Default precision of the WaveNet's weights: docs/measurements.md compares both."""
 
-Audio = NDArray[np.float32]
+_Audio = NDArray[np.float32]
 
 
-class Voices(NamedTuple):
+class DecodeVoices(NamedTuple):
     """The voice to take, `(1, V)`, and the one to leave: that of the codes, if it is known.
 
     Codes carry traces of their speaker. As in classifier-free guidance (arXiv 2207.12598) the effect of the
     change of voice on the conditioner's output is therefore exaggerated, up to a limit:
-    `c(to) + clip(GUIDANCE * (c(to) - c(away)))`.
+    `c(to) + clip(_GUIDANCE * (c(to) - c(away)))`.
     """
 
     to: Tensor
@@ -53,7 +53,7 @@ class DecodeJob(NamedTuple):
     """
 
     codes: Tensor
-    voices: Voices
+    voices: DecodeVoices
     seed: int = 0
     temperature: float = 1.0
     corrections: int | None = None
@@ -72,12 +72,12 @@ class Synthesiser:
         self, model: WaveformModel, precision: Precision | None = None, compiled: bool = True
     ) -> None:
         self.model = model
-        self.precision = precision or PRECISION
+        self.precision = precision or _PRECISION
         self.compiled = compiled
-        self._engine: WaveNetEngine | TorchEngine | None = None
+        self._engine: WaveNetEngine | TorchWaveNetEngine | None = None
 
     @property
-    def engine(self) -> WaveNetEngine | TorchEngine:
+    def engine(self) -> WaveNetEngine | TorchWaveNetEngine:
         """The engine that draws, made on first use."""
         if self._engine is None:
             # Imported here: the compiler behind it takes longer to load than a recording to encode.
@@ -86,12 +86,12 @@ class Synthesiser:
 
                 self._engine = WaveNetEngine(self.model.wavenet, self.precision)
             else:
-                from audiovq.speech.torch_engine import TorchEngine
+                from audiovq.speech.torch_engine import TorchWaveNetEngine
 
-                self._engine = TorchEngine(self.model.wavenet)
+                self._engine = TorchWaveNetEngine(self.model.wavenet)
         return self._engine
 
-    def fast(self, decode_job: DecodeJob) -> Iterator[Audio]:
+    def fast(self, decode_job: DecodeJob) -> Iterator[_Audio]:
         """Audio blocks by the spectral head, at the normalised level; nothing is drawn.
 
         Raises: ValueError if the model has no spectral head.
@@ -102,7 +102,7 @@ class Synthesiser:
             raise ValueError("this model has no spectral head")
         correction = self._correction(decode_job)
         for features, log_magnitude, own in self._conditions(decode_job, head.reach_frames):
-            with torch.inference_mode(), one_thread():
+            with torch.inference_mode(), single_torch_thread():
                 audio = head(features, log_magnitude)[0].cpu().numpy()
             own_audio = audio[own.start * hop : own.stop * hop]
             if len(out := correction.push(own_audio, log_magnitude[0, own].cpu())):
@@ -110,7 +110,7 @@ class Synthesiser:
         if len(out := correction.flush()):
             yield out
 
-    def drawn(self, decode_job: DecodeJob) -> Iterator[Audio]:
+    def drawn(self, decode_job: DecodeJob) -> Iterator[_Audio]:
         """Audio blocks drawn by the WaveNet, at the normalised level.
 
         Raises: AudiovqError for a temperature out of range.
@@ -121,7 +121,7 @@ class Synthesiser:
 
     def drawn_together(
         self, decode_jobs: Iterable[DecodeJob], count: int
-    ) -> Iterator[tuple[int, Audio | None]]:
+    ) -> Iterator[tuple[int, _Audio | None]]:
         """Audio blocks of many sequences, drawn in `count` slots in lockstep; a free slot takes the next.
 
         Yields: pairs of the job's number and its next block, or None after its last.
@@ -145,7 +145,9 @@ class Synthesiser:
             order = sorted(active)
             frames = min(active[slot].left for slot in order)
             parts = [active[slot].take(frames) for slot in order]
-            audio, _ = slots.draw(Frames(*(torch.cat(values) for values in zip(*parts, strict=True))), order)
+            audio, _ = slots.draw(
+                WaveNetConditioning(*(torch.cat(values) for values in zip(*parts, strict=True))), order
+            )
             for slot, samples in zip(order, audio, strict=True):
                 progress = active[slot]
                 if len(out := progress.push(samples)):
@@ -158,13 +160,13 @@ class Synthesiser:
                 del active[slot]
                 free.append(slot)
 
-    def _blocks(self, decode_job: DecodeJob) -> Iterator[tuple[Frames, Tensor]]:
+    def _blocks(self, decode_job: DecodeJob) -> Iterator[tuple[WaveNetConditioning, Tensor]]:
         """Frames and log magnitudes `(F, bins)` of one block after the other."""
         wavenet = self.model.wavenet
         for features, log_magnitude, own in self._conditions(decode_job, wavenet.reach_frames):
-            with torch.inference_mode(), one_thread():
+            with torch.inference_mode(), single_torch_thread():
                 frames = wavenet.frames(features, log_magnitude)
-                part = Frames(*(v[:, own].contiguous() for v in frames))
+                part = WaveNetConditioning(*(v[:, own].contiguous() for v in frames))
             yield part, log_magnitude[0, own].cpu()
 
     def _correction(self, decode_job: DecodeJob) -> SpectralCorrection:
@@ -184,7 +186,7 @@ class Synthesiser:
         count = len(codes) * each
         wide = self.model.conditioner.reach_frames
         start = 0
-        size = min(FIRST_FRAMES, BLOCK_FRAMES)
+        size = min(_FIRST_FRAMES, _BLOCK_FRAMES)
         while start < count:
             end = min(start + size, count)
             low = max(0, start - reach)
@@ -192,25 +194,25 @@ class Synthesiser:
             # Whole code steps around them.
             first = max(0, low - wide) // each
             last = -(-min(count, high + wide) // each)
-            with torch.inference_mode(), one_thread():
+            with torch.inference_mode(), single_torch_thread():
                 features, log_magnitude = self._condition(codes[None, first:last], decode_job.voices)
             inside = slice(low - first * each, high - first * each)
             own = slice(start - low, end - low)
             yield features[:, inside], log_magnitude[:, inside], own
             start = end
-            size = min(2 * size, BLOCK_FRAMES)
+            size = min(2 * size, _BLOCK_FRAMES)
 
-    def _condition(self, codes: Tensor, voices: Voices) -> tuple[Tensor, Tensor]:
+    def _condition(self, codes: Tensor, voices: DecodeVoices) -> tuple[Tensor, Tensor]:
         """Features and log magnitudes of codes `(1, T, N)`, guided away from a voice if there is one."""
         to = self.model.condition(codes, voices.to)
         if voices.away is None:
             return to.features, to.log_magnitude
         away = self.model.condition(codes, voices.away)
-        change = GUIDANCE * (to.features - away.features)
-        louder = GUIDANCE * (to.log_magnitude - away.log_magnitude)
+        change = _GUIDANCE * (to.features - away.features)
+        louder = _GUIDANCE * (to.log_magnitude - away.log_magnitude)
         return (
-            to.features + change.clamp(-FEATURE_LIMIT, FEATURE_LIMIT),
-            to.log_magnitude + louder.clamp(-MAGNITUDE_LIMIT, MAGNITUDE_LIMIT),
+            to.features + change.clamp(-_FEATURE_LIMIT, _FEATURE_LIMIT),
+            to.log_magnitude + louder.clamp(-_MAGNITUDE_LIMIT, _MAGNITUDE_LIMIT),
         )
 
 
@@ -224,12 +226,15 @@ class _Progress:
     """
 
     def __init__(
-        self, number: int, blocks: Iterator[tuple[Frames, Tensor]], correction: SpectralCorrection
+        self,
+        number: int,
+        blocks: Iterator[tuple[WaveNetConditioning, Tensor]],
+        correction: SpectralCorrection,
     ) -> None:
         self.number = number
         self._blocks = blocks
         self._correction = correction
-        self._drawn: list[Audio] = []
+        self._drawn: list[_Audio] = []
         self._next()
 
     def _next(self) -> None:
@@ -241,13 +246,13 @@ class _Progress:
         """Frames of the current block that are not drawn yet; 0 at the end of the sequence."""
         return 0 if self._block is None else self._block[0].gains.shape[1] - self._at
 
-    def take(self, count: int) -> Frames:
+    def take(self, count: int) -> WaveNetConditioning:
         """The next frames."""
         assert self._block is not None
         self._at += count
-        return Frames(*(v[:, self._at - count : self._at] for v in self._block[0]))
+        return WaveNetConditioning(*(v[:, self._at - count : self._at] for v in self._block[0]))
 
-    def push(self, samples: Audio) -> Audio:
+    def push(self, samples: _Audio) -> _Audio:
         """Add the samples drawn from the frames taken last; return final ones at the end of a block."""
         self._drawn.append(samples)
         if self.left:
@@ -258,6 +263,6 @@ class _Progress:
         self._next()
         return out
 
-    def flush(self) -> Audio:
+    def flush(self) -> _Audio:
         """The rest after the last block."""
         return self._correction.flush()

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from audiovq.kernels import sampling
 from audiovq.kernels.options import check_sampling
-from audiovq.speech.decoder import CLASSES, HISTORY, Frames, WaveNetDecoder
+from audiovq.speech.decoder import HISTORY_SAMPLES, MU_LAW_LEVELS, WaveNetConditioning, WaveNetDecoder
 
 
-class Drawn(NamedTuple):
+class DrawnSamples(NamedTuple):
     """From `TorchStream.draw`: codes `(B, N)` int64, de-emphasised audio `(B, N)`, logits `(B, N, 256)`."""
 
     codes: Tensor
@@ -51,13 +51,13 @@ class TorchStream:
         self.position = 0
         self._table = torch.from_numpy(decoder.excitation_table()).to(device)
         self._state = decoder.initial_state(batch)
-        self._reach = max(HISTORY, decoder.lpc_order)
+        self._reach = max(HISTORY_SAMPLES, decoder.lpc_order)
         self._history = torch.zeros(batch, self._reach, device=device)
-        self._codes = torch.full((batch, decoder.samples_per_step), CLASSES // 2, device=device)
+        self._codes = torch.full((batch, decoder.samples_per_step), MU_LAW_LEVELS // 2, device=device)
         self._carry = torch.zeros(batch, device=device)
 
     @torch.no_grad()
-    def draw(self, frames: Frames, forced_codes: Tensor | None = None) -> Drawn:
+    def draw(self, frames: WaveNetConditioning, forced_codes: Tensor | None = None) -> DrawnSamples:
         """The next `F * hop` samples.
 
         Args:
@@ -74,11 +74,11 @@ class TorchStream:
         length = count * decoder.hop
         history = torch.cat([self._history, self._history.new_zeros(batch, length)], dim=1)
         codes = torch.cat([self._codes, self._codes.new_zeros(batch, length)], dim=1)
-        logits = history.new_empty(batch, length, CLASSES)
+        logits = history.new_empty(batch, length, MU_LAW_LEVELS)
         for t in range(0, length, group):
             frame = t // decoder.hop
             gain = frames.gains[:, frame]
-            past = history[:, reach + t - HISTORY : reach + t]
+            past = history[:, reach + t - HISTORY_SAMPLES : reach + t]
             conditions = frames.conditions[:, frame]
             starts = decoder.step_network(codes[:, t : t + group], past, gain, conditions, self._state)
             drawn: list[Tensor] = []
@@ -97,7 +97,7 @@ class TorchStream:
         self._history = history[:, length:]
         self._codes = codes[:, length:]
         self.position += length
-        return Drawn(codes[:, group:], self._de_emphasised(history[:, reach:]), logits)
+        return DrawnSamples(codes[:, group:], self._de_emphasised(history[:, reach:]), logits)
 
     def _de_emphasised(self, signal: Tensor) -> Tensor:
         audio = signal.clone()
@@ -113,27 +113,29 @@ class TorchStream:
         # In double precision on the CPU: not every device has it.
         values = logits.double().cpu()
         scaled = values / self.temperature
-        if 0 < self.top_k < CLASSES:
+        if 0 < self.top_k < MU_LAW_LEVELS:
             least = values.topk(self.top_k, dim=-1).values[:, -1:]
             scaled = scaled.masked_fill(values < least, -math.inf)
         ladder = torch.softmax(scaled, dim=-1).cumsum(-1)
-        numbers = [sampling.uniform(np.uint64(int(s) % 2**64), np.uint64(index)) for s in self.seeds]
+        numbers = [
+            sampling.counter_based_uniform(np.uint64(int(s) % 2**64), np.uint64(index)) for s in self.seeds
+        ]
         target = torch.tensor(numbers, dtype=torch.float64) * ladder[:, -1]
         return (ladder <= target.unsqueeze(-1)).sum(-1).to(logits.device)
 
 
-class TorchEngine:
+class TorchWaveNetEngine:
     """The interface of `engine.WaveNetEngine` over `TorchStream`; `decoder` is on the device that draws."""
 
     def __init__(self, decoder: WaveNetDecoder) -> None:
         self.decoder = decoder
 
-    def slots(self, count: int) -> TorchSlots:
+    def slots(self, count: int) -> TorchBatchSlots:
         """Room for any number of sequences."""
-        return TorchSlots(self.decoder)
+        return TorchBatchSlots(self.decoder)
 
 
-class TorchSlots:
+class TorchBatchSlots:
     """The interface of `engine.BatchSlots`, each sequence by itself."""
 
     def __init__(self, decoder: WaveNetDecoder) -> None:
@@ -144,10 +146,13 @@ class TorchSlots:
         """Begin a new sequence in a slot, from silence."""
         self._streams[slot] = TorchStream(self.decoder, [seed], temperature, top_k)
 
-    def draw(self, frames: Frames, slots: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def draw(
+        self, frames: WaveNetConditioning, slots: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """The next `F * hop` samples of some slots and their mu-law codes, `(A, F * hop)` each."""
         drawn = [
-            self._streams[slot].draw(Frames(*(v[a : a + 1] for v in frames))) for a, slot in enumerate(slots)
+            self._streams[slot].draw(WaveNetConditioning(*(v[a : a + 1] for v in frames)))
+            for a, slot in enumerate(slots)
         ]
         audio = torch.cat([d.audio for d in drawn]).cpu().numpy()
         return audio, torch.cat([d.codes for d in drawn]).cpu().numpy().astype(np.uint8)

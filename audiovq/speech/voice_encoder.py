@@ -17,7 +17,7 @@ from audiovq.nn.blocks import ResidualStack
 class VoiceEncoder(nn.Module):
     """Residual units over log powers, mean and deviation over time, rounding to a few levels a dimension.
 
-    The log powers are those of the encoder's own filterbank (`FilterbankFront.log_powers`).
+    The log powers are those of the encoder's own filterbank (`FilterbankFrontend.log_powers`).
 
     Rounding is finite scalar quantisation (arXiv 2309.15505) with a straight-through gradient.
 

@@ -9,7 +9,7 @@ from audiovq.errors import AudiovqError
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import Speaker
-from audiovq.speech.synthesis import Voices
+from audiovq.speech.synthesis import DecodeVoices
 
 
 class VoiceSpace:
@@ -68,13 +68,13 @@ class VoiceSpace:
 
     def choose(
         self, codes: CodeSequence, speaker: str | int | None, levels: tuple[int, ...] | None
-    ) -> Voices:
+    ) -> DecodeVoices:
         """The voice asked for, away from the codes' own; else their own; else 'no speaker'."""
         if speaker is not None and levels is not None:
             raise ValueError("give a speaker or a voice, not both")
         own = self.own(codes)
         if speaker is not None:
-            return Voices(self.of_speaker(speaker), own)
+            return DecodeVoices(self.of_speaker(speaker), own)
         if levels is not None:
-            return Voices(self.of_levels(levels, "voice"), own)
-        return Voices(self.of_speaker(None) if own is None else own)
+            return DecodeVoices(self.of_levels(levels, "voice"), own)
+        return DecodeVoices(self.of_speaker(None) if own is None else own)

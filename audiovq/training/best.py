@@ -9,7 +9,7 @@ import torch
 
 
 @dataclass
-class Best:
+class BestScore:
     """The best held-out score of a stage so far, the number of scores since, and its weights."""
 
     score: float | None = None
@@ -29,7 +29,7 @@ class Best:
         self.values = {name: value.clone() for name, value in values.items()}
 
 
-def left_behind(
+def final_stage_weights(
     ema: dict[str, torch.Tensor],
     best: dict[str, torch.Tensor],
     before: dict[str, torch.Tensor],

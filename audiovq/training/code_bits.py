@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from audiovq.prior.network import PriorNetwork
 from audiovq.training.prior_data import CodeCorpus
 
-SMOOTHING = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+_SMOOTHING = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Weights, in observations, of the unigram in the bigram; the best on the data measured is taken."""
 
-Bits = dict[str, list[float]]
+_Bits = dict[str, list[float]]
 
 
-def measure_bits(prior: PriorNetwork, train: CodeCorpus, held_out: CodeCorpus) -> Bits:
+def measure_code_bits(prior: PriorNetwork, train: CodeCorpus, held_out: CodeCorpus) -> _Bits:
     """Mean bits of a held-out code at each level, coarse first.
 
     Returns: `uniform` (log2 K); `unigram` and `bigram`, counted on `train` at each level by itself, the
@@ -28,7 +28,7 @@ def measure_bits(prior: PriorNetwork, train: CodeCorpus, held_out: CodeCorpus) -
     """
     size = prior.codebook_size
     levels = prior.levels
-    bits: Bits = {"uniform": [math.log2(size)] * levels, "unigram": [], "bigram": []}
+    bits: _Bits = {"uniform": [math.log2(size)] * levels, "unigram": [], "bigram": []}
     for level in range(levels):
         own = [s[:, level] - level * size for s in train.sequences]
         held = [s[:, level] - level * size for s in held_out.sequences]
@@ -36,25 +36,25 @@ def measure_bits(prior: PriorNetwork, train: CodeCorpus, held_out: CodeCorpus) -
         bits["unigram"].append(unigram)
         bits["bigram"].append(bigram)
     for count in range(1, levels + 1):
-        bits[f"prior_{count}"] = prior_bits(prior, held_out, count, voices=False)
-        bits[f"prior_voice_{count}"] = prior_bits(prior, held_out, count, voices=True)
+        bits[f"prior_{count}"] = _prior_bits(prior, held_out, count, voices=False)
+        bits[f"prior_voice_{count}"] = _prior_bits(prior, held_out, count, voices=True)
     return bits
 
 
 @torch.no_grad()
-def prior_bits(prior: PriorNetwork, corpus: CodeCorpus, levels: int, voices: bool) -> list[float]:
+def _prior_bits(prior: PriorNetwork, corpus: CodeCorpus, levels: int, voices: bool) -> list[float]:
     """Mean bits of a code at each of the first levels of codes that have no more, each sequence from its
     beginning, with its own voice or without."""
     total = torch.zeros(levels, dtype=torch.float64)
     for sequence, point in zip(corpus.sequences, corpus.voices, strict=True):
         codes = torch.from_numpy(sequence[:, :levels].astype(np.int64))[None]
         voice = prior.voice(torch.from_numpy(point)[None] if voices else None)
-        nats = code_nats(prior(codes, voice), codes)
+        nats = code_nll_nats(prior(codes, voice), codes)
         total += nats[0].double().sum(0)
     return (total / math.log(2) / corpus.steps).tolist()
 
 
-def code_nats(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+def code_nll_nats(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """-ln p of codes `(B, T, N)`, rows of the table, by logits `(B, T, N, K)`."""
     size = logits.shape[-1]
     first = torch.arange(codes.shape[-1], device=codes.device) * size
@@ -62,8 +62,8 @@ def code_nats(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     return nats.view(codes.shape)
 
 
-def bits_table(rows: dict[str, Bits], steps_per_second: float) -> str:
-    """Markdown table of `measure_bits` results by name: bits of a code at each level, their sum, and bit/s.
+def format_bits_table(rows: dict[str, _Bits], steps_per_second: float) -> str:
+    """Markdown table of `measure_code_bits` results by name: bits of a code by level, their sum, and bit/s.
 
     The last lines are of codes with fewer levels.
     """
@@ -97,7 +97,7 @@ def _counted_bits(
         np.add.at(pairs, (sequence[:-1], sequence[1:]), 1)
     bigrams = [
         _mean_bits(held_out, unigram, (pairs + a * unigram) / (pairs.sum(1, keepdims=True) + a))
-        for a in SMOOTHING
+        for a in _SMOOTHING
     ]
     return _mean_bits(held_out, unigram, None), min(bigrams)
 

@@ -17,13 +17,13 @@ from torch.func import functional_call
 
 from audiovq.training.losses import MAGNITUDE_FLOOR
 
-CHANNELS = 48
-FEATURE_WEIGHT = 4.0
+_CHANNELS = 48
+_FEATURE_WEIGHT = 4.0
 """Of the distance between features, beside the mean logit."""
-CENTRE = -4.9
-SPREAD = 0.83
+_CENTRE = -4.9
+_SPREAD = 0.83
 """Mean and standard deviation of log magnitudes of the training speech, floor included."""
-LAYERS = (
+_LAYERS = (
     ((3, 8), (1, 2), (1, 3)),
     ((4, 8), (2, 2), (1, 3)),
     ((3, 8), (1, 2), (1, 3)),
@@ -33,7 +33,7 @@ LAYERS = (
 gradients, and predicted spectra show bands as far apart as the product of the strides."""
 
 
-class AdversarialLoss(NamedTuple):
+class AdversarialLosses(NamedTuple):
     """Scalars: the discriminator's loss, and what the generator adds to its own."""
 
     discriminator: Tensor
@@ -47,17 +47,17 @@ class SpectrumDiscriminator(nn.Module):
     layer.
     """
 
-    def __init__(self, channels: int = CHANNELS) -> None:
+    def __init__(self, channels: int = _CHANNELS) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
         inputs = 1
-        for kernel, stride, padding in LAYERS:
+        for kernel, stride, padding in _LAYERS:
             self.layers.append(nn.Conv2d(inputs, channels, kernel, stride, padding))
             inputs = channels
         self.out_proj = nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, log_magnitude: Tensor) -> tuple[Tensor, list[Tensor]]:
-        x = ((log_magnitude - CENTRE) / SPREAD).unsqueeze(1)
+        x = ((log_magnitude - _CENTRE) / _SPREAD).unsqueeze(1)
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.1)
@@ -65,7 +65,7 @@ class SpectrumDiscriminator(nn.Module):
         return self.out_proj(x), features
 
 
-class Adversary(nn.Module):
+class AdversarialObjective(nn.Module):
     """Both losses in one pass, so that one backward serves generator and discriminator.
 
     The discriminator's loss sees detached spectra; the generator's sees detached weights.
@@ -83,7 +83,7 @@ class Adversary(nn.Module):
 
     def forward(
         self, predicted: Tensor, target: Tensor, step: int
-    ) -> tuple[AdversarialLoss, dict[str, float]]:
+    ) -> tuple[AdversarialLosses, dict[str, float]]:
         """Losses and metrics of a step.
 
         Args:
@@ -96,11 +96,11 @@ class Adversary(nn.Module):
         discriminator = F.relu(1 + fake.float()).mean() + F.relu(1 - real.float()).mean()
         metrics = {"discriminator": float(discriminator.detach())}
         if step < self.lead:
-            return AdversarialLoss(discriminator, discriminator.new_zeros(())), metrics
+            return AdversarialLosses(discriminator, discriminator.new_zeros(())), metrics
         frozen = {name: value.detach() for name, value in self.net.named_parameters()}
         logits, made = functional_call(self.net, frozen, (predicted,))
         distances = [F.l1_loss(a.float(), b.detach().float()) for a, b in zip(made, features, strict=True)]
         matching = torch.stack(distances).mean()
-        generator = FEATURE_WEIGHT * matching - logits.float().mean()
+        generator = _FEATURE_WEIGHT * matching - logits.float().mean()
         metrics |= {"matching": float(matching.detach()), "fooled": float(logits.detach().float().mean())}
-        return AdversarialLoss(discriminator, generator), metrics
+        return AdversarialLosses(discriminator, generator), metrics

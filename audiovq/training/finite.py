@@ -13,7 +13,7 @@ from pathlib import Path
 
 from audiovq.errors import AudiovqError
 
-MOST_SKIPPED = 10
+_MOST_SKIPPED = 10
 """Steps in a row that may be skipped."""
 
 
@@ -25,15 +25,15 @@ class SkippedSteps:
         """Up to now; 0 after a step with a finite gradient."""
 
     def exceed(self, norm: float) -> bool:
-        """Count a step's gradient norm; whether more than `MOST_SKIPPED` in a row were not finite."""
+        """Count a step's gradient norm; whether more than `_MOST_SKIPPED` in a row were not finite."""
         self.count = 0 if math.isfinite(norm) else self.count + 1
-        return self.count > MOST_SKIPPED
+        return self.count > _MOST_SKIPPED
 
     def __str__(self) -> str:
-        return f"gradient is not finite: step skipped ({self.count} in a row, at most {MOST_SKIPPED})"
+        return f"gradient is not finite: step skipped ({self.count} in a row, at most {_MOST_SKIPPED})"
 
 
-def not_finite(run: Path, stage: str, step: int, what: str, names: Sequence[str]) -> AudiovqError:
+def not_finite_error(run: Path, stage: str, step: int, what: str, names: Sequence[str]) -> AudiovqError:
     """The error that ends training.
 
     Args:

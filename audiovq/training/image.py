@@ -16,24 +16,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiovq.config.image import ImageConfig, load_image_config
-from audiovq.config.toml import to_dict
+from audiovq.config.toml import dataclass_to_dict
 from audiovq.config.training import StageConfig
-from audiovq.data.sharding import ALL, Shard
+from audiovq.data.sharding import SINGLE_SHARD, Shard
 from audiovq.errors import AudiovqError
-from audiovq.image.dataset import Pictures, open_pictures
+from audiovq.image.dataset import PictureDataset, open_pictures
 from audiovq.image.loader import PictureBatch, PictureReader
 from audiovq.image.model import ImageModel
 from audiovq.image.modelfile import load_image_weights, read_image_header, save_image_model
-from audiovq.image.tokenizer import DEFAULT_IMAGE_MODEL
+from audiovq.image.tokenizer import DEFAULT_IMAGE_MODEL_PATH
 from audiovq.io import JsonObject
-from audiovq.training.launch import chosen_stages, launch
+from audiovq.training.launch import launch_training, select_stages
 from audiovq.training.losses import vq_loss
-from audiovq.training.metrics_log import Example
-from audiovq.training.options import RunOptions
-from audiovq.training.stage import Metrics, Stage
+from audiovq.training.metrics_log import PreviewExample
+from audiovq.training.run_options import RunOptions
+from audiovq.training.stage import StageMetrics, TrainingStage
 
 
-def main_image_train(
+def train_image_model(
     config_path: str | Path,
     data: str | Path,
     options: RunOptions,
@@ -54,31 +54,31 @@ def main_image_train(
         KeyboardInterrupt (on SIGINT) or SystemExit (on SIGTERM) after the checkpoint is written.
     """
     config = load_image_config(config_path, list(overrides))
-    chosen = chosen_stages(config.train.stages, stages, config_path)
+    chosen = select_stages(config.train.stages, stages, config_path)
     return _train(config, chosen, data, options, init)
 
 
-def main_image_prior(
+def train_image_prior(
     config_path: str | Path,
     data: str | Path,
     options: RunOptions,
     overrides: Sequence[str] = (),
-    model: str | Path = DEFAULT_IMAGE_MODEL,
+    model: str | Path = DEFAULT_IMAGE_MODEL_PATH,
 ) -> Path:
     """Train a new prior for a finished image model, whose codes do not change.
 
-    Args: as for `main_image_train`.
+    Args: as for `train_image_model`.
         config_path: dimensions of the prior and its stage "pixelcnn"; the rest is the model's.
         model: gives everything but the prior.
 
-    Raises: as `main_image_train`.
+    Raises: as `train_image_model`.
     """
     config = load_image_config(config_path, list(overrides))
     kept = dataclasses.replace(
         read_image_header(model).config, prior=config.model.prior, condition=config.model.condition
     )
     config = ImageConfig(kept, config.train)
-    chosen = chosen_stages(config.train.stages, ["pixelcnn"], config_path)
+    chosen = select_stages(config.train.stages, ["pixelcnn"], config_path)
     return _train(config, chosen, data, options, model, new_prior=True)
 
 
@@ -96,11 +96,11 @@ def _train(
         kept, held_out = open_pictures(data, config.model.channels)
         return ImageTask(config, kept, held_out, init, new_prior)
 
-    return launch(options, task)
+    return launch_training(options, task)
 
 
 class ImageTask:
-    """An `ImageModel` and its pictures, as a `training.trainer.Task`.
+    """An `ImageModel` and its pictures, as a `training.trainer.TrainingTask`.
 
     Args:
         config: model and training.
@@ -116,8 +116,8 @@ class ImageTask:
     def __init__(
         self,
         config: ImageConfig,
-        pictures: Pictures,
-        held_out: Pictures,
+        pictures: PictureDataset,
+        held_out: PictureDataset,
         init: str | Path | None = None,
         new_prior: bool = False,
     ) -> None:
@@ -126,7 +126,7 @@ class ImageTask:
         self.stages = config.train.stages
         self.pictures = pictures
         self.held_out = held_out
-        self.identity = {"config": to_dict(config), "classes": list(pictures.classes)}
+        self.identity = {"config": dataclass_to_dict(config), "classes": list(pictures.classes)}
         torch.manual_seed(config.train.seed)
         self.model = ImageModel(config.model, len(pictures.classes))
         self.history: list[JsonObject] = []
@@ -148,12 +148,12 @@ class ImageTask:
         """Pictures in one step."""
         return config.batch
 
-    def stage(self, config: StageConfig) -> Stage:
+    def stage(self, config: StageConfig) -> TrainingStage:
         """The stage of a configuration."""
         kinds: dict[str, type[ImageStage]] = {"image": AutoencoderStage, "pixelcnn": PixelCNNStage}
         return kinds[config.stage](self.model, config)
 
-    def reader(self, number: int, train: bool, shard: Shard = ALL) -> PictureReader | None:
+    def reader(self, number: int, train: bool, shard: Shard = SINGLE_SHARD) -> PictureReader | None:
         """Pictures for a stage."""
         pictures = self.pictures if train else self.held_out
         if not len(pictures):
@@ -168,7 +168,7 @@ class ImageTask:
             shard,
         )
 
-    def examples(self, config: StageConfig) -> list[Example]:
+    def examples(self, config: StageConfig) -> list[PreviewExample]:
         """None: pictures make no sound."""
         return []
 
@@ -179,7 +179,7 @@ class ImageTask:
         save_image_model(path, self.model, self.pictures.classes, training, force=True)
 
 
-class ImageStage(Stage):
+class ImageStage(TrainingStage):
     """Base of both stages."""
 
     monitor = "bits"
@@ -204,7 +204,7 @@ class AutoencoderStage(ImageStage):
     def modules(self) -> list[nn.Module]:
         return [self.model.encoder, self.model.codebook, self.model.decoder]
 
-    def loss(self, batch: PictureBatch, step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: PictureBatch, step: int) -> tuple[Tensor, StageMetrics]:
         quantise = step >= self.config.quantize_after or not self.model.codebook.training
         distribution, quantised = self.model.reconstruct(batch.pixels, self._class_ids(batch, step), quantise)
         nats = distribution.nats(batch.pixels).mean()
@@ -225,7 +225,7 @@ class PixelCNNStage(ImageStage):
     def modules(self) -> list[nn.Module]:
         return [self.model.prior]
 
-    def loss(self, batch: PictureBatch, step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: PictureBatch, step: int) -> tuple[Tensor, StageMetrics]:
         # In fp32, as encoding does: under autocast some codes would be others.
         with torch.autocast(batch.pixels.device.type, enabled=False):
             codes = self.model.encode(batch.pixels)

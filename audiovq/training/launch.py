@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 
 from audiovq.config.training import StageConfig
-from audiovq.distributed import broadcast_flag, launched_rank, process_group
+from audiovq.distributed import broadcast_flag, process_group, torchrun_rank
 from audiovq.errors import AudiovqError
-from audiovq.io.atomic import FolderInUse, FolderLock, remove_leftovers
+from audiovq.io.atomic import FolderInUse, FolderLock, remove_leftover_files
 from audiovq.nn.device import find_device
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.options import RunOptions
-from audiovq.training.task import Task
-from audiovq.training.trainer import CHECKPOINT, Trainer
+from audiovq.training.run_options import RunOptions
+from audiovq.training.task import TrainingTask
+from audiovq.training.trainer import CHECKPOINT_NAME, Trainer
 
 
-def launch(options: RunOptions, make: Callable[[Path], Task]) -> Path:
+def launch_training(options: RunOptions, make: Callable[[Path], TrainingTask]) -> Path:
     """Train in the processes that torchrun started, or write a snapshot; returns the path of the model.
 
     Args:
@@ -32,7 +32,7 @@ def launch(options: RunOptions, make: Callable[[Path], Task]) -> Path:
     """
     folder = options.out
     if options.snapshot is not None:
-        checkpoint = Checkpoint.load(folder / CHECKPOINT)
+        checkpoint = Checkpoint.load(folder / CHECKPOINT_NAME)
         trainer = Trainer(make(folder), folder)
         trainer.load(checkpoint)
         trainer.snapshot(options.snapshot)
@@ -42,19 +42,19 @@ def launch(options: RunOptions, make: Callable[[Path], Task]) -> Path:
         return _train(options, make)
 
 
-def _train(options: RunOptions, make: Callable[[Path], Task]) -> Path:
+def _train(options: RunOptions, make: Callable[[Path], TrainingTask]) -> Path:
     folder = options.out
-    checkpoint = folder / CHECKPOINT
-    if launched_rank().is_first:
+    checkpoint = folder / CHECKPOINT_NAME
+    if torchrun_rank().is_first:
         if checkpoint.exists() and not options.resume:
             raise AudiovqError(
                 f"{folder}: holds a checkpoint already; add --resume, or choose another folder"
             )
-        remove_leftovers(folder)
+        remove_leftover_files(folder)
     if options.threads:
         torch.set_num_threads(options.threads)
-    keep_freed_memory()
-    device = own_device(options.device)
+    _keep_freed_memory()
+    device = _own_device(options.device)
     with process_group(device.type):
         trainer = Trainer(make(folder), folder, device, options.grad_accum)
         if broadcast_flag(options.resume and checkpoint.exists()):
@@ -65,7 +65,7 @@ def _train(options: RunOptions, make: Callable[[Path], Task]) -> Path:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other trainings out of the folder; rank zero does so for all processes."""
-    if not launched_rank().is_first:
+    if not torchrun_rank().is_first:
         yield
         return
     try:
@@ -79,7 +79,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def own_device(name: str) -> torch.device:
+def _own_device(name: str) -> torch.device:
     """The device that this process computes on; "cuda" gives each process of a machine a GPU of its own.
 
     Raises: AudiovqError if it is missing.
@@ -87,7 +87,7 @@ def own_device(name: str) -> torch.device:
     return find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
 
 
-def chosen_stages(
+def select_stages(
     stages: Sequence[StageConfig], names: Sequence[str], path: str | Path
 ) -> tuple[StageConfig, ...]:
     """The stages of those names, or all without names. Raises AudiovqError if none is left."""
@@ -97,7 +97,7 @@ def chosen_stages(
     return chosen
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Make glibc keep freed blocks. Returning large tensors to the system and faulting them in again costs a
     fifth of a training step on a CPU."""
     with suppress(OSError, AttributeError):

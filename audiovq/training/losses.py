@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from audiovq.nn.codebook import Quantised
+from audiovq.nn.codebook import QuantiserOutput
 from audiovq.nn.stft import log_magnitude, stft
-from audiovq.speech.conditioner import Condition
+from audiovq.speech.conditioner import ConditionerOutput
 
 MAGNITUDE_FLOOR = 0.005
 """Magnitude (unit-energy window) below which differences hardly count: about 23 dB under mean speech."""
 
 
-def vq_loss(reconstruction: Tensor, quantised: Quantised, beta: float) -> Tensor:
+def vq_loss(reconstruction: Tensor, quantised: QuantiserOutput, beta: float) -> Tensor:
     """Equation 3 of arXiv 1711.00937: reconstruction + ||sg[z_e] - e||^2 + beta * ||z_e - sg[e]||^2.
 
     With the moving-average codebook the middle term is absent (0). The KL term is the constant log K.
@@ -23,7 +23,7 @@ def vq_loss(reconstruction: Tensor, quantised: Quantised, beta: float) -> Tensor
     return reconstruction + quantised.codebook_loss + beta * quantised.commitment_loss
 
 
-class SpectrumLoss(nn.Module):
+class LogSpectrumLoss(nn.Module):
     """Log-spectral distances between the conditioner's spectra and those of the signal.
 
     Args:
@@ -39,7 +39,7 @@ class SpectrumLoss(nn.Module):
         self.harmonic_bins = harmonic_bins
         self.register_buffer("mel", _mel_matrix(window, bands), persistent=False)
 
-    def forward(self, condition: Condition, signal: Tensor) -> dict[str, Tensor]:
+    def forward(self, condition: ConditionerOutput, signal: Tensor) -> dict[str, Tensor]:
         """Mean absolute differences: of natural logs ("magnitude", "harmonics", "mel"), and of the square
         roots of mel band magnitudes ("loud"), which weigh loud parts as the ear does."""
         with torch.no_grad():
@@ -67,7 +67,7 @@ class SpectrumLoss(nn.Module):
         return 0.5 * torch.log(power @ self.mel + 4 * MAGNITUDE_FLOOR**2)
 
 
-class MultiResolutionLoss(nn.Module):
+class MultiResolutionSTFTLoss(nn.Module):
     """Distances between two waveforms over several STFT resolutions and mel bands (as arXiv 1910.11480).
 
     For each window: L1 of log magnitudes, and of magnitudes to the power 0.5 (which weighs loud parts).

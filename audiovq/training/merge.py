@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from audiovq.config.speech import ModelConfig
-from audiovq.config.toml import apply_override, from_dict, to_dict
+from audiovq.config.speech import SpeechModelConfig
+from audiovq.config.toml import apply_override, dataclass_from_dict, dataclass_to_dict
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
 from audiovq.prior.file import load_prior, save_prior
-from audiovq.speech.modelfile import NOT_STORED, ModelHeader, load_model, save_model
+from audiovq.speech.modelfile import TRAINING_ONLY_TENSORS, ModelHeader, load_model, save_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from audiovq.speech.model import WaveformModel
 
-PARTS = ("spectral_head", "wavenet")
+_PARTS = ("spectral_head", "wavenet")
 """Parts of a model that train on frozen codes."""
-SETTINGS = ("name", "corrections", "correction_momentum", "output_gain_db")
+_SETTINGS = ("name", "corrections", "correction_momentum", "output_gain_db")
 """Values of the configuration that no weight depends on."""
-NOT_COMPARED = (*PARTS, *NOT_STORED, "voice_table.")
+_NOT_COMPARED = (*_PARTS, *TRAINING_ONLY_TENSORS, "voice_table.")
 """What may differ between the models: parts, state of training, and the points of the speakers, which each
 run computes from its voice encoder, whose weights it read rounded. BASE's points are kept."""
 
@@ -37,11 +37,11 @@ def merge_models(
     force: bool = False,
     prior: Path | None = None,
 ) -> str:
-    """Write the model of `base` with some of `PARTS` from other files, which must have the same codes.
+    """Write the model of `base` with some of `_PARTS` from other files, which must have the same codes.
 
     Args:
         parts: model files by name of the part that is taken from them.
-        overrides: `key=value` pairs on the values of the model's configuration that `SETTINGS` names.
+        overrides: `key=value` pairs on the values of the model's configuration that `_SETTINGS` names.
         prior: of `base`; it is written beside `out`, as that of the merged model, whose codes are the same.
 
     Returns: the fingerprint.
@@ -76,26 +76,26 @@ def _take_part(model: WaveformModel, name: str, path: Path, base: Path) -> Model
     for key, value in model.state_dict().items():
         if key.startswith(f"{name}."):
             value.copy_(values[key])
-        elif not key.startswith(NOT_COMPARED) and not torch.equal(value, values[key]):
+        elif not key.startswith(_NOT_COMPARED) and not torch.equal(value, values[key]):
             raise AudiovqError(
                 f"{path}: its {key} is not that of {base}; train its {name} with --init {base}"
             )
     return header
 
 
-def _with_settings(config: ModelConfig, overrides: Sequence[str]) -> ModelConfig:
+def _with_settings(config: SpeechModelConfig, overrides: Sequence[str]) -> SpeechModelConfig:
     for override in overrides:
         key = override.partition("=")[0].removeprefix("model.")
-        if key not in SETTINGS:
-            allowed = ", ".join(SETTINGS)
+        if key not in _SETTINGS:
+            allowed = ", ".join(_SETTINGS)
             raise AudiovqError(f"--set {override}: weights depend on {key}; {allowed} can change")
-    tree = to_dict(config)
+    tree = dataclass_to_dict(config)
     for override in overrides:
         apply_override(tree, override.removeprefix("model."))
-    return from_dict(ModelConfig, tree)
+    return dataclass_from_dict(SpeechModelConfig, tree)
 
 
-def _shapes(config: ModelConfig) -> ModelConfig:
-    """A configuration with the defaults for `SETTINGS`."""
-    plain = ModelConfig()
-    return replace(config, **{name: getattr(plain, name) for name in SETTINGS})
+def _shapes(config: SpeechModelConfig) -> SpeechModelConfig:
+    """A configuration with the defaults for `_SETTINGS`."""
+    plain = SpeechModelConfig()
+    return replace(config, **{name: getattr(plain, name) for name in _SETTINGS})

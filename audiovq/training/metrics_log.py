@@ -60,7 +60,7 @@ class ProgressLog:
         done = step + 1 - self.start
         spent = now - self._began
         speed = done * self.amount / max(1e-9, spent)
-        left = clock(spent / done * (self.steps - step - 1))
+        left = _clock(spent / done * (self.steps - step - 1))
         means = "  ".join(f"{n} {v / self._count:.3f}" for n, v in self._sums.items())
         _logger.info(
             f"{self.stage}  {step + 1}/{self.steps}  {100 * (step + 1) / self.steps:.0f} %  "
@@ -70,7 +70,7 @@ class ProgressLog:
         self._count = 0
 
 
-class Example(NamedTuple):
+class PreviewExample(NamedTuple):
     """A recording and what the model made of it, samples `(T,)` at 16 kHz each, and the spectrograms of both
     as one picture: grey levels `(H, W)` uint8, the original above."""
 
@@ -122,7 +122,7 @@ class MetricsLog:
         """Whether TensorBoard is there to show examples."""
         return self._board is not None
 
-    def show(self, stage: int, step: int, examples: Iterable[Example]) -> None:
+    def show(self, stage: int, step: int, examples: Iterable[PreviewExample]) -> None:
         """Put sound and picture of some recordings into TensorBoard; their originals once."""
         board = self._board
         assert board is not None, "there is no TensorBoard"
@@ -157,7 +157,7 @@ def _rows_until(path: Path, stage: int, step: int) -> list[list[str]]:
     return [row for row in whole if (int(row[0]), int(row[1])) <= (stage, step)]
 
 
-def clock(seconds: float) -> str:
+def _clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     whole = int(seconds + 0.5)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

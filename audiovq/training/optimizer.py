@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from audiovq.config.training import StageConfig
 
 
-class Declared(Protocol):
+class DeclaresParameterGroups(Protocol):
     """A model that declares the optimizer of each parameter, as regular expressions of names."""
 
     MUON: tuple[str, ...]
     ADAMW: tuple[str, ...]
 
 
-DISCRIMINATOR = "discriminator."
+DISCRIMINATOR_PREFIX = "discriminator."
 """Start of the names of a discriminator's parameters, which have an AdamW and a clip of their own."""
 
 
@@ -32,8 +32,8 @@ class Optimizer:
     """AdamW, with Muon for hidden matrices if the stage asks for it.
 
     Args:
-        named: parameters that train, with their names; those that start with `DISCRIMINATOR` are moved by an
-            AdamW of their own.
+        named: parameters that train, with their names; those that start with `DISCRIMINATOR_PREFIX` are
+            moved by an AdamW of their own.
         config: of the stage.
         model: declares in `MUON` and `ADAMW`, regular expressions of names, which optimizer moves what.
 
@@ -41,15 +41,15 @@ class Optimizer:
     """
 
     def __init__(
-        self, named: Iterable[tuple[str, nn.Parameter]], config: StageConfig, model: Declared
+        self, named: Iterable[tuple[str, nn.Parameter]], config: StageConfig, model: DeclaresParameterGroups
     ) -> None:
         self.config = config
         pairs = list(named)
         self.parameters = [p for _, p in pairs]
-        own = [(n, p) for n, p in pairs if not n.startswith(DISCRIMINATOR)]
+        own = [(n, p) for n, p in pairs if not n.startswith(DISCRIMINATOR_PREFIX)]
         self._model_parameters = [p for _, p in own]
-        self._discriminator = [p for n, p in pairs if n.startswith(DISCRIMINATOR)]
-        matrices = [p for n, p in own if is_declared_matrix(n, model) and config.muon_lr]
+        self._discriminator = [p for n, p in pairs if n.startswith(DISCRIMINATOR_PREFIX)]
+        matrices = [p for n, p in own if _is_declared_matrix(n, model) and config.muon_lr]
         chosen = {id(p) for p in matrices}
         rest = [p for p in self._model_parameters if id(p) not in chosen]
         decay = config.weight_decay
@@ -108,7 +108,7 @@ class Optimizer:
             self._parts[int(i)][0].state[parameter][key] = value.clone().to(home)
 
 
-class Average:
+class WeightEMA:
     """Exponential moving average of every floating-point tensor of a module (parameters and buffers)."""
 
     def __init__(self, module: nn.Module, names: set[str], decay: float) -> None:
@@ -136,7 +136,7 @@ class Average:
             value.copy_(held)
 
 
-def is_declared_matrix(name: str, model: Declared) -> bool:
+def _is_declared_matrix(name: str, model: DeclaresParameterGroups) -> bool:
     """Whether a model declares a parameter to be one of Muon's.
 
     Raises: ValueError if it declares it for both optimizers, or for none.

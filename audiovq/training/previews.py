@@ -20,16 +20,16 @@ from audiovq.errors import AudiovqError
 from audiovq.nn.stft import stft
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.spectral_correction import SpectralCorrection
-from audiovq.speech.synthesis import DecodeJob, Synthesiser, Voices
-from audiovq.training.metrics_log import Example
+from audiovq.speech.synthesis import DecodeJob, DecodeVoices, Synthesiser
+from audiovq.training.metrics_log import PreviewExample
 
-COUNT = 3
+_COUNT = 3
 """How many recordings, of different speakers if there are as many."""
-TRIED = 4 * COUNT
+_TRIED = 4 * _COUNT
 """How many speakers' first recordings, and first recordings of all, are looked at to find them."""
-SECONDS = 4.0
+_SECONDS = 4.0
 """The most that is taken of each."""
-PHASE_PASSES = 32
+_PHASE_PASSES = 32
 """Passes of the spectral correction that find a phase for spectra which have none yet."""
 _RANGE_DB = 80.0
 """From black to white in a spectrogram."""
@@ -45,7 +45,7 @@ class _Chosen(NamedTuple):
     speaker_id: int
 
 
-class SpeechExamples:
+class SpeechPreviews:
     """The first readable recordings of a corpus, one a speaker; read on first use.
 
     Args:
@@ -59,7 +59,7 @@ class SpeechExamples:
         self._chosen: list[_Chosen] | None = None
 
     @torch.no_grad()
-    def make(self, model: WaveformModel, stage: StageConfig) -> list[Example]:
+    def make(self, model: WaveformModel, stage: StageConfig) -> list[PreviewExample]:
         """Encode and decode them by the part of the model that a stage trains.
 
         In stage `codes` there is no part that makes a waveform: the predicted spectra get a phase by Griffin
@@ -78,8 +78,8 @@ class SpeechExamples:
         for name, signal, speaker_id in self._chosen:
             made = self._made(synthesiser, stage, signal.to(next(model.parameters()).device), speaker_id)
             original = signal[0].numpy()
-            picture = np.concatenate([spectrogram(x, model) for x in (original, made)])
-            examples.append(Example(name, original, made, picture))
+            picture = np.concatenate([_spectrogram(x, model) for x in (original, made)])
+            examples.append(PreviewExample(name, original, made, picture))
         return examples
 
     def _made(
@@ -89,14 +89,14 @@ class SpeechExamples:
         model = synthesiser.model
         codes = model.encode(signal)[0]
         point = model.voice_points(signal, torch.tensor([speaker_id], device=signal.device))
-        decode_job = DecodeJob(codes, Voices(point))
+        decode_job = DecodeJob(codes, DecodeVoices(point))
         if stage.stage in ("wavenet", "end-to-end"):
             return np.concatenate(list(synthesiser.drawn(decode_job)))
         if stage.stage == "spectral":
             return np.concatenate(list(synthesiser.fast(decode_job)))
         log_magnitude = model.condition(codes[None], point).log_magnitude[0].float().cpu()
         noise = np.random.default_rng(0).normal(0, 0.01, signal.shape[1]).astype(np.float32)
-        correction = SpectralCorrection(model.config.conditioner.window, model.frame_hop, PHASE_PASSES)
+        correction = SpectralCorrection(model.config.conditioner.window, model.frame_hop, _PHASE_PASSES)
         return np.concatenate([correction.push(noise, log_magnitude), correction.flush()])
 
     def _choose(self, hop: int, high_pass_hz: float) -> list[_Chosen]:
@@ -113,18 +113,18 @@ class SpeechExamples:
             if length:
                 signal = torch.from_numpy(samples[:length])[None]
                 chosen.append(_Chosen(u.path, signal, self._speaker_ids.get(u.speaker, 0)))
-            if len(chosen) == COUNT:
+            if len(chosen) == _COUNT:
                 break
         return chosen
 
     def _by_turns(self) -> list[int]:
         """Numbers of recordings in the order in which they are tried: the first of each speaker first."""
         _, firsts = np.unique(self._corpus.table.column("speaker"), return_index=True)
-        order = dict.fromkeys([*np.sort(firsts)[:TRIED].tolist(), *range(TRIED)])
+        order = dict.fromkeys([*np.sort(firsts)[:_TRIED].tolist(), *range(_TRIED)])
         return [number for number in order if number < len(self._corpus.utterances)]
 
 
-def spectrogram(signal: NDArray[np.float32], model: WaveformModel) -> NDArray[np.uint8]:
+def _spectrogram(signal: NDArray[np.float32], model: WaveformModel) -> NDArray[np.uint8]:
     """Grey levels `(bins, F)` uint8 of a signal in the conditioner's window, high frequencies on top."""
     spectrum = stft(torch.from_numpy(signal)[None], model.config.conditioner.window, model.frame_hop)[0]
     level = 20 * torch.log10(spectrum.abs() + 1e-5)
@@ -134,7 +134,7 @@ def spectrogram(signal: NDArray[np.float32], model: WaveformModel) -> NDArray[np
 
 def _beginning(path: Path) -> NDArray[np.float32]:
     """The first seconds of a recording, at 16 kHz. Raises AudiovqError if it cannot be read."""
-    wanted = round(SECONDS * SAMPLE_RATE)
+    wanted = round(_SECONDS * SAMPLE_RATE)
     parts = []
     with AudioReader(path) as reader:
         for block in reader.blocks():

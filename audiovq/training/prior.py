@@ -11,33 +11,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiovq.config.prior import PriorConfig, PriorTraining
-from audiovq.config.toml import load_toml, to_dict
+from audiovq.config.prior import PriorConfig, PriorTrainingConfig
+from audiovq.config.toml import dataclass_to_dict, load_toml
 from audiovq.config.training import StageConfig
 from audiovq.data.corpus import open_corpus
-from audiovq.data.sharding import ALL, Shard
+from audiovq.data.sharding import SINGLE_SHARD, Shard
 from audiovq.distributed import rank_zero_first
 from audiovq.errors import AudiovqError
 from audiovq.prior.file import PriorHeader, save_prior
 from audiovq.prior.network import PriorNetwork
 from audiovq.tokenizer import Tokenizer, load
-from audiovq.training.code_bits import bits_table, code_nats, measure_bits
-from audiovq.training.launch import launch
-from audiovq.training.metrics_log import Example
-from audiovq.training.options import RunOptions
-from audiovq.training.prior_data import CodeCorpus, CodeCrops, CodeReader, HeldOutReader, encode_corpus
-from audiovq.training.stage import Metrics, Stage
-from audiovq.training.trainer import EVAL_BATCHES
+from audiovq.training.code_bits import code_nll_nats, format_bits_table, measure_code_bits
+from audiovq.training.launch import launch_training
+from audiovq.training.metrics_log import PreviewExample
+from audiovq.training.prior_data import (
+    CodeBatch,
+    CodeCorpus,
+    CodeCropReader,
+    HeldOutCodeReader,
+    encode_corpus,
+)
+from audiovq.training.run_options import RunOptions
+from audiovq.training.stage import StageMetrics, TrainingStage
+from audiovq.training.trainer import EVAL_BATCH_COUNT
 
-CONTEXT = 32
+_CONTEXT = 32
 """Steps at the start of a crop that the loss leaves out, as they lack the context of earlier steps."""
-RESIDUAL_SCALE = 0.5
+_RESIDUAL_SCALE = 0.5
 """Factor of what a layer adds to the residual stream in training."""
 
 _logger = logging.getLogger(__name__)
 
 
-def main_prior(
+def train_speech_prior(
     config_path: str | Path,
     data: str | Path,
     options: RunOptions,
@@ -55,7 +61,7 @@ def main_prior(
 
     Raises: AudiovqError for a bad configuration, corpus, model or checkpoint, or a full disk.
     """
-    config: PriorTraining = load_toml(config_path, list(overrides), PriorTraining)
+    config: PriorTrainingConfig = load_toml(config_path, list(overrides), PriorTrainingConfig)
     if not config.train.stages:
         raise AudiovqError(f"{config_path}: no stages to train; add [[train.stages]]")
 
@@ -73,7 +79,7 @@ def main_prior(
             held = encode_corpus(tokenizer, held_out, folder / "codes", (1.0,), options.threads)
         return PriorTask(config, tokenizer, codes, held)
 
-    return launch(options, task)
+    return launch_training(options, task)
 
 
 class TrainablePrior(PriorNetwork):
@@ -81,7 +87,7 @@ class TrainablePrior(PriorNetwork):
 
     The vectors of codes, in the input and between levels, and the weights of logits are a free table plus a
     linear map of the codebook's vectors, so that similar codes learn from each other. A layer's output enters
-    the residual stream with the factor `RESIDUAL_SCALE`.
+    the residual stream with the factor `_RESIDUAL_SCALE`.
 
     Args:
         table: `(L K, s dim)`, the model's codebook; codebook_size: K.
@@ -93,7 +99,7 @@ class TrainablePrior(PriorNetwork):
 
     def __init__(self, table: Tensor, codebook_size: int, voice_dims: int, config: PriorConfig) -> None:
         levels = len(table) // codebook_size
-        super().__init__(codebook_size, levels, voice_dims, config, RESIDUAL_SCALE)
+        super().__init__(codebook_size, levels, voice_dims, config, _RESIDUAL_SCALE)
         by_level = table.detach().float().view(levels, codebook_size, -1)
         # Each level in its own unit: later ones have shorter vectors.
         by_level = by_level / by_level.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-8)
@@ -134,13 +140,13 @@ class TrainablePrior(PriorNetwork):
         return plain.eval()
 
 
-class PriorStage(Stage):
+class PriorStage(TrainingStage):
     """The prior by the likelihood of codes."""
 
     monitor = "bits"
     model: TrainablePrior
 
-    def __init__(self, model: TrainablePrior, config: StageConfig, settings: PriorTraining) -> None:
+    def __init__(self, model: TrainablePrior, config: StageConfig, settings: PriorTrainingConfig) -> None:
         super().__init__(model, config)
         self.settings = settings.prior
 
@@ -150,17 +156,17 @@ class PriorStage(Stage):
     def modules(self) -> list[nn.Module]:
         return [self.model]
 
-    def loss(self, batch: CodeCrops, step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: CodeBatch, step: int) -> tuple[Tensor, StageMetrics]:
         voices = self.model.voice(batch.voices)
         if self.model.training:
             voices = self._disturbed(voices, batch, step)
         logits = self.model(batch.codes, voices, batch.before, batch.levels)
-        nats = code_nats(logits, batch.codes) * batch.weights
+        nats = code_nll_nats(logits, batch.codes) * batch.weights
         # The share of a level turns its part of the mean over all codes into the mean over its own.
         by_level = nats.detach().sum((0, 1)) / batch.shares.clamp_min(1e-8) / math.log(2)
         return self.weights["likelihood"] * nats.sum(), self._metrics(by_level.tolist())
 
-    def _disturbed(self, voices: Tensor, batch: CodeCrops, step: int) -> Tensor:
+    def _disturbed(self, voices: Tensor, batch: CodeBatch, step: int) -> Tensor:
         """Voices with noise, so that unknown ones work too; some crops get no voice at all."""
         generator = torch.Generator().manual_seed(step)
         part = batch.part
@@ -170,7 +176,7 @@ class PriorStage(Stage):
         return voices * part.of(kept).to(voices.device)
 
     @staticmethod
-    def _metrics(by_level: list[float]) -> Metrics:
+    def _metrics(by_level: list[float]) -> StageMetrics:
         """Bits of a step, and of a code at each level where there are several."""
         metrics = {"bits": sum(by_level)}
         if len(by_level) > 1:
@@ -179,7 +185,7 @@ class PriorStage(Stage):
 
 
 class PriorTask:
-    """A `TrainablePrior` and codes, as a `training.trainer.Task`.
+    """A `TrainablePrior` and codes, as a `training.trainer.TrainingTask`.
 
     Args:
         config: prior and training.
@@ -192,7 +198,7 @@ class PriorTask:
 
     def __init__(
         self,
-        config: PriorTraining,
+        config: PriorTrainingConfig,
         tokenizer: Tokenizer,
         codes: CodeCorpus,
         held_out: CodeCorpus | None,
@@ -203,14 +209,14 @@ class PriorTask:
         self.held_out = held_out
         self.train = config.train
         self.stages = config.train.stages
-        self.identity = {"config": to_dict(config), "model": tokenizer.fingerprint}
+        self.identity = {"config": dataclass_to_dict(config), "model": tokenizer.fingerprint}
         torch.manual_seed(config.train.seed)
         codebook = tokenizer.model.codebook
         self.model = TrainablePrior(codebook.table(), codebook.size, codes.voices.shape[1], config.prior)
 
     def _length(self, config: StageConfig) -> int:
         rate = self.tokenizer.header.config.steps_per_second
-        return max(CONTEXT + 1, round(config.seconds * rate))
+        return max(_CONTEXT + 1, round(config.seconds * rate))
 
     def amount(self, config: StageConfig) -> float:
         """Steps of codes in one step of training."""
@@ -220,18 +226,18 @@ class PriorTask:
         """The prior's one stage."""
         return PriorStage(self.model, config, self.config)
 
-    def reader(self, number: int, train: bool, shard: Shard = ALL) -> CodeReader | None:
+    def reader(self, number: int, train: bool, shard: Shard = SINGLE_SHARD) -> CodeCropReader | None:
         """Crops of codes."""
         config = self.stages[number]
         length = self._length(config)
         if train:
             seed = self.train.seed * 100 + number
-            return CodeReader(self.codes, length, CONTEXT, config.batch, seed, config.coarse_prob, shard)
+            return CodeCropReader(self.codes, length, _CONTEXT, config.batch, seed, config.coarse_prob, shard)
         if self.held_out is None:
             return None
-        return HeldOutReader(self.held_out, length, EVAL_BATCHES, shard)
+        return HeldOutCodeReader(self.held_out, length, EVAL_BATCH_COUNT, shard)
 
-    def examples(self, config: StageConfig) -> list[Example]:
+    def examples(self, config: StageConfig) -> list[PreviewExample]:
         """None: a prior has no recordings to reconstruct."""
         return []
 
@@ -245,10 +251,10 @@ class PriorTask:
         }
         prior = self.model.folded()
         if self.held_out is not None:
-            bits = measure_bits(prior, self.codes, self.held_out)
+            bits = measure_code_bits(prior, self.codes, self.held_out)
             training["held_out_bits"] = bits
             rate = self.tokenizer.header.config.steps_per_second
-            _logger.info("%s", bits_table({self.train.eval_split: bits}, rate))
+            _logger.info("%s", format_bits_table({self.train.eval_split: bits}, rate))
         header = PriorHeader(
             config=self.config.prior,
             codebook_size=prior.codebook_size,
@@ -260,4 +266,4 @@ class PriorTask:
         save_prior(path, prior, header, force=True)
 
 
-__all__ = ["PriorTask", "TrainablePrior", "main_prior"]
+__all__ = ["PriorTask", "TrainablePrior", "train_speech_prior"]

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.audio.reader import read_span
-from audiovq.batch import Job, encode_files
+from audiovq.audio.reader import read_segment
+from audiovq.batch import FileJob, encode_files
 from audiovq.data.corpus import Corpus
-from audiovq.data.prefetch import ReadAhead
-from audiovq.data.sharding import ALL, MicroBatch, Shard
+from audiovq.data.prefetch import Prefetcher
+from audiovq.data.sharding import SINGLE_SHARD, MicroBatch, Shard
 from audiovq.distributed import barrier, rank_info
 from audiovq.errors import AudiovqError
-from audiovq.io.atomic import remove_leftovers
+from audiovq.io.atomic import remove_leftover_files
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer
 
@@ -30,7 +30,7 @@ _LOG_SECONDS = 15.0
 _logger = logging.getLogger(__name__)
 
 
-class CodeCrops(NamedTuple):
+class CodeBatch(NamedTuple):
     """Crops for one step of training.
 
     codes: `(B, T, L)` int64.
@@ -53,7 +53,7 @@ class CodeCrops(NamedTuple):
     part: MicroBatch
 
 
-class CodeCrop(NamedTuple):
+class CropLocation(NamedTuple):
     """Where a crop comes from."""
 
     number: int  # of the recording
@@ -100,23 +100,23 @@ def encode_corpus(
 
     Raises: AudiovqError if nothing can be encoded, or `folder` holds codes of another model.
     """
-    remove_leftovers(folder)
-    jobs: dict[Job, tuple[float, int]] = {}
+    remove_leftover_files(folder)
+    jobs: dict[FileJob, tuple[float, int]] = {}
     numbers = {name: i for i, name in enumerate(corpus.speakers)}
     for column, speed in enumerate(speeds):
         for u in corpus.utterances:
             target = folder / f"{speed:g}" / Path(u.path).with_suffix(".npy")
             # At another speed it is another voice.
             number = numbers[u.speaker] + column * len(numbers) if u.speaker else -1
-            jobs[Job(corpus.root / u.path, target)] = (speed, number)
+            jobs[FileJob(corpus.root / u.path, target)] = (speed, number)
     missing = [job for job in rank_info().shard(list(jobs)) if not _is_there(job)]
     progress = _EncodingLog(len(missing))
 
-    def encode(job: Job) -> CodeSequence:
+    def encode(job: FileJob) -> CodeSequence:
         speed, _ = jobs[job]
         if speed == 1:
             return tokenizer.encode(job.source)
-        samples, rate = read_span(job.source)
+        samples, rate = read_segment(job.source)
         return tokenizer.encode(samples, round(rate * speed))
 
     encode_files(tokenizer, missing, done=progress.done, threads=threads, encode=encode)
@@ -133,7 +133,7 @@ class _EncodingLog:
         self._began = time.monotonic()
         self._last = self._began
 
-    def done(self, job: Job, error: Exception | None) -> None:
+    def done(self, job: FileJob, error: Exception | None) -> None:
         self._count += 1
         if error is not None:
             _logger.warning("%s: skipped (%s)", job.source, error)
@@ -144,7 +144,7 @@ class _EncodingLog:
             _logger.info("encoding  %d/%d recordings  left %.0f s", self._count, self._total, left)
 
 
-def _is_there(job: Job) -> bool:
+def _is_there(job: FileJob) -> bool:
     return job.target.with_suffix(".json").exists()
 
 
@@ -167,7 +167,7 @@ def _gather(tokenizer: Tokenizer, rows: list[tuple[Path, int]]) -> CodeCorpus:
     return CodeCorpus(sequences, np.stack(voices), np.array(speakers), tuple(path for path, _ in rows))
 
 
-class CodeReader(ReadAhead[CodeCrops]):
+class CodeCropReader(Prefetcher[CodeBatch]):
     """Random crops, by step number.
 
     Args:
@@ -188,7 +188,7 @@ class CodeReader(ReadAhead[CodeCrops]):
         batch: int,
         seed: int,
         coarse_prob: float = 0.0,
-        shard: Shard = ALL,
+        shard: Shard = SINGLE_SHARD,
     ) -> None:
         super().__init__(batch, shard)
         self.corpus = corpus
@@ -200,7 +200,7 @@ class CodeReader(ReadAhead[CodeCrops]):
         self._shares = np.cumsum(lengths / lengths.sum())
         self._same = {n: np.flatnonzero(corpus.speakers == n) for n in np.unique(corpus.speakers)}
 
-    def read_part(self, step: int, part: MicroBatch) -> CodeCrops:
+    def read_part(self, step: int, part: MicroBatch) -> CodeBatch:
         """Some crops of a step's batch."""
         return self._read(self._crops(step), part)
 
@@ -211,11 +211,11 @@ class CodeReader(ReadAhead[CodeCrops]):
         paths = self.corpus.paths
         return [str(paths[n]) if paths else f"recording {n}" for n in dict.fromkeys(numbers)]
 
-    def _crops(self, step: int) -> list[CodeCrop]:
+    def _crops(self, step: int) -> list[CropLocation]:
         """At random, each item of a batch."""
         return [self._crop(np.random.default_rng([self.seed, step, item])) for item in range(self.batch)]
 
-    def _crop(self, rng: np.random.Generator) -> CodeCrop:
+    def _crop(self, rng: np.random.Generator) -> CropLocation:
         number = int(np.searchsorted(self._shares, rng.random(), side="right"))
         number = min(number, len(self._shares) - 1)
         size = len(self.corpus.sequences[number])
@@ -227,9 +227,9 @@ class CodeReader(ReadAhead[CodeCrops]):
         levels = self.corpus.levels
         if levels > 1 and rng.random() < self.coarse_prob:
             levels = int(rng.integers(1, levels))
-        return CodeCrop(number, max(0, start), voice, levels)
+        return CropLocation(number, max(0, start), voice, levels)
 
-    def _read(self, crops: list[CodeCrop], part: MicroBatch) -> CodeCrops:
+    def _read(self, crops: list[CropLocation], part: MicroBatch) -> CodeBatch:
         chosen = [crops[item] for item in part.numbers]
         levels = self.corpus.levels
         codes = np.empty((len(chosen), self.length, levels), dtype=np.int64)
@@ -246,7 +246,7 @@ class CodeReader(ReadAhead[CodeCrops]):
             weights[i, steps, : crop.levels] = part.total / part.size / max(1, counted.sum())
             if crop.start:
                 before[i] = sequence[crop.start - 1]
-        return CodeCrops(
+        return CodeBatch(
             codes=torch.from_numpy(codes),
             before=torch.from_numpy(before),
             levels=torch.tensor([crop.levels for crop in chosen]),
@@ -256,12 +256,12 @@ class CodeReader(ReadAhead[CodeCrops]):
             part=part,
         )
 
-    def _counted(self, crop: CodeCrop) -> tuple[int, int]:
+    def _counted(self, crop: CropLocation) -> tuple[int, int]:
         """First and last step (exclusive) of a crop whose codes count."""
         size = len(self.corpus.sequences[crop.number])
         return (self.context if crop.start else 0), min(self.length, size - crop.start)
 
-    def _count(self, crops: list[CodeCrop]) -> NDArray[np.int64]:
+    def _count(self, crops: list[CropLocation]) -> NDArray[np.int64]:
         """Codes of a whole batch that count, `(L,)` by level."""
         counts = np.zeros(self.corpus.levels, dtype=np.int64)
         for crop in crops:
@@ -270,23 +270,23 @@ class CodeReader(ReadAhead[CodeCrops]):
         return counts
 
 
-class HeldOutReader(CodeReader):
+class HeldOutCodeReader(CodeCropReader):
     """Every recording once, from its beginning, with its own voice and all levels.
 
-    Args: as `CodeReader`; batches: number of batches until they repeat.
+    Args: as `CodeCropReader`; batches: number of batches until they repeat.
     """
 
-    def __init__(self, corpus: CodeCorpus, length: int, batches: int, shard: Shard = ALL) -> None:
+    def __init__(self, corpus: CodeCorpus, length: int, batches: int, shard: Shard = SINGLE_SHARD) -> None:
         # Recordings of a batch, rounded up to a multiple of the micro-batches, which must be of one size.
         each = -(-len(corpus.sequences) // (batches * shard.count)) * shard.count
         super().__init__(corpus, length, 0, each, 0, 0.0, shard)
         self.batches = batches
 
-    def _crops(self, step: int) -> list[CodeCrop]:
+    def _crops(self, step: int) -> list[CropLocation]:
         # Batch n of N takes recordings n, n + N, n + 2 N and so on.
         numbers = range(step % self.batches, self.batch * self.batches, self.batches)
         levels = self.corpus.levels
         # The batch is filled up with the end of the first recording, where no code is left to count.
-        nothing = CodeCrop(0, len(self.corpus.sequences[0]), 0, levels)
+        nothing = CropLocation(0, len(self.corpus.sequences[0]), 0, levels)
         known = len(self.corpus.sequences)
-        return [CodeCrop(n, 0, n, levels) if n < known else nothing for n in numbers]
+        return [CropLocation(n, 0, n, levels) if n < known else nothing for n in numbers]

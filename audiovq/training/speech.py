@@ -10,26 +10,26 @@ from typing import Any
 
 import torch
 
-from audiovq.config.speech import SAMPLE_RATE, Config, load_config
-from audiovq.config.toml import to_dict
+from audiovq.config.speech import SAMPLE_RATE, SpeechConfig, load_speech_config
+from audiovq.config.toml import dataclass_to_dict
 from audiovq.config.training import StageConfig
-from audiovq.data.corpus import Corpus, open_corpus, speaker_details
+from audiovq.data.corpus import Corpus, open_corpus, read_speaker_sexes
 from audiovq.data.crops import NO_AUGMENTATION, Augmentation, CropReader
-from audiovq.data.sharding import ALL, Shard
+from audiovq.data.sharding import SINGLE_SHARD, Shard
 from audiovq.distributed import rank_zero_first
 from audiovq.errors import AudiovqError
 from audiovq.speech.model import WaveformModel
-from audiovq.training.launch import chosen_stages, launch
-from audiovq.training.metrics_log import Example
-from audiovq.training.options import RunOptions
-from audiovq.training.previews import SpeechExamples
-from audiovq.training.speech_stages import SpeechStage, make_stage
+from audiovq.training.launch import launch_training, select_stages
+from audiovq.training.metrics_log import PreviewExample
+from audiovq.training.previews import SpeechPreviews
+from audiovq.training.run_options import RunOptions
+from audiovq.training.speech_stages import SpeechStage, make_speech_stage
 
-VOICE_SECONDS = 2.0
-VOICE_TABLE_SECONDS = 4.0
+_VOICE_SECONDS = 2.0
+_VOICE_TABLE_SECONDS = 4.0
 
 
-def main_train(
+def train_speech_model(
     config_path: str | Path,
     data: str | Path,
     options: RunOptions,
@@ -49,9 +49,9 @@ def main_train(
     Raises: AudiovqError for a bad configuration, corpus or checkpoint, or a full disk. KeyboardInterrupt (on
         SIGINT) or SystemExit (on SIGTERM) after the checkpoint is written.
     """
-    config: Config = load_config(config_path, list(overrides))
-    chosen = chosen_stages(config.train.stages, stages, config_path)
-    config = Config(config.model, dataclasses.replace(config.train, stages=chosen))
+    config: SpeechConfig = load_speech_config(config_path, list(overrides))
+    chosen = select_stages(config.train.stages, stages, config_path)
+    config = SpeechConfig(config.model, dataclasses.replace(config.train, stages=chosen))
 
     def task(folder: Path) -> SpeechTask:
         with rank_zero_first():
@@ -59,11 +59,11 @@ def main_train(
             corpus = open_corpus(data, index, high_pass_hz=config.model.high_pass_hz)
         return SpeechTask(config, corpus, init)
 
-    return launch(options, task)
+    return launch_training(options, task)
 
 
 class SpeechTask:
-    """A `WaveformModel` and its corpus, as a `training.trainer.Task`.
+    """A `WaveformModel` and its corpus, as a `training.trainer.TrainingTask`.
 
     Args:
         config: model and training.
@@ -76,7 +76,7 @@ class SpeechTask:
     unit = "s of audio"
     file = "model.safetensors"
 
-    def __init__(self, config: Config, corpus: Corpus, init: str | Path | None = None) -> None:
+    def __init__(self, config: SpeechConfig, corpus: Corpus, init: str | Path | None = None) -> None:
         self.config = config
         self.train = config.train
         self.stages = config.train.stages
@@ -88,11 +88,11 @@ class SpeechTask:
             )
         patterns = config.train.listed_speakers
         self.speakers = tuple(s for s in self.corpus.speakers if any(fnmatchcase(s, p) for p in patterns))
-        self.identity = {"config": to_dict(config), "speakers": list(self.speakers)}
+        self.identity = {"config": dataclass_to_dict(config), "speakers": list(self.speakers)}
         torch.manual_seed(config.train.seed)
         self.model = WaveformModel(config.model, len(self.speakers))
         shown = self.held_out if self.held_out.utterances else self.corpus
-        self._examples = SpeechExamples(shown, self.speakers)
+        self._examples = SpeechPreviews(shown, self.speakers)
         self.history: list[dict[str, Any]] = []
         if init is not None:
             from audiovq.speech.modelfile import load_weights, read_header
@@ -108,9 +108,9 @@ class SpeechTask:
 
     def stage(self, config: StageConfig) -> SpeechStage:
         """What a stage optimises."""
-        return make_stage(self.model, config)
+        return make_speech_stage(self.model, config)
 
-    def reader(self, number: int, train: bool, shard: Shard = ALL) -> CropReader | None:
+    def reader(self, number: int, train: bool, shard: Shard = SINGLE_SHARD) -> CropReader | None:
         """Crops for a stage."""
         corpus = self.corpus if train else self.held_out
         if not corpus.utterances:
@@ -129,7 +129,7 @@ class SpeechTask:
             )
         hop = self.config.model.code_hop
         samples = max(1, round(config.seconds * SAMPLE_RATE / hop)) * hop
-        voice = round(VOICE_SECONDS * SAMPLE_RATE / hop) * hop if self.config.model.voice.encoder else hop
+        voice = round(_VOICE_SECONDS * SAMPLE_RATE / hop) * hop if self.config.model.voice.encoder else hop
         return CropReader(
             corpus,
             self.speakers,
@@ -142,7 +142,7 @@ class SpeechTask:
             augmentation=augmentation,
         )
 
-    def examples(self, config: StageConfig) -> list[Example]:
+    def examples(self, config: StageConfig) -> list[PreviewExample]:
         """A few held-out recordings (or others where none are held out) as the model makes them now."""
         return self._examples.make(self.model, config)
 
@@ -150,7 +150,7 @@ class SpeechTask:
         """Write the model, with what it was trained on and for how long in its header."""
         from audiovq.speech.modelfile import Speaker, save_model
 
-        sexes = speaker_details(self.corpus.root)
+        sexes = read_speaker_sexes(self.corpus.root)
         seconds = self.corpus.speaker_seconds()
         table = [
             Speaker(number, name, sexes.get(name, ""), round(seconds[name] / 60, 2))
@@ -173,7 +173,7 @@ class SpeechTask:
             return
         self.model.eval()
         hop = self.model.frame_hop
-        length = round(VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
+        length = round(_VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
         high_pass_hz = self.config.model.high_pass_hz
         for number, name in enumerate(self.speakers):
             own = self.corpus.of_speaker(name).utterances[:per_speaker]
@@ -186,4 +186,4 @@ class SpeechTask:
             self.model.voice_table.points[number + 1] = encoder.from_levels(encoder.to_levels(point))[0]
 
 
-__all__ = ["SpeechTask", "main_train"]
+__all__ = ["SpeechTask", "train_speech_model"]

@@ -20,22 +20,22 @@ from audiovq.config.training import StageConfig
 from audiovq.data.crops import SpeechBatch
 from audiovq.errors import AudiovqError
 from audiovq.nn import fused
-from audiovq.nn.blocks import fusable
-from audiovq.nn.codebook import Quantised
-from audiovq.speech.conditioner import Condition
-from audiovq.speech.decoder import Frames
-from audiovq.speech.model import Warp, WaveformModel
-from audiovq.speech.spectral_correction import correct
-from audiovq.training.discriminator import Adversary
-from audiovq.training.losses import MultiResolutionLoss, SpectrumLoss, vq_loss
-from audiovq.training.optimizer import DISCRIMINATOR
-from audiovq.training.stage import Metrics, Stage
+from audiovq.nn.blocks import can_fuse
+from audiovq.nn.codebook import QuantiserOutput
+from audiovq.speech.conditioner import ConditionerOutput
+from audiovq.speech.decoder import WaveNetConditioning
+from audiovq.speech.model import CropWarp, WaveformModel
+from audiovq.speech.spectral_correction import correct_spectrum
+from audiovq.training.discriminator import AdversarialObjective
+from audiovq.training.losses import LogSpectrumLoss, MultiResolutionSTFTLoss, vq_loss
+from audiovq.training.optimizer import DISCRIMINATOR_PREFIX
+from audiovq.training.stage import StageMetrics, TrainingStage
 
-TARGET_MOMENTUM = 0.99
+_TARGET_MOMENTUM = 0.99
 """Of the passes that make the target of spectral head and WaveNet."""
 
 
-class SpeechStage(Stage):
+class SpeechStage(TrainingStage):
     """A stage of a `WaveformModel`."""
 
     model: WaveformModel
@@ -55,7 +55,7 @@ class SpeechStage(Stage):
         return step >= self.config.quantize_after or not self.model.codebook.training
 
     @torch.no_grad()
-    def _frozen_condition(self, batch: SpeechBatch, step: int) -> Condition:
+    def _frozen_condition(self, batch: SpeechBatch, step: int) -> ConditionerOutput:
         """Conditioner output for the batch's codes, without gradient."""
         codes = self.model.encode(batch.encoder_input)
         return self.model.condition(codes, self._voices(batch, step), self._levels(batch, step))
@@ -72,7 +72,7 @@ class SpeechStage(Stage):
             return batch.signal
         window = self.model.config.conditioner.window
         spectra = log_magnitude.detach()
-        return correct(batch.signal, spectra, window, self.model.frame_hop, passes, TARGET_MOMENTUM)
+        return correct_spectrum(batch.signal, spectra, window, self.model.frame_hop, passes, _TARGET_MOMENTUM)
 
     def _levels(self, batch: SpeechBatch, step: int) -> Tensor | None:
         """Number of levels that each crop is decoded from, `(B,)`; None: all of them."""
@@ -93,10 +93,10 @@ class CodesStage(SpeechStage):
     def __init__(self, model: WaveformModel, config: StageConfig) -> None:
         super().__init__(model, config)
         c = model.config.conditioner
-        self.spectra = SpectrumLoss(c.window, model.frame_hop, c.harmonic_bins).to(self.device)
-        self.adversary: Adversary | None = None
+        self.spectra = LogSpectrumLoss(c.window, model.frame_hop, c.harmonic_bins).to(self.device)
+        self.adversary: AdversarialObjective | None = None
         if self.weights["adversarial"]:
-            self.adversary = Adversary(config.discriminator_lead).to(self.device)
+            self.adversary = AdversarialObjective(config.discriminator_lead).to(self.device)
 
     def default_weights(self) -> dict[str, float]:
         return {"magnitude": 1.0, "harmonics": 0.5, "mel": 1.0, "loud": 1.0, "adversarial": 0.0}
@@ -106,7 +106,7 @@ class CodesStage(SpeechStage):
         yield from super().named_parameters()
         if self.adversary is not None:
             for name, parameter in self.adversary.named_parameters():
-                yield f"{DISCRIMINATOR}{name}", parameter
+                yield f"{DISCRIMINATOR_PREFIX}{name}", parameter
 
     def state(self) -> dict[str, Tensor]:
         """The discriminator's weights."""
@@ -121,7 +121,7 @@ class CodesStage(SpeechStage):
     def modules(self) -> list[nn.Module]:
         return _up_to_conditioner(self.model)
 
-    def loss(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: SpeechBatch, step: int) -> tuple[Tensor, StageMetrics]:
         voice = self._voices(batch, step)
         quantise = self._quantises(step)
         warp = self._warp(batch, step)
@@ -138,7 +138,7 @@ class CodesStage(SpeechStage):
             metrics |= seen
         return loss, metrics
 
-    def _warp(self, batch: SpeechBatch, step: int) -> Warp | None:
+    def _warp(self, batch: SpeechBatch, step: int) -> CropWarp | None:
         """How far the pitch and formants of the encoder's input differ from the crop; None: nowhere.
 
         The target of a warped crop fits the voice, not the encoder's input. That teaches the decoder to
@@ -150,7 +150,7 @@ class CodesStage(SpeechStage):
         octaves = (2 * torch.rand(batch.part.total, generator=generator) - 1) * self.config.warp_formants
         formants = batch.part.of(torch.exp2(octaves)).to(batch.signal.device)
         formants = torch.where(batch.stride == 1, torch.ones_like(formants), formants)
-        return Warp(batch.stride, batch.signal.shape[1] // self.model.frame_hop, formants)
+        return CropWarp(batch.stride, batch.signal.shape[1] // self.model.frame_hop, formants)
 
 
 class SpectralStage(SpeechStage):
@@ -158,7 +158,7 @@ class SpectralStage(SpeechStage):
 
     def __init__(self, model: WaveformModel, config: StageConfig) -> None:
         super().__init__(model, config)
-        self.distance = MultiResolutionLoss().to(self.device)
+        self.distance = MultiResolutionSTFTLoss().to(self.device)
 
     def default_weights(self) -> dict[str, float]:
         return {"stft": 1.0, "mel": 1.0}
@@ -168,7 +168,7 @@ class SpectralStage(SpeechStage):
             raise AudiovqError("configuration: stage spectral needs model.spectral_head.enabled = true")
         return [self.model.spectral_head]
 
-    def loss(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: SpeechBatch, step: int) -> tuple[Tensor, StageMetrics]:
         assert self.model.spectral_head is not None
         condition = self._frozen_condition(batch, step)
         output = self.model.spectral_head(condition.features, condition.log_magnitude)
@@ -186,12 +186,12 @@ class WaveNetStage(SpeechStage):
     def modules(self) -> list[nn.Module]:
         return [self.model.wavenet]
 
-    def condition(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
+    def condition(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Tensor, Tensor, StageMetrics]:
         """Features, log magnitude, additional loss (a zero here) and its metrics."""
         condition = self._frozen_condition(batch, step)
         return condition.features, condition.log_magnitude, batch.signal.new_zeros(()), {}
 
-    def loss(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: SpeechBatch, step: int) -> tuple[Tensor, StageMetrics]:
         decoder = self.model.wavenet
         features, log_magnitude, extra, metrics = self.condition(batch, step)
         reach = decoder.reach_frames
@@ -202,7 +202,7 @@ class WaveNetStage(SpeechStage):
         context = math.ceil(decoder.receptive_field / decoder.hop)
         # Codes near the crop's ends saw zeros beyond it: leave them out where the crop is long enough.
         skip = min(reach, max(0, (batch.signal.shape[1] // decoder.hop - context) // 4))
-        frames = Frames(*(v[:, skip : v.shape[1] - skip] for v in frames))
+        frames = WaveNetConditioning(*(v[:, skip : v.shape[1] - skip] for v in frames))
         part = slice(skip * decoder.hop, signal.shape[1] - skip * decoder.hop)
         teacher = decoder.teacher_force(signal[:, part].contiguous(), frames, jitter[:, part])
         logits = decoder(teacher, frames)
@@ -214,8 +214,8 @@ class WaveNetStage(SpeechStage):
             )
         scored = logits[:, start:].reshape(-1, logits.shape[-1])
         targets = teacher.codes[:, start:].reshape(-1)
-        if fusable(scored):
-            nats = fused.NegativeLogLikelihood.apply(scored, targets)
+        if can_fuse(scored):
+            nats = fused.FusedNegativeLogLikelihood.apply(scored, targets)
         else:
             nats = F.cross_entropy(scored.float(), targets)
         metrics["bits"] = float(nats.detach()) / math.log(2)
@@ -239,7 +239,7 @@ class EndToEndStage(WaveNetStage):
     def modules(self) -> list[nn.Module]:
         return [*_up_to_conditioner(self.model), self.model.wavenet]
 
-    def condition(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Tensor, Tensor, Metrics]:
+    def condition(self, batch: SpeechBatch, step: int) -> tuple[Tensor, Tensor, Tensor, StageMetrics]:
         voice = self._voices(batch, step)
         quantise = self._quantises(step)
         levels = self._levels(batch, step)
@@ -257,11 +257,11 @@ def _up_to_conditioner(model: WaveformModel) -> list[nn.Module]:
     return [model.encoder, model.codebook, model.conditioner, model.voice_table, *voice]
 
 
-def _commitment(quantised: Quantised) -> Metrics:
+def _commitment(quantised: QuantiserOutput) -> StageMetrics:
     return {"commitment": float(quantised.commitment_loss.detach())}
 
 
-def make_stage(model: WaveformModel, config: StageConfig) -> SpeechStage:
+def make_speech_stage(model: WaveformModel, config: StageConfig) -> SpeechStage:
     """The stage that a configuration names."""
     kinds: dict[str, type[SpeechStage]] = {
         "codes": CodesStage,

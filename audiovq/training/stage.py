@@ -1,4 +1,4 @@
-"""Base class of the stages of training: the parameters that train, and a loss."""
+"""Base class of a stage of a task: the parameters that train, and the loss."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from audiovq.config.training import StageConfig
 from audiovq.errors import AudiovqError
 from audiovq.nn.codebook import Codebook
 
-Metrics = dict[str, float]
+StageMetrics = dict[str, float]
 
 
-class Stage:
+class TrainingStage:
     """Base: which modules train, and their loss.
 
     Args:
@@ -50,7 +50,7 @@ class Stage:
         """Modules that train."""
         raise TypeError("a stage defines its modules")
 
-    def loss(self, batch: Any, step: int) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Any, step: int) -> tuple[Tensor, StageMetrics]:
         """Loss of a micro-batch, and metrics.
 
         Every random draw is seeded by the step and the item, whichever micro-batch the item is in.
@@ -63,13 +63,13 @@ class Stage:
         device: torch.device = next(self.model.parameters()).device
         return device
 
-    def update_ema(self) -> Metrics:
+    def update_ema(self) -> StageMetrics:
         """After the optimizer step: update the codebook EMA. Returns the usage of the codes."""
         return {k: v for m in self._codebooks() if m.training for k, v in m.update_ema().metrics().items()}
 
-    def usage(self) -> Metrics:
+    def usage(self) -> StageMetrics:
         """Usage of the codes since `update_ema` or the last call, and the entropy of a code in bits."""
-        found: Metrics = {}
+        found: StageMetrics = {}
         for codebook in self._codebooks():
             usage = codebook.usage()
             found |= usage.metrics() | {"bits_per_code": usage.bits_per_code}

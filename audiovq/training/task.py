@@ -1,4 +1,4 @@
-"""What the trainer asks of the thing it trains."""
+"""The protocol between the trainer and a task: a model, its data and its stages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 
 from audiovq.config.training import StageConfig, TrainConfig
 from audiovq.data.sharding import MicroBatch, Shard
-from audiovq.training.metrics_log import Example
-from audiovq.training.stage import Stage
+from audiovq.training.metrics_log import PreviewExample
+from audiovq.training.stage import TrainingStage
 
 
-class Reader(Protocol):
+class BatchReader(Protocol):
     """This process's shard of the batches. A batch depends on the step number alone."""
 
     def get(self, step: int) -> list[Any]:
@@ -30,7 +30,7 @@ class Reader(Protocol):
         """Stop the background thread."""
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """A model, its data and its stages.
 
     model: all of it, whichever part a stage trains.
@@ -56,13 +56,13 @@ class Task(Protocol):
     def amount(self, config: StageConfig) -> float:
         """Units in one step."""
 
-    def stage(self, config: StageConfig) -> Stage:
+    def stage(self, config: StageConfig) -> TrainingStage:
         """A stage, with its parameters ready to be trained."""
 
-    def reader(self, number: int, train: bool, shard: Shard) -> Reader | None:
+    def reader(self, number: int, train: bool, shard: Shard) -> BatchReader | None:
         """Training or held-out batches of stage `number`; None if nothing is held out."""
 
-    def examples(self, config: StageConfig) -> list[Example]:
+    def examples(self, config: StageConfig) -> list[PreviewExample]:
         """Recordings as the model makes them now, for TensorBoard."""
 
     def write(self, path: Path, done: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Trains what a `Task` describes: stages in order, checkpoints, resuming, metrics."""
+"""Trains what a `TrainingTask` describes: stages in order, checkpoints, resuming, metrics."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from audiovq import distributed
 from audiovq.config.training import StageConfig
-from audiovq.data.sharding import MicroBatch, Shard, full_batch
+from audiovq.data.sharding import MicroBatch, Shard, undivided_batch
 from audiovq.errors import AudiovqError
-from audiovq.training.best import Best, left_behind
+from audiovq.training.best import BestScore, final_stage_weights
 from audiovq.training.checkpoint import Checkpoint
-from audiovq.training.finite import SkippedSteps, not_finite
+from audiovq.training.finite import SkippedSteps, not_finite_error
 from audiovq.training.metrics_log import MetricsLog, ProgressLog
-from audiovq.training.optimizer import Average, Declared, Optimizer
+from audiovq.training.optimizer import DeclaresParameterGroups, Optimizer, WeightEMA
 from audiovq.training.precision import bf16_is_faster
-from audiovq.training.stage import Metrics, Stage
-from audiovq.training.stop import StopSignals
-from audiovq.training.task import Reader, Task
+from audiovq.training.signals import StopSignalHandler
+from audiovq.training.stage import StageMetrics, TrainingStage
+from audiovq.training.task import BatchReader, TrainingTask
 
-CHECKPOINT = "checkpoint.safetensors"
-EVAL_BATCHES = 4
-EVAL_EVERY = 500
-LOG_EVERY = 20
+CHECKPOINT_NAME = "checkpoint.safetensors"
+EVAL_BATCH_COUNT = 4
+_EVAL_EVERY = 500
+_LOG_EVERY = 20
 
 _DIFFERENT = {"config": "another configuration", "speakers": "other speakers"}
 """How an error names a part of the identity that differs."""
@@ -44,9 +44,9 @@ class _ActiveStage:
     """A stage while it trains."""
 
     config: StageConfig
-    stage: Stage
+    stage: TrainingStage
     optimizer: Optimizer
-    average: Average
+    average: WeightEMA
     before: dict[str, Tensor]
     """Weights from before the stage, where the stage blends them in."""
     skipped: SkippedSteps = field(default_factory=SkippedSteps)
@@ -63,7 +63,7 @@ class Trainer:
     """
 
     def __init__(
-        self, task: Task, folder: Path, device: str | torch.device = "cpu", grad_accum: int = 1
+        self, task: TrainingTask, folder: Path, device: str | torch.device = "cpu", grad_accum: int = 1
     ) -> None:
         self.task = task
         self.folder = folder
@@ -75,9 +75,9 @@ class Trainer:
         self.stage_number = 0
         self.step = 0
         self.seconds = [0.0] * len(task.stages)
-        self._best = Best()
+        self._best = BestScore()
         self._pending: Checkpoint | None = None
-        self._signals = StopSignals()
+        self._signals = StopSignalHandler()
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint. Raises AudiovqError if it belongs to another task."""
@@ -85,7 +85,9 @@ class Trainer:
         for name, value in self.task.identity.items():
             if header.get(name) != json.loads(json.dumps(value)):
                 other = _DIFFERENT.get(name, f"another {name}")
-                raise AudiovqError(f"{self.folder / CHECKPOINT}: was made with {other}; resume with the same")
+                raise AudiovqError(
+                    f"{self.folder / CHECKPOINT_NAME}: was made with {other}; resume with the same"
+                )
         self.task.model.load_state_dict(checkpoint.groups["model"])
         self.stage_number = header["stage"]
         self.step = header["step"]
@@ -129,7 +131,7 @@ class Trainer:
             before = groups.get("before", {})
             state = self.task.model.state_dict()
             blend = self.task.stages[self.stage_number].blend
-            for name, value in left_behind(ema, best, before, blend).items():
+            for name, value in final_stage_weights(ema, best, before, blend).items():
                 state[name].copy_(value)
         self.task.write(path, self._done())
 
@@ -150,17 +152,17 @@ class Trainer:
         model = self.task.model
         stage = self.task.stage(config)
         names = {n for m in stage.modules() for n in _names_in(model, m)}
-        optimizer = Optimizer(stage.named_parameters(), config, cast(Declared, model))
-        average = Average(model, names, config.ema_decay)
+        optimizer = Optimizer(stage.named_parameters(), config, cast(DeclaresParameterGroups, model))
+        average = WeightEMA(model, names, config.ema_decay)
         before = {n: v.clone() for n, v in average.values.items()} if config.blend else {}
-        self._best = Best()
+        self._best = BestScore()
         if self._pending is not None:
             groups = self._pending.groups
             optimizer.load_state(groups.get("optimizer", {}))
             stage.load_state(self._to_device(groups.get("stage", {})))
             average.values.update(self._to_device(groups.get("ema", {})))
             score, misses, step = self._pending.header["best"]
-            self._best = Best(score, misses, step, self._to_device(groups.get("best", {})))
+            self._best = BestScore(score, misses, step, self._to_device(groups.get("best", {})))
             before = self._to_device(groups.get("before", before))
             self._pending = None
         return _ActiveStage(config, stage, optimizer, average, before)
@@ -182,9 +184,9 @@ class Trainer:
                 self.step += 1
                 now = time.monotonic()
                 self.seconds[self.stage_number] = spent + now - began
-                if self.step % LOG_EVERY == 0 and log is not None:
+                if self.step % _LOG_EVERY == 0 and log is not None:
                     log.write(self.stage_number, self.step, self.seconds[self.stage_number], metrics)
-                if self.step % EVAL_EVERY == 0 or self.step == config.steps:
+                if self.step % _EVAL_EVERY == 0 or self.step == config.steps:
                     self._score(active, log)
                 if now - saved > self.task.train.checkpoint_seconds or stop:
                     self._save(self._groups(active))
@@ -198,12 +200,14 @@ class Trainer:
         finally:
             reader.close()
         average = active.average
-        average.values.update(left_behind(average.values, self._best.values, active.before, config.blend))
+        average.values.update(
+            final_stage_weights(average.values, self._best.values, active.before, config.blend)
+        )
         average.swap(self.task.model)
-        self._best = Best()
+        self._best = BestScore()
         self._save({}, finished=True)
 
-    def _train_step(self, active: _ActiveStage, reader: Reader) -> tuple[Metrics, int]:
+    def _train_step(self, active: _ActiveStage, reader: BatchReader) -> tuple[StageMetrics, int]:
         """One step of the optimizer; mean metrics, and the signal to stop by or 0."""
         config = active.config
         active.stage.train()
@@ -211,11 +215,11 @@ class Trainer:
         metrics, stop, broken = self._backward(active.stage, config, reader.get(self.step), active.optimizer)
         if broken:
             sources = [name for part in broken for name in reader.names(self.step, part)]
-            raise not_finite(self.folder, config.stage, self.step, "loss", sources)
+            raise not_finite_error(self.folder, config.stage, self.step, "loss", sources)
         metrics["norm"] = active.optimizer.step(self.step)
         if active.skipped.exceed(metrics["norm"]):
-            sources = reader.names(self.step, full_batch(config.batch))
-            raise not_finite(self.folder, config.stage, self.step, "gradient", sources)
+            sources = reader.names(self.step, undivided_batch(config.batch))
+            raise not_finite_error(self.folder, config.stage, self.step, "gradient", sources)
         if active.skipped.count:
             _logger.info("%s  %d  %s", config.stage, self.step + 1, str(active.skipped))
         metrics |= active.stage.update_ema()
@@ -223,13 +227,13 @@ class Trainer:
         return metrics, stop
 
     def _backward(
-        self, stage: Stage, config: StageConfig, micro_batches: list[Any], optimizer: Optimizer
-    ) -> tuple[Metrics, int, list[MicroBatch]]:
+        self, stage: TrainingStage, config: StageConfig, micro_batches: list[Any], optimizer: Optimizer
+    ) -> tuple[StageMetrics, int, list[MicroBatch]]:
         """Mean gradients of a step over micro-batches and processes.
 
         Returns: mean metrics, a signal to stop by or 0, and the parts of the batch whose loss is not finite.
         """
-        sums: Metrics = {}
+        sums: StageMetrics = {}
         broken = [0.0] * self.shard.count
         stop = self._signals.received
         for batch in micro_batches:
@@ -272,19 +276,19 @@ class Trainer:
             _logger.info("%s  %d  held out:  %s", config.stage, self.step, values)
 
     @torch.no_grad()
-    def _evaluate(self, stage: Stage, config: StageConfig) -> Metrics:
+    def _evaluate(self, stage: TrainingStage, config: StageConfig) -> StageMetrics:
         """Mean metrics over fixed held-out batches, names prefixed by `held_`."""
         self.task.model.eval()
         reader = self.task.reader(self.stage_number, False, self.shard)
         if reader is None:
             return {}
-        sums: Metrics = {}
-        for number in range(EVAL_BATCHES):
+        sums: StageMetrics = {}
+        for number in range(EVAL_BATCH_COUNT):
             for batch in reader.micro_batches(number):
                 with self._precision(config):
                     _, metrics = stage.loss(_moved(batch, self.device), 0)
                 for name, value in metrics.items():
-                    sums[name] = sums.get(name, 0.0) + value / (EVAL_BATCHES * self.shard.count)
+                    sums[name] = sums.get(name, 0.0) + value / (EVAL_BATCH_COUNT * self.shard.count)
         reader.close()
         means = dict(zip(sums, distributed.all_reduce_floats(list(sums.values())), strict=True))
         return {f"held_{name}": value for name, value in (means | stage.usage()).items()}
@@ -311,7 +315,7 @@ class Trainer:
             "best": [self._best.score, self._best.misses, self._best.step],
         }
         groups = {"model": dict(self.task.model.state_dict()), **groups}
-        Checkpoint(header, groups).save(self.folder / CHECKPOINT)
+        Checkpoint(header, groups).save(self.folder / CHECKPOINT_NAME)
 
     def _to_device(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}

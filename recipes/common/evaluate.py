@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 def main(run: RecipeRun) -> None:
     """Score the speakers held out, and the texts held out, if there are any."""
     from audiovq.data.corpus import open_corpus
-    from audiovq.data.splits import EVAL_SPEAKERS, EVAL_UTTERANCES
-    from audiovq.evaluation.options import EvaluationOptions
+    from audiovq.data.splits import EVAL_SPEAKERS_SPLIT, EVAL_UTTERANCES_SPLIT
+    from audiovq.evaluation.evaluation_options import EvaluationOptions
     from audiovq.evaluation.report import evaluate_speech
 
     there = open_corpus(run.prepared).splits
-    for split in (EVAL_SPEAKERS, EVAL_UTTERANCES):
+    for split in (EVAL_SPEAKERS_SPLIT, EVAL_UTTERANCES_SPLIT):
         if split not in there:
             logger.info("%s: no recordings in split %s; not scored", run.prepared, split)
             continue

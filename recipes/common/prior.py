@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 
 def main(run: RecipeRun) -> None:
     """Train `run.prior_config` on the codes of `run.model`."""
-    from audiovq.training.prior import main_prior
+    from audiovq.training.prior import train_speech_prior
 
     options = run.training(run.prior.parent)
-    prior = main_prior(run.prior_config, run.prepared, options, run.prior_overrides, run.model)
+    prior = train_speech_prior(run.prior_config, run.prepared, options, run.prior_overrides, run.model)
     logger.info("%s: the trained prior", prior)

@@ -21,18 +21,18 @@ def state(run: RecipeRun) -> str:
 
 def main(run: RecipeRun) -> None:
     """Train `run.config`. Raises AudiovqError if the checkpoint is of other recordings."""
-    from audiovq.distributed import launched_rank
+    from audiovq.distributed import torchrun_rank
     from audiovq.errors import AudiovqError
     from audiovq.io.atomic import PartialFile
-    from audiovq.training.speech import main_train
+    from audiovq.training.speech import train_speech_model
 
     folder = run.model.parent
     trained_on = folder / "manifest.sha256"
     if trained_on.exists() and trained_on.read_text() != state(run):
         raise AudiovqError(f"{folder}: was trained on other recordings; remove it, or give another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    if launched_rank().is_first:
+    if torchrun_rank().is_first:
         with PartialFile(trained_on, force=True) as file:
             file.write(state(run).encode())
-    model = main_train(run.config, run.prepared, run.training(folder), run.overrides)
+    model = train_speech_model(run.config, run.prepared, run.training(folder), run.overrides)
     logger.info("%s: the trained model", model)

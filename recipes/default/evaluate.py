@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 def main(run: RecipeRun) -> None:
     """Score the splits eval-speakers (English) and eval-voices (25 languages)."""
-    from audiovq.evaluation.options import EvaluationOptions
+    from audiovq.evaluation.evaluation_options import EvaluationOptions
     from audiovq.evaluation.report import evaluate_speech
 
     for split in SPLITS:

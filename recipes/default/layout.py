@@ -42,7 +42,7 @@ PEAK = 0.9
 """Highest absolute sample of a prepared recording: -0.9 dBFS."""
 
 FRAMES_PER_SECOND = 100
-"""Frames of `levels_db`."""
+"""Frames of `frame_levels_db`."""
 
 
 def main() -> int:
@@ -84,7 +84,7 @@ def find(folders: Sequence[Path], names: Collection[str]) -> dict[str, Path]:
         folders: searched recursively.
         names: of the wanted recordings. A release of Common Voice has millions of other files.
     """
-    from audiovq.audio.reader import EXTENSIONS
+    from audiovq.audio.reader import AUDIO_EXTENSIONS
 
     found = {}
     for folder in folders:
@@ -92,7 +92,7 @@ def find(folders: Sequence[Path], names: Collection[str]) -> dict[str, Path]:
             above = Path(parent).parts[-3:]
             for file in files:
                 stem, extension = os.path.splitext(file)
-                if extension.lower() not in EXTENSIONS:
+                if extension.lower() not in AUDIO_EXTENSIONS:
                     continue
                 for name in (stem, *(f"{part}/{stem}" for part in above)):
                     if name in names:
@@ -126,7 +126,7 @@ def place(target: Path, source: Path | None, row: dict[str, str]) -> str:
     Raises:
         AudiovqError, OSError: as `lay_out`.
     """
-    from audiovq.audio.writer import write
+    from audiovq.audio.writer import write_audio
     from audiovq.errors import AudiovqError
 
     if not target.exists():
@@ -140,7 +140,7 @@ def place(target: Path, source: Path | None, row: dict[str, str]) -> str:
                 samples = prepare(source, float(row["seconds"]))
             except AudiovqError as error:
                 return str(error)
-            write(target, samples, 16_000)
+            write_audio(target, samples, 16_000)
     if fault := check.find_fault(target, row):
         return f"{target}: {fault}; remove it and check {source or 'its corpus'}"
     return ""
@@ -173,7 +173,7 @@ def copy(source: Path, target: Path) -> None:
         AudiovqError: the target cannot be written.
         OSError: the source cannot be read.
     """
-    from audiovq.audio.writer import write
+    from audiovq.audio.writer import write_audio
 
     if source.suffix.lower() == ".flac":
         part = target.with_suffix(".part")
@@ -183,7 +183,7 @@ def copy(source: Path, target: Path) -> None:
     import soundfile
 
     samples, rate = soundfile.read(source, dtype="float32")
-    write(target, samples, rate)
+    write_audio(target, samples, rate)
 
 
 def prepare(source: Path, seconds: float) -> NDArray[np.float32]:
@@ -198,10 +198,10 @@ def prepare(source: Path, seconds: float) -> NDArray[np.float32]:
     """
     import numpy as np
 
-    from audiovq.audio.reader import read
+    from audiovq.audio.reader import read_recording
     from audiovq.errors import AudiovqError
 
-    samples = trim(read(source).samples, seconds)
+    samples = trim(read_recording(source).samples, seconds)
     peak = float(np.abs(samples).max(initial=0.0))
     if peak == 0.0:
         raise AudiovqError(f"{source}: holds no sound; unpack its corpus again")
@@ -215,9 +215,9 @@ def trim(samples: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
     """
     import numpy as np
 
-    from audiovq.data.segmentation import levels_db
+    from audiovq.data.segmentation import frame_levels_db
 
-    levels = levels_db(samples)
+    levels = frame_levels_db(samples)
     best = samples[:0]
     for range_db in SILENCE_RANGES_DB:
         sound = np.flatnonzero(levels > levels.max(initial=-np.inf) - range_db)

@@ -19,8 +19,8 @@ the model lists those of LibriSpeech and VCC2016 alone."""
 
 def main(run: RecipeRun) -> None:
     """Train on the splits train, train-singles and train-voices."""
-    from audiovq.training.speech import main_train
+    from audiovq.training.speech import train_speech_model
 
     options = run.training(run.model.parent)
-    model = main_train(run.config, run.given(), options, (SPLITS, LISTED, *run.overrides))
+    model = train_speech_model(run.config, run.given(), options, (SPLITS, LISTED, *run.overrides))
     logger.info("%s: the trained model", model)

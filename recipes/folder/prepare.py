@@ -12,15 +12,17 @@ INPUTS = ("corpus",)
 
 def state(run: RecipeRun) -> str:
     """Digest of the recordings: if some are added, the stage runs again."""
-    from audiovq.data.splits import find_in_folder
+    from audiovq.data.splits import find_recordings_in_folder
 
-    found = [(source.name, source.path.stat().st_size) for source in find_in_folder(run.given())]
+    found = [(source.name, source.path.stat().st_size) for source in find_recordings_in_folder(run.given())]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def main(run: RecipeRun) -> None:
     """Prepare what is missing in RUN/corpus."""
-    from audiovq.data.prepare import prepare
-    from audiovq.data.splits import find_in_folder
+    from audiovq.data.prepare import prepare_corpus
+    from audiovq.data.splits import find_recordings_in_folder
 
-    prepare(find_in_folder(run.given()), run.prepared, progress=ProgressBar("recording").show)
+    prepare_corpus(
+        find_recordings_in_folder(run.given()), run.prepared, progress=ProgressBar("recording").show
+    )

@@ -17,7 +17,7 @@ def main(run: RecipeRun) -> None:
     """Draw the grid anew."""
     import numpy as np
 
-    from audiovq.image.files import grid, write_picture
+    from audiovq.image.files import tile_pictures, write_picture
     from audiovq.image.tokenizer import load_image_tokenizer
 
     tokenizer = load_image_tokenizer(run.model)
@@ -29,5 +29,7 @@ def main(run: RecipeRun) -> None:
         grids = tokenizer.generate(COUNT**2)
     out = run.out / "samples.png"
     columns = COUNT if len(tokenizer.classes) > 1 else None
-    write_picture(out, grid(np.stack([tokenizer.decode(codes) for codes in grids]), columns), force=True)
+    write_picture(
+        out, tile_pictures(np.stack([tokenizer.decode(codes) for codes in grids]), columns), force=True
+    )
     logger.info("%s: %d pictures", out, len(grids))

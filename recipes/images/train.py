@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 
 def main(run: RecipeRun) -> None:
     """Train `run.config` on the pictures as they are."""
-    from audiovq.training.image import main_image_train
+    from audiovq.training.image import train_image_model
 
     options = run.training(run.model.parent)
-    model = main_image_train(run.config, run.given(), options, run.overrides)
+    model = train_image_model(run.config, run.given(), options, run.overrides)
     logger.info("%s: the trained model", model)

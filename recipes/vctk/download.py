@@ -19,11 +19,11 @@ def main(run: RecipeRun) -> None:
     if run.corpus is not None:
         logger.info("download: not needed, %s was given", run.corpus)
         return
-    from audiovq.data.download import download, unzip
-    from audiovq.data.vctk import address
+    from audiovq.data.download import download_file, unzip
+    from audiovq.data.vctk import vctk_url_and_checksum
 
-    url, checksum = (run.url, run.checksum) if run.url else address()
+    url, checksum = (run.url, run.checksum) if run.url else vctk_url_and_checksum()
     folder = run.out / "download" / NAME
-    archive = download(url, folder.with_name(f"{NAME}.zip"), checksum, progress=ProgressBar("B").show)
+    archive = download_file(url, folder.with_name(f"{NAME}.zip"), checksum, progress=ProgressBar("B").show)
     count = unzip(archive, folder, progress=ProgressBar("B").show)
     logger.info("%s: %s files unpacked; %s is no longer needed", folder, count, archive)

@@ -13,9 +13,11 @@ FOLDER = "download/VCTK-Corpus-0.92"
 
 def main(run: RecipeRun) -> None:
     """Prepare what is missing in RUN/corpus."""
-    from audiovq.data.prepare import prepare
-    from audiovq.data.vctk import find_recordings, find_root
+    from audiovq.data.prepare import prepare_corpus
+    from audiovq.data.vctk import find_vctk_recordings, find_vctk_root
 
-    root = find_root(run.corpus or run.out / FOLDER)
+    root = find_vctk_root(run.corpus or run.out / FOLDER)
     beside = [path for path in [root / "speaker-info.txt"] if path.exists()]
-    prepare(find_recordings(root), run.prepared, beside=beside, progress=ProgressBar("recording").show)
+    prepare_corpus(
+        find_vctk_recordings(root), run.prepared, beside=beside, progress=ProgressBar("recording").show
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from audiovq.config.image import ImageModelConfig, NetworkConfig, PixelCNNConfig
+from audiovq.config.image import ImageModelConfig, ImageNetworkConfig, PixelCNNConfig
 from audiovq.config.speech import CodebookConfig
 from audiovq.image.files import Pixels
 from audiovq.image.model import ImageModel
@@ -23,7 +23,7 @@ def tiny_config(**changes: object) -> ImageModelConfig:
         "channels": 3,
         "size": 16,
         "condition": 6,
-        "network": NetworkConfig(widths=(8, 12), units=1, decoder_units=1),
+        "network": ImageNetworkConfig(widths=(8, 12), units=1, decoder_units=1),
         "codebook": CodebookConfig(size=32, dim=4),
         "prior": PixelCNNConfig(channels=8, layers=3, hidden=12, dropout=0.0),
     }

@@ -15,8 +15,8 @@ from audiovq.config.speech import (
     CodebookConfig,
     ConditionerConfig,
     EncoderConfig,
-    ModelConfig,
-    SpectralConfig,
+    SpectralHeadConfig,
+    SpeechModelConfig,
     VoiceConfig,
     WaveNetConfig,
 )
@@ -32,7 +32,7 @@ def torchrun(*args: str | Path, processes: int = 2) -> list[str]:
     return [*start, *map(str, args)]
 
 
-def tiny_config(**changes: object) -> ModelConfig:
+def tiny_config(**changes: object) -> SpeechModelConfig:
     """A model of the default's kind, small enough for a test."""
     parts: dict[str, object] = {
         "name": "tiny",
@@ -41,10 +41,10 @@ def tiny_config(**changes: object) -> ModelConfig:
         "codebook": CodebookConfig(size=64, dim=4),
         "voice": VoiceConfig(dims=4, bits=6, channels=8),
         "conditioner": ConditionerConfig(channels=24, dilations=(1, 2), harmonic_bins=16),
-        "spectral_head": SpectralConfig(dilations=(1,)),
+        "spectral_head": SpectralHeadConfig(dilations=(1,)),
         "wavenet": WaveNetConfig(residual=16, skip=16, hidden=16, dilations=(1, 2, 4), cond_channels=16),
     }
-    return ModelConfig(**(parts | changes))  # type: ignore[arg-type]
+    return SpeechModelConfig(**(parts | changes))  # type: ignore[arg-type]
 
 
 def speech(samples: int, rate: int = 16_000, level: float = 0.1, seed: int = 0) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from audiovq.config.prior import PriorConfig
-from audiovq.prior.bitstream import StreamFormat
+from audiovq.prior.bitstream import BitstreamFormat
 from audiovq.prior.engine import PriorEngine
 from audiovq.prior.network import PriorNetwork
 from audiovq.speech.codes import CodeFormat, CodeSequence
@@ -39,7 +39,7 @@ HOP = 256
 
 MODEL = CodeFormat(HOP, 2, K, LEVELS, 16_000, "0123456789abcdef")
 
-FORM = StreamFormat(MODEL, "89abcdef01234567", V, 6)
+FORM = BitstreamFormat(MODEL, "89abcdef01234567", V, 6)
 
 
 def sequence(rows: np.ndarray, **known: Any) -> CodeSequence:

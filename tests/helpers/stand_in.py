@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.batch import Job
+from audiovq.batch import FileJob
 from audiovq.errors import AudiovqError
 from audiovq.speech.codes import CodeFormat, CodeSequence
 from audiovq.speech.output import DecodeOptions
@@ -64,7 +64,7 @@ class StandInTokenizer:
             options.pop("progress")(1250, 1250)
         soundfile.write(out, np.zeros(1250), codes.sample_rate)
 
-    def encode_files(self, jobs: Sequence[Job], *, done: Any, force: bool, levels: int | None) -> None:
+    def encode_files(self, jobs: Sequence[FileJob], *, done: Any, force: bool, levels: int | None) -> None:
         for job in jobs:
             job.target.parent.mkdir(parents=True, exist_ok=True)
             half_done = job.target.exists() and not job.target.with_suffix(".json").exists()
@@ -75,7 +75,7 @@ class StandInTokenizer:
                 done(job, error)
 
     def decode_files(
-        self, jobs: Sequence[Job], how: DecodeOptions, *, done: Any, heard: Any, force: bool
+        self, jobs: Sequence[FileJob], how: DecodeOptions, *, done: Any, heard: Any, force: bool
     ) -> None:
         for job in jobs:
             job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandInTokenizer:
     module.load = load  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "audiovq.tokenizer", module)
     folders = types.ModuleType("audiovq.batch")
-    folders.Job = Job  # type: ignore[attr-defined]
+    folders.FileJob = FileJob  # type: ignore[attr-defined]
     folders.encode_files = StandInTokenizer.encode_files  # type: ignore[attr-defined]
     folders.decode_files = StandInTokenizer.decode_files  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "audiovq.batch", folders)

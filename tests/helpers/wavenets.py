@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.kernels.packing import aligned
-from audiovq.speech.decoder import Frames, TeacherForcing, WaveNetDecoder
+from audiovq.kernels.packing import aligned_zeros
+from audiovq.speech.decoder import TeacherForcing, WaveNetConditioning, WaveNetDecoder
 from audiovq.speech.engine import WaveNetEngine
-from audiovq.speech.torch_engine import Drawn, TorchStream
+from audiovq.speech.torch_engine import DrawnSamples, TorchStream
 
 HOP = 16
 
@@ -30,14 +30,14 @@ def tiny_decoder(group: int, order: int) -> WaveNetDecoder:
     return decoder.eval()
 
 
-def tiny_frames(decoder: WaveNetDecoder, batch: int, count: int) -> Frames:
+def tiny_frames(decoder: WaveNetDecoder, batch: int, count: int) -> WaveNetConditioning:
     torch.manual_seed(2)
     with torch.no_grad():
         spectrum = -3 + torch.randn(batch, count, 33).cumsum(-1) * 0.3
         return decoder.frames(torch.randn(batch, count, 5), spectrum)
 
 
-def taught(decoder: WaveNetDecoder, frames: Frames) -> TeacherForcing:
+def taught(decoder: WaveNetDecoder, frames: WaveNetConditioning) -> TeacherForcing:
     """Teacher forcing of a noisy tone, with jitter."""
     torch.manual_seed(3)
     batch = frames.gains.shape[0]
@@ -53,7 +53,7 @@ def unpaired(weights: Any) -> Any:
     if getattr(weights, "dtype", None) != np.uint32:
         return weights
     *front, pairs, panel = weights.shape
-    result = aligned((*front, 2 * pairs, panel))
+    result = aligned_zeros((*front, 2 * pairs, panel))
     result[..., 0::2, :] = (weights << 16).view(np.float32)
     result[..., 1::2, :] = weights.view(np.float32)
     return result
@@ -74,24 +74,24 @@ class OneSlot:
     def position(self) -> int:
         return self._slots.position(0)
 
-    def draw(self, frames: Frames) -> NDArray[np.float32]:
+    def draw(self, frames: WaveNetConditioning) -> NDArray[np.float32]:
         """The next samples `(F * hop,)` from frames of batch 1."""
         audio, codes = self._slots.draw(frames, [0])
         self.codes = codes[0]
         return audio[0]
 
-    def logits(self, frames: Frames, forced_codes: NDArray[np.integer]) -> NDArray[np.float32]:
+    def logits(self, frames: WaveNetConditioning, forced_codes: NDArray[np.integer]) -> NDArray[np.float32]:
         """Teacher forcing: logits `(N, 256)` of the next samples, with codes `forced_codes (N,)`."""
         return self._slots.logits(frames, [0], np.asarray(forced_codes)[None])[0]
 
 
 def draw_reference(
     decoder: WaveNetDecoder,
-    frames: Frames,
+    frames: WaveNetConditioning,
     seeds: Sequence[int],
     temperature: float = 1.0,
     top_k: int = 0,
     forced_codes: Tensor | None = None,
-) -> Drawn:
+) -> DrawnSamples:
     """All samples of some frames, of batch B, from silence, by the torch step form."""
     return TorchStream(decoder, seeds, temperature, top_k).draw(frames, forced_codes)

@@ -1,4 +1,4 @@
-"""The protocol of everything that takes a signal in blocks."""
+"""The protocol of classes that process a signal block by block."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Block = NDArray[np.float32]
+SampleBlock = NDArray[np.float32]
 """Samples `(T,)`, possibly none."""
 
 
-class BlockStage(Protocol):
+class BlockProcessor(Protocol):
     """Takes blocks and gives blocks. How the signal is cut into blocks makes no difference to the result."""
 
-    def push(self, block: Block, /) -> Block:
+    def push(self, block: SampleBlock, /) -> SampleBlock:
         """Take the next samples; return those final by now."""
 
-    def flush(self) -> Block:
+    def flush(self) -> SampleBlock:
         """The rest after the last block. Nothing may be pushed after it."""
 
 
-def through(stage: BlockStage, blocks: Iterable[Block]) -> Iterator[Block]:
+def process_blocks(stage: BlockProcessor, blocks: Iterable[SampleBlock]) -> Iterator[SampleBlock]:
     """Blocks run through a stage; empty ones are left out."""
     for block in blocks:
         if len(out := stage.push(block)):

@@ -1,4 +1,4 @@
-"""Where and how a training runs. Without torch, so that the command line starts at once."""
+"""The options of a training run. Imports no torch, so that the command line can build them."""
 
 from __future__ import annotations
 

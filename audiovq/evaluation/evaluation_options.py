@@ -1,11 +1,11 @@
-"""Options of an evaluation. Imports no torch, so that the command line can build it."""
+"""The options of `evaluate_speech`. Imports no torch, so that the command line can build them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-MAX_PER_SPEAKER = 10
+DEFAULT_MAX_PER_SPEAKER = 10
 """Default limit of recordings of one speaker, so that no voice outweighs the others."""
 
 
@@ -17,7 +17,7 @@ class EvaluationOptions:
     prior: Path | None = None  # of the model; None: the one beside it, if there is one
     split: str | None = None  # the only split to use; None: all
     limit: int | None = None  # recordings in all; None: no limit
-    per_speaker: int = MAX_PER_SPEAKER  # recordings of each speaker, at most
+    per_speaker: int = DEFAULT_MAX_PER_SPEAKER  # recordings of each speaker, at most
     systems: tuple[str, ...] = ()  # names of the systems to measure; none: the default ones
     commands: tuple[tuple[str, str], ...] = ()  # name and command of further codecs
     words: bool | None = None  # whether to count word errors; None: where there is a transcript

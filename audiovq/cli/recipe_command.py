@@ -1,4 +1,4 @@
-"""The command line of a recipe."""
+"""The command line that the `run` scripts of recipes/ share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from audiovq.cli import options
 from audiovq.cli.main import run
 from audiovq.distributed import process_group
-from audiovq.recipe import RecipeRun, run_stages
+from audiovq.recipe import RecipeRun, run_recipe_stages
 
 
 def run_recipe(folder: Path, stages: Sequence[str], args: Sequence[str], about: str = "") -> int:
@@ -41,7 +41,8 @@ def _command(folder: Path, stages: Sequence[str], about: str) -> click.Command:
         default=Path("runs", folder.name),
         show_default=True,
         metavar="RUN",
-        help="Folder for everything that the recipe makes.",
+        help="Folder for everything that the recipe makes. Rerun the command to continue: complete stages "
+        "are skipped.",
     )
     @click.option(
         "--from", "first", type=names, default=stages[0], show_default=True, help="First stage to run."
@@ -53,23 +54,23 @@ def _command(folder: Path, stages: Sequence[str], about: str) -> click.Command:
         "--config",
         default="default",
         show_default=True,
-        help="Configuration of the model: a TOML file, or the name of one that ships.",
+        help="Configuration of the model: a TOML file or the name of a bundled one (see `audiovq train`).",
     )
     @click.option(
         "--prior-config",
         default="prior",
         show_default=True,
-        help="Configuration of the prior: a TOML file, or the name of one that ships.",
+        help="Configuration of the prior: a TOML file or the name of a bundled one (see `audiovq prior`).",
     )
-    @options.overrides_option("a value of --config", "train.stages.0.steps=5000")
+    @options.overrides_option("a value in --config", "train.stages.0.steps=5000")
     @click.option(
         "--set-prior",
         "prior_overrides",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Override a value of --prior-config. Repeatable.",
+        help="Override a value in --prior-config, as --set does. Repeatable.",
     )
-    @options.device_option
+    @options.training_device_option
     @options.threads_option
     @options.grad_accum_option
     @click.option("--url", default="", help="Address to download the corpus from. Default: the recipe's own.")
@@ -80,6 +81,6 @@ def _command(folder: Path, stages: Sequence[str], about: str) -> click.Command:
         chosen = stages[stages.index(first) : stages.index(last) + 1]
         recipe_run = RecipeRun(overrides=tuple(overrides), **values)
         with process_group(recipe_run.device):
-            run_stages(folder, stages, chosen, recipe_run)
+            run_recipe_stages(folder, stages, chosen, recipe_run)
 
     return command

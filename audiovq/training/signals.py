@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop between two steps."""
+"""Stop requests by SIGINT and SIGTERM: training ends between two steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
-class StopSignals:
+class StopSignalHandler:
     """While entered from the main thread, notes the first signal; a second one ends the process at once."""
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class StopSignals:
         """Number of the signal; 0: none."""
         self._before: dict[int, _Handler] = {}
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> StopSignalHandler:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._receive)

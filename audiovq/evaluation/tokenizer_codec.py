@@ -16,9 +16,9 @@ import torch
 
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
-from audiovq.evaluation.codecs import Codec, Coded, Signal
+from audiovq.evaluation.codecs import Codec, CodedSignal, Signal
 from audiovq.evaluation.griffin_lim import griffin_lim
-from audiovq.prior.sampler import prior_beside
+from audiovq.prior.sampler import find_prior_path
 from audiovq.speech.output import DecodeOptions
 
 if TYPE_CHECKING:
@@ -26,50 +26,50 @@ if TYPE_CHECKING:
     from audiovq.speech.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer
 
-SEED = 0
+_SEED = 0
 """Random seed of the WaveNet and of Griffin-Lim's phases: scores are reproducible."""
 
 
-def prior_of(tokenizer: Tokenizer) -> PriorSampler | None:
+def load_tokenizer_prior(tokenizer: Tokenizer) -> PriorSampler | None:
     """The model's prior; None if it has none. Raises AudiovqError for a prior that cannot be used."""
     try:
         return tokenizer.prior
     except AudiovqError:
-        if prior_beside(tokenizer.path).exists():
+        if find_prior_path(tokenizer.path).exists():
             raise
         return None
 
 
-CodeDecoder = Callable[["Tokenizer", "CodeSequence"], Signal]
+DecodeFunction = Callable[["Tokenizer", "CodeSequence"], Signal]
 
 
-def decode_wavenet(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
+def decode_with_wavenet(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
     """Speech by the WaveNet and its spectral correction."""
-    return tokenizer.decode(codes, seed=SEED).samples
+    return tokenizer.decode(codes, seed=_SEED).samples
 
 
-def decode_fast(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
+def decode_with_spectral_head(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
     """Speech by the spectral head."""
     return tokenizer.decode(codes, fast=True).samples
 
 
-def decode_plain(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
+def decode_without_correction(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
     """Speech by the WaveNet alone, without spectral correction."""
-    decode_job = tokenizer.decode_job(codes, DecodeOptions(seed=SEED, corrections=0))
+    decode_job = tokenizer.decode_job(codes, DecodeOptions(seed=_SEED, corrections=0))
     return _finished(tokenizer, codes, tokenizer.synthesiser.drawn(decode_job))
 
 
-def decode_griffin_lim(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
+def decode_with_griffin_lim(tokenizer: Tokenizer, codes: CodeSequence) -> Signal:
     """Speech by the conditioner's magnitudes, with phases of `griffin_lim`."""
-    decode_job = tokenizer.decode_job(codes, DecodeOptions(seed=SEED))
+    decode_job = tokenizer.decode_job(codes, DecodeOptions(seed=_SEED))
     with torch.inference_mode():
         condition = tokenizer.model.condition(decode_job.codes[None], decode_job.voices.to)
         window = tokenizer.header.config.conditioner.window
-        signal = griffin_lim(condition.log_magnitude[0], window, tokenizer.model.frame_hop, SEED)
+        signal = griffin_lim(condition.log_magnitude[0], window, tokenizer.model.frame_hop, _SEED)
     return _finished(tokenizer, codes, [signal.numpy()])
 
 
-def tokenizer_codec(tokenizer: Tokenizer, decoder: CodeDecoder, levels: int | None = None) -> Codec:
+def make_tokenizer_codec(tokenizer: Tokenizer, decoder: DecodeFunction, levels: int | None = None) -> Codec:
     """The tokenizer there and back, through an `.avq` file if the model has a prior.
 
     Args:
@@ -83,9 +83,9 @@ def tokenizer_codec(tokenizer: Tokenizer, decoder: CodeDecoder, levels: int | No
     step_bits = kept * math.log2(codebook.size)
     encoder = tokenizer.model.voice_encoder
     voice_bits = 0 if encoder is None else encoder.bits
-    prior = prior_of(tokenizer)
+    prior = load_tokenizer_prior(tokenizer)
 
-    def run(samples: Signal) -> Coded:
+    def run(samples: Signal) -> CodedSignal:
         codes = tokenizer.encode(samples, SAMPLE_RATE)
         if levels is not None:
             codes = codes.coarse(levels)
@@ -94,7 +94,7 @@ def tokenizer_codec(tokenizer: Tokenizer, decoder: CodeDecoder, levels: int | No
         if prior is not None:
             # Decode what is read back from the file: the counted bits are then all that decoding needs.
             codes, stored = _through_file(prior, codes)
-        return Coded(decoder(tokenizer, codes), stored, nominal)
+        return CodedSignal(decoder(tokenizer, codes), stored, nominal)
 
     return run
 

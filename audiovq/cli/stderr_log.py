@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import click
 
-from audiovq.distributed import rank_zero_speaks
+from audiovq.distributed import rank_zero_log_filter
 
 
 class _StderrHandler(logging.Handler):
@@ -31,7 +31,7 @@ def log_to_stderr() -> Iterator[None]:
     logger = logging.getLogger("audiovq")
     level = logger.level
     handler = _StderrHandler(logging.INFO)
-    handler.addFilter(rank_zero_speaks)
+    handler.addFilter(rank_zero_log_filter)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
