@@ -15,7 +15,7 @@ from audiovq.prior.file import PriorHeader, save_prior
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import TRAINING_ONLY_TENSORS, Speaker, load_model, read_header, save_model
 from audiovq.tokenizer import load
-from audiovq.training.merge import merge_models
+from audiovq.training.merge import merge_model_parts
 from helpers.models import tiny_config
 
 
@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_refused(
         model.codebook.vectors.add_(1.0)
         save_model(other, model, list(header.speakers), header.training, force=True)
     with pytest.raises(AudiovqError, match=said):
-        merge_models(base, {"wavenet": other}, tmp_path / "out.safetensors", overrides)
+        merge_model_parts(base, {"wavenet": other}, tmp_path / "out.safetensors", overrides)
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -94,7 +94,7 @@ def test_the_prior_goes_along(tmp_path: Path) -> None:
     assert tokenizer.prior.header.model == tokenizer.fingerprint
     other = save(tmp_path / "other.safetensors", "encoder.")
     with pytest.raises(AudiovqError, match="not of"):
-        merge_models(other, {}, tmp_path / "no.safetensors", [], prior=tmp_path / "p.safetensors")
+        merge_model_parts(other, {}, tmp_path / "no.safetensors", [], prior=tmp_path / "p.safetensors")
     assert not (tmp_path / "no.safetensors").exists()
 
 
@@ -106,7 +106,7 @@ def test_points_of_speakers_are_those_of_the_base(tmp_path: Path) -> None:
     with torch.no_grad():
         model.voice_table.points[1] += 0.1
     save_model(other, model, list(header.speakers), header.training, force=True)
-    merge_models(base, {"wavenet": other}, tmp_path / "out.safetensors")
+    merge_model_parts(base, {"wavenet": other}, tmp_path / "out.safetensors")
     points = load_model(tmp_path / "out.safetensors")[0].voice_table.points
     assert torch.equal(points, load_model(base)[0].voice_table.points)
 
@@ -115,4 +115,4 @@ def test_a_part_that_is_not_there(tmp_path: Path) -> None:
     config = tiny_config(spectral_head=SpectralHeadConfig(enabled=False))
     base = save(tmp_path / "base.safetensors", config=config)
     with pytest.raises(AudiovqError, match="has no spectral_head"):
-        merge_models(base, {"spectral_head": base}, tmp_path / "out.safetensors")
+        merge_model_parts(base, {"spectral_head": base}, tmp_path / "out.safetensors")

@@ -58,9 +58,9 @@ def merge(
     if spectral_head is None and wavenet is None and prior is None and not overrides:
         raise click.UsageError("At least one of --spectral-head, --wavenet, --prior and --set is required.")
     options.check_writable(out, force)
-    from audiovq.training.merge import merge_models
+    from audiovq.training.merge import merge_model_parts
 
     found = {"spectral_head": spectral_head, "wavenet": wavenet}
     parts = {name: path for name, path in found.items() if path is not None}
-    fingerprint = merge_models(base, parts, out, overrides, force, prior)
+    fingerprint = merge_model_parts(base, parts, out, overrides, force, prior)
     click.echo(f"{out}: model {fingerprint}", err=True)

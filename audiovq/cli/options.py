@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
 
-Verb = TypeVar("Verb", bound=Callable[..., object])
+_ClickCallback = TypeVar("_ClickCallback", bound=Callable[..., object])
 
 PATH = click.Path(path_type=Path)
 PATH_OR_DASH = click.Path(path_type=Path, allow_dash=True)
@@ -37,14 +37,16 @@ class TrainingRunFlags(TypedDict):
 # Kinds of options
 
 
-def path_option(*names: str, metavar: str, text: str, required: bool = False) -> Callable[[Verb], Verb]:
+def path_option(
+    *names: str, metavar: str, text: str, required: bool = False
+) -> Callable[[_ClickCallback], _ClickCallback]:
     """An option that takes the path of a file or folder."""
     return click.option(*names, type=PATH, metavar=metavar, required=required, help=text)
 
 
 def number_option(
     name: str, text: str, default: int | None = None, least: int = 1, metavar: str = "N"
-) -> Callable[[Verb], Verb]:
+) -> Callable[[_ClickCallback], _ClickCallback]:
     """An option that takes an integer."""
     kind = click.IntRange(min=least)
     shown = default is not None
@@ -77,7 +79,7 @@ device_option = click.option(
 )
 
 
-def prior_option(use: str) -> Callable[[Verb], Verb]:
+def prior_option(use: str) -> Callable[[_ClickCallback], _ClickCallback]:
     """`--prior`. `use` says what it is for."""
     return path_option(
         "--prior",
@@ -87,7 +89,7 @@ def prior_option(use: str) -> Callable[[Verb], Verb]:
     )
 
 
-def levels_option(text: str) -> Callable[[Verb], Verb]:
+def levels_option(text: str) -> Callable[[_ClickCallback], _ClickCallback]:
     """`--levels`. `text` says how the first N levels are used."""
     return number_option(
         "--levels",
@@ -141,7 +143,7 @@ fast_option = click.option(
 )
 
 
-def seed_option(text: str) -> Callable[[Verb], Verb]:
+def seed_option(text: str) -> Callable[[_ClickCallback], _ClickCallback]:
     """`--seed`. `text` says what it seeds."""
     return number_option("--seed", text, default=0, least=0)
 
@@ -154,7 +156,7 @@ figure_option = path_option(
 )
 
 
-def title_option(text: str) -> Callable[[Verb], Verb]:
+def title_option(text: str) -> Callable[[_ClickCallback], _ClickCallback]:
     """`--title`. `text` says what is titled, and the default."""
     return click.option("--title", "titles", multiple=True, metavar="TEXT", help=text)
 
@@ -169,7 +171,7 @@ def _check_overrides(ctx: click.Context, option: click.Parameter, values: tuple[
     return list(values)
 
 
-def overrides_option(what: str, example: str, note: str = "") -> Callable[[Verb], Verb]:
+def overrides_option(what: str, example: str, note: str = "") -> Callable[[_ClickCallback], _ClickCallback]:
     """`--set`. `what` says which values it changes, `example` is one, `note` is a further sentence."""
     return click.option(
         "--set",
@@ -210,7 +212,7 @@ init_option = path_option(
 )
 
 
-def stages_option(names: str) -> Callable[[Verb], Verb]:
+def stages_option(names: str) -> Callable[[_ClickCallback], _ClickCallback]:
     """`--stage`. `names` lists those of the bundled configurations."""
     return click.option(
         "--stage",
@@ -244,7 +246,7 @@ def training_options(
     default_run: str = "runs/NAME, where NAME is the file name of CONFIG without .toml",
     set_example: str = "train.stages.0.steps=5000",
     set_note: str = "",
-) -> Callable[[Verb], Verb]:
+) -> Callable[[_ClickCallback], _ClickCallback]:
     """The options of every verb that trains: `data`, `out`, `overrides`, and those of `TrainingRunFlags`.
 
     Args:
@@ -267,7 +269,7 @@ def training_options(
         grad_accum_option,
     )
 
-    def add(command: Verb) -> Verb:
+    def add(command: _ClickCallback) -> _ClickCallback:
         for option in reversed(added):
             command = option(command)
         return command

@@ -29,7 +29,7 @@ _NOT_COMPARED = (*_PARTS, *TRAINING_ONLY_TENSORS, "voice_table.")
 run computes from its voice encoder, whose weights it read rounded. BASE's points are kept."""
 
 
-def merge_models(
+def merge_model_parts(
     base: Path,
     parts: Mapping[str, Path],
     out: Path,
