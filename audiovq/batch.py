@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -38,6 +39,19 @@ class FileJob(NamedTuple):
 
 _Done = Callable[[FileJob, Exception | None], None]
 _Heard = Callable[[float], None]
+
+
+def targets(sources: Sequence[Path], suffix: str) -> list[Path]:
+    """Each source with `suffix` for its ending; beside it where two would otherwise have one target.
+
+    `a.mp3` and `a.wav` become `a.mp3.npy` and `a.wav.npy`, but `a.mp3` alone becomes `a.npy`.
+    """
+    counts = Counter(source.with_suffix(suffix) for source in sources)
+    alone = [counts[source.with_suffix(suffix)] == 1 for source in sources]
+    return [
+        source.with_suffix(suffix) if is_alone else source.with_name(source.name + suffix)
+        for source, is_alone in zip(sources, alone, strict=True)
+    ]
 
 
 def _cores() -> int:
@@ -124,23 +138,18 @@ def decode_files(
 
 def _on_threads(count: int, run: Callable[[], None], stop: threading.Event) -> None:
     """Call `run` on some threads and wait; if one fails or the process is interrupted, `stop` is set."""
-    import torch
+    from audiovq.nn.guard import guarded
 
-    before = torch.get_num_threads()
-    if count > 1:
-        # Each one's share of the cores. Results do not depend on it.
-        torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(count) as pool:
-            futures = [pool.submit(run) for _ in range(count)]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                stop.set()
-                raise
-    finally:
-        torch.set_num_threads(before)
+    # Each one's share of the cores. Results do not depend on it.
+    work = guarded(threads=1)(run) if count > 1 else guarded()(run)
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(work) for _ in range(count)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            stop.set()
+            raise
 
 
 class _Open(NamedTuple):

@@ -28,6 +28,10 @@ _PATIENCE = timedelta(days=2)
 of a process is noticed at once."""
 
 
+_MARKS = {"RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"}
+"""Names in the environment of a process that torchrun started."""
+
+
 class RankInfo(NamedTuple):
     """This process's rank, and the number of processes."""
 
@@ -39,6 +43,9 @@ class RankInfo(NamedTuple):
         """Whether this is rank zero, which writes files and logs progress."""
         return self.rank == 0
 
+    def __str__(self) -> str:
+        return f"process {self.rank + 1} of {self.world_size}"
+
     def shard(self, items: Sequence[_Item]) -> Sequence[_Item]:
         """Every `world_size`-th item: the shards of all processes hold each item once."""
         return items[self.rank :: self.world_size]
@@ -47,9 +54,11 @@ class RankInfo(NamedTuple):
 def torchrun_rank() -> RankInfo:
     """Rank and world size from the environment that torchrun sets; (0, 1) without it.
 
+    Shells on a cluster may hold a RANK and a WORLD_SIZE too, which say nothing about this program.
+
     Raises: AudiovqError if RANK and WORLD_SIZE are inconsistent.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if not os.environ.keys() >= _MARKS:
         return RankInfo(0, 1)
     rank = os.environ["RANK"]
     size = os.environ["WORLD_SIZE"]
@@ -60,7 +69,7 @@ def torchrun_rank() -> RankInfo:
 
 def local_world_size() -> int:
     """Processes of the job on this machine, which share its cores, from the environment of torchrun."""
-    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1") if os.environ.keys() >= _MARKS else "1"
     return max(1, int(text)) if text.isdecimal() else 1
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -15,11 +17,12 @@ from audiovq.audio.block_processor import process_blocks
 from audiovq.audio.highpass import high_pass_blocks
 from audiovq.audio.loudness import LoudnessMeter
 from audiovq.audio.reader import MAX_SAMPLE_MAGNITUDE, AudioReader, Recording, check_sample_rate
-from audiovq.audio.writer import AudioWriter
+from audiovq.audio.writer import FULL_SCALE, AudioWriter
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
-from audiovq.kernels.options import Precision
+from audiovq.kernels.options import Precision, check_precision, check_whole
 from audiovq.nn.device import find_device
+from audiovq.nn.guard import each_guarded, guarded
 from audiovq.speech.chunked_encoder import ChunkedEncoder
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.model import WaveformModel
@@ -37,9 +40,12 @@ from audiovq.speech.voices import VoiceSpace
 if TYPE_CHECKING:
     from audiovq.prior.sampler import PriorSampler
 
+_logger = logging.getLogger(__name__)
+
 _DEFAULT_MODEL = Path(__file__).parent / "assets" / "default.safetensors"
 
 
+@guarded()
 def load(
     model: str | os.PathLike[str] | None = None,
     *,
@@ -57,6 +63,7 @@ def load(
 
     Raises: AudiovqError if the file is missing, damaged or no model, or torch has no such device.
     """
+    check_precision(precision)
     path = _DEFAULT_MODEL if model is None else Path(model)
     loaded, header = load_model(path)
     prior_path = None if prior is None else Path(prior)
@@ -99,6 +106,7 @@ class Tokenizer:
         self.synthesiser = Synthesiser(model, precision, compiled=self._device.type == "cpu")
 
     @property
+    @guarded()
     def prior(self) -> PriorSampler:
         """Generates, scores and compresses codes. Raises AudiovqError if there is no prior."""
         if self._prior is None:
@@ -121,40 +129,50 @@ class Tokenizer:
         else:
             codes.save(path, force=force)
 
+    @guarded()
     def encode(
         self,
-        source: str | os.PathLike[str] | NDArray[np.floating],
+        source: str | os.PathLike[str] | NDArray[np.floating] | NDArray[np.int16],
         sample_rate: int | None = None,
         *,
         levels: int | None = None,
+        partial: bool = False,
     ) -> CodeSequence:
         """Codes of a recording.
 
         Args:
-            source: path of any file that soundfile reads, `"-"` for standard input, or samples `(T,)`.
+            source: path of any recording (docs/formats.md), `"-"` for standard input, or samples `(T,)`,
+                floats in -1..1 or int16.
             sample_rate: of an array, Hz (default 16,000); files know their own.
             levels: first levels of the codes to keep; None: all.
+            partial: take what can be decoded of a damaged file; the codes' `partial` says so.
 
         Raises: AudiovqError for what cannot be read (see `AudioReader`), an unusable array, or more
             levels than the model has.
         """
         count = self.code_format.levels
+        if levels is not None:
+            check_whole("levels", levels)
         if levels is not None and not 1 <= levels <= count:
             raise AudiovqError(
                 f"{self.path.name}: has {count} levels of codes; ask for 1 to {count}, not {levels}"
             )
-        codes = self._encode(source, sample_rate)
+        codes = self._encode(source, sample_rate, partial)
         return codes if levels is None else codes.coarse(levels)
 
     def _encode(
-        self, source: str | os.PathLike[str] | NDArray[np.floating], sample_rate: int | None
+        self,
+        source: str | os.PathLike[str] | NDArray[np.floating] | NDArray[np.int16],
+        sample_rate: int | None,
+        partial: bool,
     ) -> CodeSequence:
         if isinstance(source, np.ndarray):
-            return self._encode_array(source, sample_rate or SAMPLE_RATE)
+            return self._encode_array(source, SAMPLE_RATE if sample_rate is None else sample_rate)
         if sample_rate is not None:
             raise ValueError("sample_rate goes with an array; a file has its own")
-        with AudioReader(source) as reader:
-            return self._encode_blocks(reader.blocks, reader.source_rate, lambda: reader.source_samples)
+        with AudioReader(source, partial=partial) as reader:
+            codes = self._encode_blocks(reader.blocks, reader.source_rate, lambda: reader.source_samples)
+            return replace(codes, partial=bool(reader.damage))
 
     def decode(
         self, codes: CodeSequence | NDArray[np.integer], **options: Unpack[DecodeKeywords]
@@ -180,8 +198,9 @@ class Tokenizer:
         how = DecodeOptions(**options)
         job = self.decode_job(codes, how)
         blocks = self.synthesiser.fast(job) if how.fast else self.synthesiser.drawn(job)
-        return process_blocks(self.output_stage(codes), blocks)
+        return each_guarded(process_blocks(self.output_stage(codes), blocks))
 
+    @guarded()
     def decode_job(
         self, codes: CodeSequence | NDArray[np.integer], how: DecodeOptions | None = None
     ) -> DecodeJob:
@@ -233,6 +252,8 @@ class Tokenizer:
                 done += len(block)
                 if progress is not None:
                     progress(done, length)
+        if writer.clipped:
+            _logger.warning("%s: %d samples over full scale were limited", writer.name, writer.clipped)
 
     def voice_of(self, source: str | os.PathLike[str]) -> tuple[int, ...]:
         """The voice of a recording as integers. Raises: AudiovqError if the model has no voice encoder."""
@@ -252,16 +273,20 @@ class Tokenizer:
 
     # Encoding
 
-    def _encode_array(self, samples: NDArray[np.floating], rate: int) -> CodeSequence:
+    def _encode_array(self, samples: NDArray[np.floating] | NDArray[np.int16], rate: int) -> CodeSequence:
         from audiovq.audio.resample import resample
 
         if samples.ndim != 1 or samples.size == 0:
             raise AudiovqError(f"array: shape {samples.shape}; give mono samples (T,), at least one")
-        if (
-            not np.issubdtype(samples.dtype, np.floating)
-            or not (np.abs(samples) <= MAX_SAMPLE_MAGNITUDE).all()
-        ):
+        if samples.dtype == np.int16:
+            samples = samples.astype(np.float32) / FULL_SCALE
+        if not np.issubdtype(samples.dtype, np.floating):
+            raise AudiovqError(
+                f"array: holds {samples.dtype}; give floats in -1..1 or int16, or divide it by its full scale"
+            )
+        if not (np.abs(samples) <= MAX_SAMPLE_MAGNITUDE).all():
             raise AudiovqError("array: samples must be finite floats in -1..1")
+        check_whole("sample_rate", rate)
         check_sample_rate(rate, "array")
         signal = resample(samples.astype(np.float32), rate, SAMPLE_RATE)
         return self._encode_blocks(lambda: iter([signal]), rate, lambda: len(samples))

@@ -22,7 +22,7 @@ def compiled_files() -> dict[str, Path]:
     """Files with functions that numba compiles, by module."""
     files = sorted((ROOT / "audiovq").rglob("*.py"))
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
-    numba = re.compile(r"^(from|import) numba\b", re.MULTILINE)
+    numba = re.compile(r"^(from numba|from audiovq\.nn\.jit)\b", re.MULTILINE)
     return {module: path for module, path in modules.items() if numba.search(path.read_text())}
 
 

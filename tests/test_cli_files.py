@@ -80,14 +80,16 @@ def test_encode_folder_keeps_the_tree_and_skips_what_is_done(
     assert run(["encode", str(folder)]) == 0
     done = ["a.json", "a.npy", "b.json", "b.npy", "deep/er/c.json", "deep/er/c.npy"]
     assert names(out) == done
-    assert "3 encoded, 0 skipped" in one_line(capsys.readouterr())
+    left_out, summary = capsys.readouterr().err.splitlines()
+    assert left_out == f"{folder}: 1 other file left out (1 .txt)"
+    assert "3 encoded, 0 skipped" in summary
 
     (out / "a.json").unlink()  # as if killed between the two files
     (out / "b.npy").unlink()
     (out / "b.json").unlink()
     kept = (out / "deep/er/c.npy").stat().st_mtime_ns
     assert run(["encode", str(folder)]) == 0
-    assert "2 encoded, 1 skipped" in one_line(capsys.readouterr())
+    assert "2 encoded, 1 skipped" in capsys.readouterr().err
     assert names(out) == done
     assert (out / "deep/er/c.npy").stat().st_mtime_ns == kept
 
@@ -96,15 +98,44 @@ def test_encode_folder_goes_on_after_a_bad_file(
     folder: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "a.flac").write_bytes(b"broken")
-    (folder / "b.flac").write_bytes(b"sound")  # wants the place of b.WAV
     assert run(["encode", str(folder), str(folder.parent / "out")]) == 1
     assert names(folder.parent / "out") == ["b.json", "b.npy", "deep/er/c.json", "deep/er/c.npy"]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
-    assert "b.flac: would overwrite the output of b.WAV" in lines[0]
     assert "a.flac: is not a recording" in lines[1]
-    assert "2 encoded, 0 skipped as finished, 2 failed" in lines[2]
-    assert lines[3].startswith("audiovq: error: 2 of 4 files failed")
+    assert "2 encoded, 0 skipped as finished, 1 failed" in lines[2]
+    assert lines[3].startswith("audiovq: error: 1 of 3 files failed")
+
+
+def test_recordings_whose_names_differ_in_their_ending_get_codes_each(
+    folder: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "b.flac").write_bytes(b"sound")
+    (folder / "b.m4a").write_bytes(b"broken")
+    out = folder.parent / "out"
+    assert run(["encode", str(folder), str(out)]) == 1
+    codes = [name for name in names(out) if name.endswith(".npy")]
+    assert codes == ["a.npy", "b.WAV.npy", "b.flac.npy", "deep/er/c.npy"]
+    assert "4 encoded, 0 skipped as finished, 1 failed" in capsys.readouterr().err
+    assert run(["encode", str(folder), str(out)]) == 1
+    assert "0 encoded, 4 skipped as finished, 1 failed" in capsys.readouterr().err
+    (folder / "b.WAV.wav").write_bytes(b"sound")
+    assert run(["encode", str(folder), str(out)]) == 1
+    assert "b.WAV.wav: would overwrite the output of b.WAV" in capsys.readouterr().err
+
+
+def test_a_damaged_recording_is_taken_in_part_if_asked(
+    folder: Path, tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "a.flac").write_bytes(b"damaged")
+    assert run(["encode", str(folder / "a.flac")]) == 1
+    assert "--partial" in one_line(capsys.readouterr())
+    assert run(["encode", str(folder / "a.flac"), "--partial"]) == 0
+    assert "10 codes, 0.08 s, all that can be decoded of a damaged" in one_line(capsys.readouterr())
+    assert CodeSequence.load(folder / "a.npy").partial
+    assert run(["encode", str(folder), "--partial"]) == 0
+    assert "a.flac: damaged, 0.08 s of it taken" in capsys.readouterr().err
+    assert not CodeSequence.load(folder.parent / "in_codes/b.npy").partial
 
 
 def test_encode_folder_does_not_mix_models(
@@ -124,7 +155,7 @@ def test_folder_without_recordings(
 ) -> None:
     (tmp_path / "notes.txt").write_text("none")
     assert run(["encode", str(tmp_path), str(tmp_path / "out")]) == 1
-    assert "holds no file that ends in .aif" in one_line(capsys.readouterr())
+    assert "holds no file that ends in .3gp .aac .aif" in one_line(capsys.readouterr())
     assert names(tmp_path) == ["notes.txt"]
     assert run(["encode", str(tmp_path), "-"]) == 2
     assert "OUT must be a folder" in capsys.readouterr().err

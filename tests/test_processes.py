@@ -28,6 +28,7 @@ from audiovq.data.sharding import Shard
 from audiovq.distributed import RankInfo, local_world_size, torchrun_rank
 from audiovq.errors import AudiovqError
 from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.launch import _own_device
 from audiovq.training.prior_data import CodeBatch, CodeCorpus, CodeCropReader, HeldOutCodeReader
 from audiovq.training.run_options import RunOptions
 from audiovq.training.speech import train_speech_model
@@ -296,6 +297,7 @@ def test_rank_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     assert torchrun_rank() == (0, 1)
     assert torchrun_rank().is_first
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
@@ -307,11 +309,24 @@ def test_rank_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
         torchrun_rank()
 
 
+def test_a_rank_that_torchrun_did_not_set_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell on a cluster holds one too, for another program."""
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert torchrun_rank() == (0, 1)
+    assert local_world_size() == 1
+    assert _own_device("cpu").type == "cpu"
+
+
 def test_progress_comes_from_rank_zero_and_warnings_from_all(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logger = logging.getLogger("audiovq.somewhere")
     logger.warning("a library is silent")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
@@ -334,4 +349,6 @@ def test_a_folder_is_shared_out(folder: Path, tmp_path: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
     assert [line for line in lines if line.endswith("6 encoded, 0 skipped as finished, 1 failed")]
     assert sum("bad.wav" in line for line in lines) == 1
+    for rank in (1, 2):
+        assert f"process {rank} of 2: done; waiting for 1 other" in done.stderr
     assert sorted(p.stem for p in (tmp_path / "out").rglob("*.npy")) == list("012345")

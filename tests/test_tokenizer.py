@@ -141,7 +141,7 @@ def test_silence_is_encoded_and_stays_finite(tiny_tokenizer: Tokenizer) -> None:
     [
         (np.zeros(0, np.float32), 16_000, "at least one"),
         (np.zeros((2, 100), np.float32), 16_000, "mono"),
-        (np.zeros(100, np.int16), 16_000, "finite floats"),
+        (np.zeros(100, np.int32), 16_000, "holds int32; give floats"),
         (np.array([0.0, np.nan], np.float32), 16_000, "finite floats"),
         (np.array([0.0, 1e300]), 16_000, "finite floats"),
         (np.zeros(100, np.float32), 10, "sample rate of 10 Hz"),
@@ -180,3 +180,34 @@ def test_info(tiny_tokenizer: Tokenizer, paper_tokenizer: Tokenizer) -> None:
     assert facts["parameters"] == sum(p.numel() for p in tiny_tokenizer.model.parameters())
     assert paper_tokenizer.info()["voice_bits"] == 0
     assert paper_tokenizer.info()["spectral_head"] is False
+
+
+@pytest.mark.parametrize(("ending", "rate"), [("wav", 16_000), ("flac", 48_000), ("mp3", 44_100)])
+@pytest.mark.parametrize("fast", [False, True])
+def test_digital_silence_comes_back_as_zeros(
+    tiny_tokenizer: Tokenizer, tmp_path: Path, ending: str, rate: int, fast: bool
+) -> None:
+    for samples in (rate // 50, rate // 2):
+        path = tmp_path / f"{samples}.{ending}"
+        soundfile.write(path, np.zeros(samples), rate)
+        codes = tiny_tokenizer.encode(path)
+        assert codes.gain == 0
+        back = tiny_tokenizer.decode(codes, fast=fast)
+        assert back.sample_rate == rate
+        assert not back.samples.any()
+
+
+def test_codes_of_a_part_say_so(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "in.wav"
+    soundfile.write(path, speech(16_000), 16_000)
+    assert not tiny_tokenizer.encode(path, partial=True).partial
+    path.write_bytes(path.read_bytes()[:20_044])
+    with pytest.raises(
+        AudiovqError, match=r"20000 of 32000 bytes .* take the 0\.62 s that there are with encode --partial"
+    ):
+        tiny_tokenizer.encode(path)
+    codes = tiny_tokenizer.encode(path, partial=True)
+    assert codes.partial
+    assert codes.num_samples == 10_000
+    codes.save(tmp_path / "in.npy")
+    assert CodeSequence.load(tmp_path / "in.npy").partial

@@ -457,6 +457,7 @@ def test_only_the_first_of_several_processes_locks(tmp_path: Path, monkeypatch: 
         seen.append([path.name for path in folder.iterdir()])
         raise Busy
 
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("audiovq.training.launch.process_group", lambda _: nullcontext())
     for rank in ("0", "1"):

@@ -1,23 +1,28 @@
-"""Read any recording that libsndfile reads, block by block."""
+"""Read any recording, block by block.
+
+PCM in WAV, AIFF and the like, and FLAC, go through libsndfile, everything else through FFmpeg's libraries
+(`av_reader`), which also try what libsndfile refuses.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import re
 import shutil
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
+from audiovq.audio.containers import layout, sniff
+from audiovq.audio.decoding import ChainDecoder, DamageError, Decoder, SndfileDecoder, UnusableError
+from audiovq.audio.layout import FilePart, Kind, Layout
 from audiovq.audio.resample import (
     MAX_SAMPLE_RATE_HZ,
     MIN_SAMPLE_RATE_HZ,
@@ -26,31 +31,19 @@ from audiovq.audio.resample import (
 )
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.io.stdio import binary_stdin
 
 AUDIO_EXTENSIONS = (
-    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
-    *(".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64"),
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".m4b", ".aac", ".mp4", ".mov"),
+    *(".webm", ".mka", ".mkv", ".wma", ".asf", ".wv", ".ape", ".amr", ".3gp", ".mp2", ".spx", ".tta", ".mpc"),
+    *(".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".sph"),
 )
 """Endings of the files that count as recordings in a folder, in lower case."""
-
-_BLOCK_VALUES = 131_072
-"""Values (frames × channels) decoded at a time."""
 
 MAX_SAMPLE_MAGNITUDE = 1e6
 """Float files may exceed full scale, even hold values on the scale of int16, but not without end."""
 
-# libsndfile reads a file that ends early as a shorter one, and reports that only in its log.
-_CUT_SHORT = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-# Programs that write to a pipe cannot come back to the size, and announce about the largest that fits.
-_UNKNOWN_SIZE = 0x7FFF_0000
-# The length in samples that libsndfile gives where the file states none.
-_UNKNOWN_LENGTH = 2**62
-
-_MP3_FRAME = 1_152
-# Bytes fed to the decoder of an MP3 at a time.
-_PIPE_CHUNK = 4_096
-# Bytes that it may leave unread: a full pipe and a tag.
-_UNREAD_BYTES = 73_728
+_HEAD_BYTES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,22 +72,26 @@ class AudioReader:
     Args:
         source: a path, `"-"` for standard input, or a binary stream. What is not a regular file is first
             copied to an anonymous temporary file, since a second pass may follow.
+        partial: take what can be decoded of a damaged recording; `damage` says what is wrong with it.
 
     Raises:
-        AudiovqError: missing, unreadable, empty, not audio, no samples, cut short, or (during a pass) damaged
-            or with samples that are not finite. A cut MP3 or Ogg file looks like a whole one.
+        AudiovqError: missing, unreadable, empty, not audio, or (during a pass) no samples, cut short, damaged
+            or with samples that are not finite.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
+    def __init__(self, source: str | os.PathLike[str] | BinaryIO, *, partial: bool = False) -> None:
         self._path: Path | None = None
         self._spool: IO[bytes] | None = None
+        self._partial = partial
         self._passes = 0
         self._source_samples: int | None = None
+        self.damage = ""
+        """What a pass found wrong, if `partial`; "" for a whole recording."""
         if not isinstance(source, str | os.PathLike):
             self.name = str(getattr(source, "name", "audio stream"))
         elif os.fspath(source) == "-":
             self.name = "standard input"
-            source = sys.stdin.buffer
+            source = binary_stdin()
         else:
             self.name = os.fspath(source)
             self._path = Path(source)
@@ -104,10 +101,14 @@ class AudioReader:
             elif self._path is not None and (self._path.is_fifo() or self._path.is_char_device()):
                 with open(self._path, "rb") as pipe:
                     self._fill_spool(pipe)
-            with self._decoder() as (file, _):
-                self.source_rate = file.samplerate
+            with self._raw() as raw:
+                self._layout = self._look(raw)
+            with self._decoder() as decoder:
+                self.source_rate = decoder.rate
                 """Sample rate of the file, Hz."""
-                self._check_header(file)
+                self.exact = decoder.exact
+                """Whether `read_segment` finds places in the file by seeking."""
+                check_sample_rate(self.source_rate, self.name)
         except OSError as error:
             self.close()
             raise unreadable_file_error(self.name, error) from error
@@ -135,44 +136,69 @@ class AudioReader:
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Float32 mono blocks `(T,)` at 16 kHz, of varying length, from the start; one pass at a time."""
-        self._passes += 1
-        this_pass = self._passes
         resampler = StreamResampler(self.source_rate, SAMPLE_RATE)
-        try:
-            with self._decoder() as (file, raw):
-                buffer = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), dtype=np.float32)
-                while count := self._fill(file, buffer):
-                    mono = to_mono(buffer[:count])
-                    _check_samples(mono, self.name)
-                    block = resampler.push(mono)
-                    if len(block):
-                        yield block
-                    if self._passes != this_pass:
-                        raise RuntimeError("another pass over this recording began before this one ended")
-                self._check_end(file, raw, resampler.pushed)
-        except OSError as error:
-            raise unreadable_file_error(self.name, error) from error
-        self._source_samples = resampler.pushed
+        for block in self.source_blocks():
+            resampled = resampler.push(block)
+            if len(resampled):
+                yield resampled
         rest = resampler.flush()
         if len(rest):
             yield rest
 
-    def _fill(self, file: soundfile.SoundFile, buffer: NDArray[np.float32]) -> int:
-        """Decode into `(T, C)`; the number of samples decoded, 0 at the end."""
-        if file.format == "MP3":
-            return _fill_mp3(file, buffer)
+    def source_blocks(self) -> Iterator[NDArray[np.float32]]:
+        """As `blocks`, at `source_rate`. What has another rate further in is resampled."""
+        self._passes += 1
+        this_pass = self._passes
+        count = 0
         try:
-            return int(file.buffer_read_into(buffer, "float32"))
-        except soundfile.LibsndfileError as error:
-            reason = error.error_string.strip(" .")
-            raise AudiovqError(
-                f"{self.name}: is damaged or cut short ({reason}); get a whole copy"
-            ) from error
+            with self._decoder() as decoder:
+                for mono in self._mono(decoder):
+                    count += len(mono)
+                    if len(mono):
+                        yield mono
+                    if self._passes != this_pass:
+                        raise RuntimeError("another pass over this recording began before this one ended")
+        except DamageError as error:
+            if not self._partial:
+                rest = f", or take the {count / self.source_rate:.2f} s that there are with encode --partial"
+                raise AudiovqError(
+                    f"{self.name}: {error}; get a whole copy{rest if count else ''}"
+                ) from error
+            self.damage = str(error)
+        except OSError as error:
+            raise unreadable_file_error(self.name, error) from error
+        if count == 0:
+            raise _no_samples(self.name)
+        self._source_samples = count
+
+    def _mono(self, decoder: Decoder) -> Iterator[NDArray[np.float32]]:
+        """Checked mono samples of all blocks at `source_rate`."""
+        change: StreamResampler | None = None
+        for block in decoder.blocks():
+            mono = to_mono(block.samples)
+            _check_samples(mono, self.name)
+            if change is not None and change.rate != block.rate:
+                yield change.flush()
+                change = None
+            if change is None and block.rate != self.source_rate:
+                check_sample_rate(block.rate, self.name)
+                change = StreamResampler(block.rate, self.source_rate)
+            yield mono if change is None else change.push(mono)
+        if change is not None:
+            yield change.flush()
 
     def _fill_spool(self, stream: BinaryIO) -> None:
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the reader)
         shutil.copyfileobj(stream, self._spool)
         self._spool.flush()
+
+    def _look(self, raw: IO[bytes]) -> Layout:
+        if os.fstat(raw.fileno()).st_size == 0:
+            raise AudiovqError(f"{self.name}: is empty (0 bytes); give a recording")
+        found = layout(raw)
+        if found.empty:
+            raise _no_samples(self.name)
+        return found
 
     @contextlib.contextmanager
     def _raw(self) -> Iterator[IO[bytes]]:
@@ -185,99 +211,46 @@ class AudioReader:
                 yield raw
 
     @contextlib.contextmanager
-    def _decoder(self) -> Iterator[tuple[soundfile.SoundFile, IO[bytes]]]:
-        """The file opened at its start, by descriptor: libsndfile would go by the ending of a name too."""
-        with self._raw() as raw:
-            if os.fstat(raw.fileno()).st_size == 0:
-                raise AudiovqError(f"{self.name}: is empty (0 bytes); give a recording")
-            with self._open(raw.fileno()) as file:
-                if file.format != "MP3":
-                    yield file, raw
-                    return
-            # The length of an MP3 without a Xing header is guessed from its first frame, and libsndfile reads
-            # no further than that, unless it cannot seek: then it admits to knowing no length.
-            raw.seek(0)
-            with _piped(raw) as descriptor, self._open(descriptor) as file:
-                if file.frames >= _UNKNOWN_LENGTH:
-                    yield file, raw
-                    return
-            raw.seek(0)
-            with self._open(raw.fileno()) as file:
-                yield file, raw
+    def _decoder(self) -> Iterator[Decoder]:
+        """The file opened at its start."""
+        with self._raw() as raw, contextlib.closing(self._open(raw)) as decoder:
+            yield decoder
 
-    def _open(self, descriptor: int) -> soundfile.SoundFile:
-        try:
-            file = soundfile.SoundFile(descriptor, closefd=False)
-        except soundfile.LibsndfileError as error:
-            raise AudiovqError(
-                f"{self.name}: is not a recording in a format that can be read; convert it to WAV or FLAC"
-            ) from error
-        # Read from front to back only: soundfile seeks after every read of a seekable file, which fails at
-        # the end of a FLAC of unknown length.
-        file.seekable = lambda: False
-        return file
+    def _open(self, raw: IO[bytes]) -> Decoder:
+        reasons = []
+        for make in self._decoders(raw):
+            try:
+                return make()
+            except UnusableError as error:
+                reasons.append(str(error))
+        if self._layout.cut:
+            raise AudiovqError(f"{self.name}: is cut short ({self._layout.cut}); get a whole copy")
+        raise AudiovqError(
+            f"{self.name}: is not a recording in a format that can be read ({', '.join(reasons)}); "
+            "check what it is, or convert it with another program"
+        )
 
-    def _check_not_empty(self, count: int) -> None:
-        if count == 0:
-            raise AudiovqError(f"{self.name}: holds no samples; give a recording of at least one sample")
+    def _decoders(self, raw: IO[bytes]) -> list[Callable[[], Decoder]]:
+        """What to try, in order."""
+        from audiovq.audio.av_reader import AvDecoder
 
-    def _check_header(self, file: soundfile.SoundFile) -> None:
-        self._check_not_empty(file.frames)
-        check_sample_rate(file.samplerate, self.name)
-        for announced, present in _CUT_SHORT.findall(file.extra_info):
-            # One byte more may be the padding that a chunk of odd size gets.
-            if int(present) + 1 < int(announced) < _UNKNOWN_SIZE:
-                raise AudiovqError(
-                    f"{self.name}: is cut short, {present} of {announced} bytes of samples are there; "
-                    "get a whole copy, or write the samples that are there to a new file"
-                )
-
-    def _check_end(self, file: soundfile.SoundFile, raw: IO[bytes], count: int) -> None:
-        self._check_not_empty(count)
-        if count >= file.frames:
-            return
-        if file.format == "FLAC" and file.frames < _UNKNOWN_LENGTH:
-            raise AudiovqError(
-                f"{self.name}: is cut short, {count} of {file.frames} samples are there; get a whole copy"
-            )
-        # The length in an MP3 goes stale when it is edited, and many lack the end of their last frame. But
-        # what stops well before the end of the file has lost its way in damaged data.
-        unread = os.fstat(raw.fileno()).st_size - os.lseek(raw.fileno(), 0, os.SEEK_CUR)
-        if file.format == "MP3" and unread > _UNREAD_BYTES:
-            raise AudiovqError(f"{self.name}: is damaged after {count} samples; get a whole copy")
+        found = self._layout
+        if found.links:
+            links: list[Callable[[], Decoder]] = []
+            for link in found.links:
+                # What is missing at the end of the file is missing in its last part.
+                own = Layout(found.kind, cut=found.cut if link is found.links[-1] else "")
+                make = SndfileDecoder if link.plain else AvDecoder
+                links.append(functools.partial(make, FilePart(raw, link.start, link.end), own))
+            return [lambda: ChainDecoder(links)]
+        whole = FilePart(raw, 0, os.fstat(raw.fileno()).st_size)
+        second = functools.partial(AvDecoder, whole, found)
+        return [functools.partial(SndfileDecoder, raw, found), second] if found.plain else [second]
 
 
-def _fill_mp3(file: soundfile.SoundFile, buffer: NDArray[np.float32]) -> int:
-    """As `_fill`, by frames: a read that meets half a frame fails and loses the samples it has decoded."""
-    count = 0
-    while count < len(buffer):
-        try:
-            decoded = file.buffer_read_into(buffer[count : count + _MP3_FRAME], "float32")
-        except soundfile.LibsndfileError:
-            break
-        if decoded == 0:
-            break
-        count += decoded
-    return count
-
-
-@contextlib.contextmanager
-def _piped(raw: IO[bytes]) -> Iterator[int]:
-    """The reading end of a pipe that the rest of `raw` flows through."""
-    reading, writing = os.pipe()
-
-    def pump() -> None:
-        # The reader may leave before the end, which breaks the pipe; a read error ends the stream early.
-        with contextlib.suppress(OSError), open(writing, "wb", buffering=0) as sink:
-            shutil.copyfileobj(raw, sink, _PIPE_CHUNK)
-
-    pumping = threading.Thread(target=pump, daemon=True)
-    pumping.start()
-    try:
-        yield reading
-    finally:
-        os.close(reading)
-        pumping.join()
+def _no_samples(name: str) -> AudiovqError:
+    """The error for a recording without sound."""
+    return AudiovqError(f"{name}: holds no samples; give a recording of at least one sample")
 
 
 def check_sample_rate(rate: int, name: str) -> None:
@@ -301,7 +274,9 @@ def _check_samples(samples: NDArray[np.float32], name: str) -> None:
 def read_segment(
     path: str | os.PathLike[str], start: int = 0, count: int = -1
 ) -> tuple[NDArray[np.float32], int]:
-    """Mono samples `(T,)` of a part of a file at its own rate, found by seeking, and that rate in Hz.
+    """Mono samples `(T,)` of a part of a file at its own rate, and that rate in Hz.
+
+    Found by seeking where that is exact, else by decoding from the start.
 
     Args:
         start: of the part, in samples at the file's rate.
@@ -310,21 +285,51 @@ def read_segment(
     Raises: AudiovqError for a file that cannot be read or has no such place, and for a rate or samples out of
         bounds.
     """
+    if count >= 0 and (found := _by_seeking(path, start, count)) is not None:
+        return found
+    parts = []
+    end = start + count if count >= 0 else sys.maxsize
+    at = 0
+    with AudioReader(path) as reader:
+        for block in reader.source_blocks():
+            parts.append(block[max(0, start - at) : end - at])
+            at += len(block)
+            if at >= end:
+                break
+        if at < start:
+            raise AudiovqError(f"{path}: cannot be read from sample {start} on, it has {at}; replace it")
+        return np.concatenate(parts), reader.source_rate
+
+
+def _by_seeking(
+    path: str | os.PathLike[str], start: int, count: int
+) -> tuple[NDArray[np.float32], int] | None:
+    """As `read_segment`; None where libsndfile does not find the place exactly."""
     try:
-        with soundfile.SoundFile(path) as file:
-            file.seek(start)
-            samples = file.read(count, dtype="float32", always_2d=True)
-            rate = file.samplerate
-    except (OSError, RuntimeError) as error:
+        with open(path, "rb", buffering=0) as raw:
+            kind = sniff(raw.read(_HEAD_BYTES))
+            raw.seek(0)
+            if kind not in _SEEKABLE:
+                return None
+            with contextlib.closing(SndfileDecoder(raw, Layout(kind))) as decoder:
+                if not decoder.exact or start > decoder.frames:
+                    return None
+                samples = decoder.span(start, count)
+    except OSError as error:
         raise AudiovqError(f"{path}: cannot be read ({error}); repair or remove it") from None
+    except (UnusableError, DamageError):
+        return None
     mono = to_mono(samples)
-    check_sample_rate(rate, os.fspath(path))
+    check_sample_rate(decoder.rate, os.fspath(path))
     _check_samples(mono, os.fspath(path))
-    return mono, rate
+    return mono, decoder.rate
 
 
-def read_recording(source: str | os.PathLike[str] | BinaryIO) -> Recording:
-    """A whole recording as mono at 16 kHz; raises what `AudioReader` raises."""
-    with AudioReader(source) as reader:
+_SEEKABLE = (Kind.WAV, Kind.AIFF, Kind.AU, Kind.FLAC, Kind.SNDFILE)
+
+
+def read_recording(source: str | os.PathLike[str] | BinaryIO, *, partial: bool = False) -> Recording:
+    """A whole recording as mono at 16 kHz; arguments and errors as for `AudioReader`."""
+    with AudioReader(source, partial=partial) as reader:
         samples = np.concatenate(list(reader.blocks()))
         return Recording(samples, SAMPLE_RATE, reader.source_rate, reader.source_samples)

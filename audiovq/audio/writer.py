@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-import sys
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
+from audiovq.io.stdio import binary_stdout
 
 _WRITABLE = {
     ".wav": ("WAV", "PCM_16"),
@@ -25,7 +25,8 @@ _WRITABLE = {
 }
 """libsndfile's format and subtype by the ending of the file name."""
 
-_FULL_SCALE = 32_768
+FULL_SCALE = 32_768
+"""Of int16: what a sample of 1 would be."""
 
 # The Vorbis encoder keeps a block on the stack, and crashes on a long one.
 _BLOCK_SAMPLES = 65_536
@@ -71,9 +72,11 @@ class AudioWriter:
         self._num_samples = num_samples
         self._written = 0
         self._file: soundfile.SoundFile | _WavStream | None = None
+        self._to_stdout = False
         self._partial = None if to_stdout else PartialFile(path, force=force)
         if to_stdout and num_samples is not None:
-            self._raw: IO[bytes] = sys.stdout.buffer
+            self._raw: IO[bytes] = binary_stdout()
+            self._to_stdout = True
             self._file = _WavStream(self._raw, sample_rate, num_samples)
             return
         # Standard output cannot be rewound to complete the header.
@@ -118,10 +121,11 @@ class AudioWriter:
             self._close_file()
             if self._partial is not None:
                 self._partial.commit()
-            elif self._raw is not sys.stdout.buffer:
+            elif not self._to_stdout:
+                out = binary_stdout()
                 self._raw.seek(0)
-                shutil.copyfileobj(self._raw, sys.stdout.buffer)
-                sys.stdout.buffer.flush()
+                shutil.copyfileobj(self._raw, out)
+                out.flush()
         finally:
             self.discard()
 
@@ -135,7 +139,7 @@ class AudioWriter:
         finally:
             if self._partial is not None:
                 self._partial.discard()
-            elif self._raw is not sys.stdout.buffer:
+            elif not self._to_stdout:
                 self._raw.close()
 
     def _append(self, samples: NDArray[np.float32]) -> None:
@@ -148,7 +152,7 @@ class AudioWriter:
         self.clipped += int(np.count_nonzero(limited != samples))
         if self._subtype == "PCM_16":
             # Scaled here: libsndfile writes full scale as 32767 but reads 32768, so that copies would differ.
-            values = np.rint(limited * _FULL_SCALE).clip(-_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+            values = np.rint(limited * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
         else:
             values = limited
         try:

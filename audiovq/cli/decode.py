@@ -137,7 +137,7 @@ def _decode_folder(
     out = out or default_out(folder, "_decoded")
     if out.resolve() == folder.resolve():
         raise click.UsageError("OUT must be another folder than CODES.")
-    jobs = find_jobs(folder, out, {".npy", ".avq"}, ".wav")
+    jobs = find_jobs(folder, out, {".npy", ".avq"}, ".wav", {".json"})
     tokenizer = load_model()
     how = DecodeOptions(**keywords)
 

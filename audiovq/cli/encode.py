@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     "Default: all."
 )
 @options.device_option
+@options.partial_option
 @options.force_option
 def encode(
     source: Path,
@@ -41,17 +42,19 @@ def encode(
     form: str | None,
     levels: int | None,
     device: str,
+    partial: bool,
     force: bool,
 ) -> None:
     """Turn recordings into codes.
 
-    IN is an audio file in any format that libsndfile reads (WAV, FLAC, MP3, Ogg, Opus, AIFF, ...), at any
-    sample rate; channels are mixed to mono. `-` is standard input. The bundled model gives 62.5 steps per
-    second with 3 codes each, one per level: about 1.1 kbit/s as .avq.
+    IN is an audio file in any usual format (WAV, FLAC, MP3, M4A, Ogg, Opus, WebM, AIFF, ...) or the sound of
+    a video, at any sample rate; channels are mixed to mono. `-` is standard input. The bundled model gives
+    62.5 steps per second with 3 codes each, one per level: about 1.1 kbit/s as .avq.
 
     If IN is a folder, every audio file in it, including subfolders, is encoded. A file that cannot be read
     is reported and does not stop the others. If interrupted, rerun the command: files already done are
-    skipped. Processes started with torchrun share the files.
+    skipped. Processes started with torchrun share the files. Of two recordings that differ in their extension
+    alone, a.mp3 and a.wav, the codes are named a.mp3.npy and a.wav.npy.
 
     OUT must end in .npy or .avq. By default it is IN with its extension replaced (for a folder: IN_codes,
     with the same directory structure). OUT is required if IN is `-`.
@@ -74,7 +77,7 @@ def encode(
         return load(model, device=device, prior=prior)
 
     if source.is_dir():
-        _encode_folder(source, out, form or "npy", levels, force, load_model)
+        _encode_folder(source, out, form or "npy", levels, partial, force, load_model)
         return
     out = options.out_or_default(source, out, f".{form or 'npy'}")
     if out == Path("-"):
@@ -89,10 +92,11 @@ def encode(
     tokenizer = load_model()
     if out.suffix == ".avq":
         _ = tokenizer.prior  # a missing prior is an error before the work, not after it
-    codes = tokenizer.encode(source, levels=levels)
+    codes = tokenizer.encode(source, levels=levels, partial=partial)
     tokenizer.save_codes(codes, out, force=force)
-    if out != Path("-"):
-        click.echo(f"{out}: {_counted(codes)}, {codes.seconds:.2f} s", err=True)
+    if out != Path("-") or codes.partial:
+        part = ", all that can be decoded of a damaged recording" if codes.partial else ""
+        click.echo(f"{out}: {_counted(codes)}, {codes.seconds:.2f} s{part}", err=True)
 
 
 def _encode_folder(
@@ -100,6 +104,7 @@ def _encode_folder(
     out: Path | None,
     form: str,
     levels: int | None,
+    partial: bool,
     force: bool,
     load_model: Callable[[], Tokenizer],
 ) -> None:
@@ -126,7 +131,14 @@ def _encode_folder(
             run.done(job, error)
             bar.update()
 
-        encode_files(tokenizer, run.todo, done=done, force=force, levels=levels)
+        def encode_job(job: FileJob) -> CodeSequence:
+            codes = tokenizer.encode(job.source, levels=levels, partial=partial)
+            if codes.partial:
+                bar.clear()
+                click.echo(f"{job.source}: damaged, {codes.seconds:.2f} s of it taken", err=True)
+            return codes
+
+        encode_files(tokenizer, run.todo, done=done, force=force, encode=encode_job)
     run.summarize()
 
 

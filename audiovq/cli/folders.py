@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import click
 
-from audiovq.batch import FileJob
+from audiovq.batch import FileJob, targets
 from audiovq.distributed import all_reduce_floats, process_group, torchrun_rank
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import remove_leftover_files
+from audiovq.io.folder import walk
 from audiovq.io.progress import ProgressBar
 
 
-def find_jobs(folder: Path, out: Path, suffixes: Collection[str], new_suffix: str) -> list[FileJob]:
+def find_jobs(
+    folder: Path, out: Path, suffixes: Collection[str], new_suffix: str, beside: Collection[str] = ()
+) -> list[FileJob]:
     """Files under `folder` that end in one of `suffixes` (lower case), sorted, and their targets under `out`.
 
-    Names that start with a dot are left out: operating systems keep metadata in such files.
+    Files with other endings are counted in a line on standard error. Names that start with a dot are left
+    out: operating systems keep metadata in such files. Links to folders are followed.
+
+    Args:
+        new_suffix: of the targets (`batch.targets`).
+        beside: endings of files that belong to those of `suffixes`, and are not counted.
 
     Raises:
         AudiovqError: no such file in the folder, or it cannot be read.
@@ -26,17 +34,27 @@ def find_jobs(folder: Path, out: Path, suffixes: Collection[str], new_suffix: st
     """
     if out == Path("-"):
         raise click.UsageError("OUT must be a folder, as the input is one.")
-    jobs = []
-    for parent, folders, names in os.walk(folder, onerror=_unreadable):
+    sources = []
+    others: Counter[str] = Counter()
+    for parent, folders, names in walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             source = Path(parent, name)
-            if source.suffix.lower() in suffixes and not name.startswith("."):
-                jobs.append(FileJob(source, out / source.relative_to(folder).with_suffix(new_suffix)))
-    if not jobs:
+            if name.startswith("."):
+                continue
+            if source.suffix.lower() in suffixes:
+                sources.append(source.relative_to(folder))
+            elif source.suffix.lower() not in beside:
+                others[source.suffix.lower() or "without an ending"] += 1
+    if not sources:
         endings = " ".join(sorted(suffixes))
         raise AudiovqError(f"{folder}: holds no file that ends in {endings}; check the path")
-    return jobs
+    if others and torchrun_rank().is_first:
+        counts = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
+        files = "1 other file" if others.total() == 1 else f"{others.total()} other files"
+        click.echo(f"{folder}: {files} left out ({counts})", err=True)
+    new = targets(sources, new_suffix)
+    return [FileJob(folder / source, out / target) for source, target in zip(sources, new, strict=True)]
 
 
 class FolderRun:
@@ -58,12 +76,14 @@ class FolderRun:
         self.verb = verb
         self.out = out
         self.total = len(mine)
+        if torchrun_rank().world_size > 1:
+            click.echo(f"{torchrun_rank()}: takes {len(mine)} of {len(jobs)} files", err=True)
         self.failed = 0
         self.skipped = 0
         self.todo: list[FileJob] = []
         self.bar: ProgressBar | None = None
         remove_leftover_files(out)
-        # Two sources can differ in their ending alone: the first one keeps the target.
+        # Where names still clash (`a.wav`, `a.mp3` and `a.mp3.wav`), the first one keeps the target.
         owners: dict[Path, Path] = {}
         for job in jobs:
             owners.setdefault(job.target, job.source)
@@ -103,6 +123,10 @@ class FolderRun:
 
     def summarize(self) -> None:
         """Print on standard error how many files were done. Raises AudiovqError if any failed."""
+        started = torchrun_rank()
+        if started.world_size > 1:
+            others = started.world_size - 1
+            click.echo(f"{started}: done; waiting for {others} other{'s' if others > 1 else ''}", err=True)
         with process_group():
             total, skipped, failed = map(int, all_reduce_floats([self.total, self.skipped, self.failed]))
         if torchrun_rank().is_first:

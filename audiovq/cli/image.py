@@ -161,7 +161,7 @@ def _decode_folder(folder: Path, out: Path | None, tokenizer: ImageTokenizer, fo
     def work(job: FileJob) -> None:
         write_picture(job.target, tokenizer.decode(CodeGrid.load(job.source)), force=force)
 
-    run = FolderRun(find_jobs(folder, out, {".npy"}, ".png"), finished, "decoded", out)
+    run = FolderRun(find_jobs(folder, out, {".npy"}, ".png", {".json"}), finished, "decoded", out)
     run.each(work)
     run.summarize()
 

@@ -72,11 +72,15 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
     try:
         with log_to_stderr():
             result = command.main(args=list(args), prog_name=name, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        # Click takes every end of a file for Ctrl-D at a prompt, and there is no prompt here.
+        if isinstance(error.__cause__, EOFError):
+            return _fail(name, f"a file ended too early ({error.__cause__ or 'EOFError'}); check its size")
         click.echo(f"{name}: interrupted", err=True)
         return 130
     except BrokenPipeError:

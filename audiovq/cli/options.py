@@ -150,6 +150,9 @@ def seed_option(text: str) -> Callable[[_ClickCallback], _ClickCallback]:
 
 # Output
 force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
+partial_option = click.option(
+    "--partial", is_flag=True, help="Take what can be decoded of a recording that is cut short or damaged."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 figure_option = path_option(
     "-o", "--out", metavar="OUT", text="Figure to write: a .png, .pdf or .svg file.", required=True
@@ -302,6 +305,8 @@ def out_or_default(source: Path, out: Path | None, ending: str, metavar: str = "
         return out
     if source == Path("-"):
         raise click.UsageError(f"OUT is required when {metavar} is standard input.")
+    if not source.name:
+        raise click.UsageError(f"{metavar} must be a file, not the folder {source}.")
     return source.with_name(source.stem + ending)
 
 

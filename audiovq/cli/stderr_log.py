@@ -17,7 +17,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
-        if not sys.stderr.isatty():
+        if sys.stderr is None or not sys.stderr.isatty():
             click.echo(line, err=True)
             return
         from tqdm import tqdm

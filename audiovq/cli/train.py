@@ -61,8 +61,10 @@ def train(
     """
     if snapshot is not None:
         options.check_writable(snapshot, force)
+    from audiovq.training.launch import _keep_freed_memory
     from audiovq.training.speech import train_speech_model
 
+    _keep_freed_memory()
     run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, **flags)
     model = train_speech_model(config, data, run_options, overrides, init, stages)
     _logger.info("%s: the %s", model, "trained model" if snapshot is None else "model so far")
@@ -101,8 +103,10 @@ def prior(
     """
     if snapshot is not None:
         options.check_writable(snapshot, force)
+    from audiovq.training.launch import _keep_freed_memory
     from audiovq.training.prior import train_speech_prior
 
+    _keep_freed_memory()
     run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, **flags)
     path = train_speech_prior(config, data, run_options, overrides, model)
     _logger.info("%s: the %s", path, "trained prior" if snapshot is None else "prior so far")
@@ -144,7 +148,9 @@ def image_train(
     The result is RUN/model.safetensors, which contains the prior. torchrun works as for `audiovq train`.
     """
     from audiovq.training.image import train_image_model
+    from audiovq.training.launch import _keep_freed_memory
 
+    _keep_freed_memory()
     run_options = RunOptions(out or Path("runs", config.stem), **flags)
     path = train_image_model(config, data, run_options, overrides, init, stages)
     _logger.info("%s: the trained model", path)
@@ -178,7 +184,9 @@ def image_prior(
     """
     from audiovq.image.tokenizer import DEFAULT_IMAGE_MODEL_PATH
     from audiovq.training.image import train_image_prior
+    from audiovq.training.launch import _keep_freed_memory
 
+    _keep_freed_memory()
     run_options = RunOptions(out or Path("runs", f"{config.stem}-prior"), **flags)
     path = train_image_prior(config, data, run_options, overrides, model or DEFAULT_IMAGE_MODEL_PATH)
     _logger.info("%s: the model with its new prior", path)

@@ -8,29 +8,29 @@ opened, and a million of them are indexed in seconds.
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from audiovq.audio.block_processor import process_blocks
 from audiovq.audio.highpass import high_pass_blocks
-from audiovq.audio.loudness import MAX_GAIN_FACTOR, MIN_GAIN_FACTOR, LoudnessMeter
+from audiovq.audio.loudness import LoudnessMeter
 from audiovq.audio.reader import AUDIO_EXTENSIONS, AudioReader
-from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
+from audiovq.audio.resample import StreamResampler
+from audiovq.config.speech import SAMPLE_RATE
+from audiovq.data.decoded import DecodedCopies, DecodedCopy
 from audiovq.data.index import UNKNOWN_ID, CorpusIndex, CorpusIndexBuilder, Utterance, UtteranceSequence
+from audiovq.data.listing import MANIFEST_NAME, RecordingMeasures, list_recordings, parse_measures
 from audiovq.errors import AudiovqError
 
 __all__ = [
-    "MANIFEST_NAME",
     "Corpus",
-    "RecordingMeasures",
     "Utterance",
     "measure_recording",
     "open_corpus",
@@ -38,29 +38,6 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
-
-MANIFEST_NAME = "manifest.tsv"
-"""Name of the table in a corpus's folder: tab-separated, UTF-8, column names in the first line."""
-
-_MOST_SAMPLES = 1 << 40
-"""Of a recording in a manifest, two weeks at the highest rate. More is a mistake in the manifest."""
-
-
-class RecordingMeasures(NamedTuple):
-    """Of a recording: length in samples, rate in Hz, gain that normalises loudness."""
-
-    samples: int
-    rate: int
-    gain: float
-
-
-class _Row(NamedTuple):
-    """A recording in a folder or manifest; `measures` as text if the manifest has them."""
-
-    path: str
-    speaker: str
-    split: str
-    measures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +50,8 @@ class Corpus:
     root: Path
     utterances: Sequence[Utterance]
     skipped: tuple[str, ...] = ()
+    decoded: Path | None = None
+    """Folder of decoded copies (`data.decoded`)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "utterances", UtteranceSequence.of(self.utterances))
@@ -82,6 +61,14 @@ class Corpus:
         """The utterances, with their columns."""
         assert isinstance(self.utterances, UtteranceSequence)
         return self.utterances
+
+    def sound_file(self, path: str) -> Path:
+        """The file to read parts of an utterance from: a decoded copy, or the recording itself."""
+        if self.decoded is not None:
+            copy = DecodedCopies(self.decoded).path(path)
+            if copy.exists():
+                return copy
+        return self.root / path
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -134,7 +121,7 @@ class Corpus:
         return self._take(~held), self._take(held)
 
     def _take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Corpus:
-        return Corpus(self.root, self.table.take(rows), self.skipped)
+        return Corpus(self.root, self.table.take(rows), self.skipped, self.decoded)
 
 
 def open_corpus(
@@ -149,6 +136,7 @@ def open_corpus(
         folder: layout as above.
         cache: file that keeps the index. It is valid while the manifest is the same, if that has length and
             gain of the recordings, and otherwise while the list of files, their sizes and times are the same.
+            Beside it, in the folder `decoded`, are copies of recordings that cannot be sought exactly.
         splits: names of those to index; none: everything.
         high_pass_hz: cut-off of the high-pass before the loudness meter; does not change a manifest's gains.
 
@@ -157,16 +145,18 @@ def open_corpus(
     root = Path(folder)
     if not root.is_dir():
         raise AudiovqError(f"{folder}: no such folder; give the folder that holds the recordings")
+    decoded = None if cache is None else cache.with_name("decoded")
     stamp = _stamp(root, splits, high_pass_hz)
     index = CorpusIndex.load(cache, stamp) if cache is not None else None
     if index is None:
-        index = _build(root, splits, stamp, high_pass_hz)
+        copies = None if decoded is None else DecodedCopies(decoded)
+        index = _build(root, splits, stamp, high_pass_hz, copies)
         if cache is not None:
             index.save(cache)
     else:
         for line in index.skipped:
             _logger.warning("%s", line)
-    return Corpus(root, UtteranceSequence(index), index.skipped)
+    return Corpus(root, UtteranceSequence(index), index.skipped, decoded)
 
 
 def read_speaker_sexes(root: Path) -> dict[str, str]:
@@ -182,35 +172,63 @@ def read_speaker_sexes(root: Path) -> dict[str, str]:
     return found
 
 
-def measure_recording(path: Path, high_pass_hz: float = 0.0) -> RecordingMeasures:
-    """Length and loudness of one file, read in blocks. Raises what `AudioReader` raises."""
+def measure_recording(
+    path: Path, high_pass_hz: float = 0.0, copies: DecodedCopies | None = None, name: str = ""
+) -> RecordingMeasures:
+    """Length and loudness of one file, as decoding gives it, read in blocks.
+
+    Args:
+        copies: keeps what cannot be sought exactly; None: nothing is kept.
+        name: of the copy.
+
+    Raises: AudiovqError as `AudioReader`, or if the copy cannot be written.
+    """
     meter = LoudnessMeter()
-    with AudioReader(path) as reader:
+    with AudioReader(path) as reader, contextlib.ExitStack() as stack:
+        copy = None
+        if copies is not None and not reader.exact:
+            copy = stack.enter_context(copies.open(name, reader.source_rate))
         # Loudness is measured at 16 kHz, as for encoding: frames of 20 ms, and nothing over 8 kHz.
-        for block in high_pass_blocks(reader.blocks(), high_pass_hz):
+        resampler = StreamResampler(reader.source_rate, SAMPLE_RATE)
+        for block in high_pass_blocks(
+            process_blocks(resampler, _copied(reader.source_blocks(), copy)), high_pass_hz
+        ):
             meter.push(block)
+        if copy is not None:
+            copy.commit()
         samples = reader.source_samples
     # Digital silence needs no gain, and a gain of nothing is none.
     return RecordingMeasures(samples, reader.source_rate, meter.gain() or 1.0)
 
 
-def _build(root: Path, splits: Sequence[str], stamp: str, high_pass_hz: float) -> CorpusIndex:
+def _copied(blocks: Iterator[NDArray[np.float32]], copy: DecodedCopy | None) -> Iterator[NDArray[np.float32]]:
+    """The same blocks, written to a copy as they pass."""
+    for block in blocks:
+        if copy is not None:
+            copy.write(block)
+        yield block
+
+
+def _build(
+    root: Path, splits: Sequence[str], stamp: str, high_pass_hz: float, copies: DecodedCopies | None
+) -> CorpusIndex:
     """Index a folder, in as much memory as the index takes."""
+    if copies is not None:
+        copies.clear()
     builder = CorpusIndexBuilder()
     skipped = []
     listed = 0
     known = set()
-    for row in _list(root):
+    for row in list_recordings(root):
         known.add(row.split)
         if splits and row.split not in splits:
             continue
         listed += 1
         try:
-            measures = (
-                _parsed_measures(row.measures)
-                if row.measures
-                else measure_recording(root / row.path, high_pass_hz)
-            )
+            if row.measures:
+                measures = parse_measures(row.measures)
+            else:
+                measures = measure_recording(root / row.path, high_pass_hz, copies, row.path)
             builder.add(row.path, row.speaker, row.split, *measures)
         except AudiovqError as error:
             reason = str(error).removeprefix(f"{root / row.path}: ")
@@ -227,76 +245,15 @@ def _build(root: Path, splits: Sequence[str], stamp: str, high_pass_hz: float) -
         )
     if not len(builder):
         raise AudiovqError(f"{root}: none of {listed} recordings can be read; first: {skipped[0]}")
+    if copies is not None:
+        copies.log()
     return builder.build(stamp, skipped)
-
-
-def _list(root: Path) -> Iterator[_Row]:
-    """Recordings of a folder one after another, so that a million files take no memory."""
-    if (root / MANIFEST_NAME).exists():
-        return _from_manifest(root / MANIFEST_NAME)
-    return _from_folder(root, "", "")
-
-
-def _from_manifest(manifest: Path) -> Iterator[_Row]:
-    try:
-        with open(manifest, encoding="utf-8", newline="") as file:
-            rows = csv.reader(file, delimiter="\t")
-            names = next(rows, [])
-            column_of = {name: i for i, name in enumerate(names)}
-            measures = [column_of[name] for name in RecordingMeasures._fields if name in column_of]
-            if len(measures) < len(RecordingMeasures._fields):
-                measures = []
-            for row in rows:
-                if not {"path", "speaker"} <= column_of.keys():
-                    raise AudiovqError(f"{manifest}: needs the columns path and speaker (and split)")
-                row += [""] * (len(names) - len(row))
-                if row[column_of["path"]]:
-                    yield _Row(
-                        row[column_of["path"]],
-                        row[column_of["speaker"]],
-                        row[column_of["split"]] if "split" in column_of else "",
-                        tuple(row[i] for i in measures),
-                    )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AudiovqError(f"{manifest}: cannot be read ({error}); write it as UTF-8") from None
-
-
-def _from_folder(folder: Path, inside: str, speaker: str) -> Iterator[_Row]:
-    """Recordings below a folder, sorted by name; a recording's folder is its speaker."""
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise AudiovqError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from None
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _from_folder(folder / entry.name, f"{inside}{entry.name}/", entry.name)
-        elif os.path.splitext(entry.name)[1].lower() in AUDIO_EXTENSIONS and entry.is_file():
-            yield _Row(inside + entry.name, speaker, "")
-
-
-def _parsed_measures(texts: Sequence[str]) -> RecordingMeasures:
-    """A manifest's measures. Raises AudiovqError if no recording can have them."""
-    try:
-        measures = RecordingMeasures(int(texts[0]), int(texts[1]), float(texts[2]))
-    except ValueError:
-        measures = RecordingMeasures(0, 0, 0.0)
-    if not (
-        0 < measures.samples <= _MOST_SAMPLES
-        and MIN_SAMPLE_RATE_HZ <= measures.rate <= MAX_SAMPLE_RATE_HZ
-        and MIN_GAIN_FACTOR <= measures.gain <= MAX_GAIN_FACTOR
-    ):
-        raise AudiovqError(
-            f"the manifest's samples, rate and gain are {', '.join(texts)}; correct them, "
-            "or remove the three columns to have them measured"
-        )
-    return measures
 
 
 def _stamp(root: Path, splits: Sequence[str], high_pass_hz: float) -> str:
     """Hash of what an index depends on: a manifest with measures, or every file's size and time."""
-    digest = hashlib.sha256(f"loudness 2 {sorted(splits)} {high_pass_hz}\n".encode())
-    for row in _list(root):
+    digest = hashlib.sha256(f"loudness 3 {sorted(splits)} {high_pass_hz}\n".encode())
+    for row in list_recordings(root):
         if row.measures:
             # Its content rather than its time, which copying changes: 100 MB take a tenth of a second.
             with open(root / MANIFEST_NAME, "rb") as file:

@@ -242,7 +242,7 @@ class CropReader(Prefetcher[SpeechBatch]):
         start = int(rng.integers(0, max(1, spare + wanted // 8)))
         start = max(0, min(start, max(spare, 0) + wanted // 8, u.samples - 1))
         past = min(start, round(_PAST_SECONDS * u.rate)) if self.high_pass_hz else 0
-        path = self.corpus.root / u.path
+        path = self.corpus.sound_file(u.path)
         x, rate = read_segment(path, start - past, past + wanted)
         if rate != u.rate:
             raise AudiovqError(f"{path}: is at {rate} Hz, and listed at {u.rate}; correct the manifest")

@@ -27,7 +27,8 @@ from typing import NamedTuple
 from audiovq.audio.loudness import ACTIVE_SPEECH_RANGE_DB
 from audiovq.audio.writer import write_audio
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.data.corpus import MANIFEST_NAME, measure_recording
+from audiovq.data.corpus import measure_recording
+from audiovq.data.listing import MANIFEST_NAME
 from audiovq.data.segmentation import (
     MAX_RECORDING_SECONDS,
     MIN_SOUND_SECONDS,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from audiovq.audio.reader import AUDIO_EXTENSIONS
 from audiovq.errors import AudiovqError
+from audiovq.io.folder import paths_below
 
 TRAIN_SPLIT = "train"
 EVAL_UTTERANCES_SPLIT = "eval-utts"
@@ -61,6 +62,8 @@ class PreparedPiece(NamedTuple):
 def find_recordings_in_folder(folder: str | Path) -> list[RawRecording]:
     """Recordings anywhere below a folder, sorted; a recording's subfolder is its speaker.
 
+    Links to folders are followed.
+
     Raises:
         AudiovqError: no such folder, no recording in it, or it cannot be read.
     """
@@ -68,7 +71,7 @@ def find_recordings_in_folder(folder: str | Path) -> list[RawRecording]:
     if not root.is_dir():
         raise AudiovqError(f"{folder}: no such folder; give the folder that holds the recordings")
     sources: dict[str, RawRecording] = {}
-    for path in sorted(root.rglob("*")):
+    for path in paths_below(root):
         inside = path.relative_to(root)
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
         if hidden or path.suffix.lower() not in AUDIO_EXTENSIONS or not path.is_file():

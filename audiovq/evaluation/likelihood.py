@@ -15,6 +15,7 @@ from audiovq.audio.highpass import high_pass
 from audiovq.audio.reader import read_recording
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
+from audiovq.nn.guard import guarded
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer
 
@@ -24,6 +25,7 @@ _BLOCK_SECONDS = 4.0
 _Figures = dict[str, float | list[float] | dict[str, float]]
 
 
+@guarded()
 def measure_recording_bits(
     tokenizer: Tokenizer, source: Path, speakers: int = 0, bound: bool = False
 ) -> _Figures:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from audiovq.data.corpus import MANIFEST_NAME, Corpus, Utterance
+from audiovq.data.corpus import Corpus, Utterance
+from audiovq.data.listing import MANIFEST_NAME
 from audiovq.data.vctk import find_vctk_transcript
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.codecs import Signal

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.image.files import IMAGE_EXTENSIONS, Pixels, convert_channels, open_picture, read_picture
+from audiovq.io.folder import paths_below
 
 _CACHE_BYTES = 1 << 29
 """Size of the cache of decoded pictures."""
@@ -210,7 +211,7 @@ def _from_files(root: Path, channels: int) -> tuple[PictureDataset, PictureDatas
     """Open every picture once, so that unreadable ones are found before training."""
     paths = []
     first_error = None
-    listed = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file())
+    listed = [p for p in paths_below(root) if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file()]
     if not listed:
         raise AudiovqError(
             f"{root}: no pictures found; expected files ending in {', '.join(IMAGE_EXTENSIONS)}"

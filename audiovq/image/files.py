@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import os
 import struct
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.atomic import PartialFile
+from audiovq.io.stdio import binary_stdin, binary_stdout
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,6 +34,14 @@ MAX_PICTURE_PIXELS = 1 << 27
 """134 megapixels; Pillow holds a picture in up to four bytes a pixel."""
 
 Pixels = NDArray[np.uint8]
+
+
+def require_pillow() -> None:
+    """Raise AudiovqError if Pillow is not installed: it is not part of the base install."""
+    try:
+        import_module("PIL.Image")
+    except ImportError:
+        raise AudiovqError("Pillow: is not installed; run pip install 'audiovq[image]'") from None
 
 
 def read_picture(source: str | os.PathLike[str], channels: int) -> Pixels:
@@ -75,11 +84,12 @@ class DecodedPicture:
 @contextmanager
 def open_picture(source: str | os.PathLike[str]) -> Iterator[DecodedPicture]:
     """Decode a picture into memory, once, in its own depth; arguments and errors as for `read_picture`."""
+    require_pillow()
     from PIL import Image
 
     name = "standard input" if os.fspath(source) == "-" else os.fspath(source)
     with _translated(name):
-        file = io.BytesIO(sys.stdin.buffer.read()) if os.fspath(source) == "-" else _opened(name)
+        file = io.BytesIO(binary_stdin().read()) if os.fspath(source) == "-" else _opened(name)
         with file, Image.open(file, formats=_PILLOW_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PICTURE_PIXELS:
@@ -161,14 +171,16 @@ def write_picture(path: str | os.PathLike[str], pixels: Pixels, *, force: bool =
     Raises: AudiovqError for another ending, a file that exists (without `force`), or one that cannot be
         written.
     """
+    require_pillow()
     from PIL import Image
 
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     if os.fspath(path) == "-":
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
-        sys.stdout.buffer.write(buffer.getvalue())
-        sys.stdout.buffer.flush()
+        out = binary_stdout()
+        out.write(buffer.getvalue())
+        out.flush()
         return
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(Path(path).suffix.lower())
     if kind is None:

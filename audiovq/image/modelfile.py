@@ -82,9 +82,11 @@ def load_image_model(path: str | Path) -> tuple[ImageModel, ImageHeader]:
     Raises: AudiovqError as `read_image_header`, or if weights and configuration disagree.
     """
     from audiovq.image.model import ImageModel
+    from audiovq.nn.guard import own_generator
 
     header = read_image_header(path)
-    model = ImageModel(header.config, len(header.classes))
+    with own_generator(0):
+        model = ImageModel(header.config, len(header.classes))
     tensorfile.load_tensors(
         model, tensorfile.read_tensors(path, _IMAGE_KIND), path, _not_stored(header.prior)
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from audiovq.config.image import PixelCNNConfig
 from audiovq.image.blocks import MatrixConv2d
+from audiovq.nn.dropout import dropout
 
 
 def _gate(z: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class GatedLayer(nn.Module):
         return added if self.first else h + added
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 @dataclass

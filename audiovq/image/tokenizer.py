@@ -20,12 +20,15 @@ from audiovq.image.files import (
     convert_channels,
     open_picture,
     pad_to_multiple,
+    require_pillow,
 )
 from audiovq.image.model import ImageModel
 from audiovq.image.modelfile import ImageHeader, load_image_model
 from audiovq.image.sampling import GridSamplingOptions, sample_code_grids
 from audiovq.io.tensorfile import count_parameters
+from audiovq.kernels.options import check_whole
 from audiovq.nn.device import find_device
+from audiovq.nn.guard import guarded
 
 _TILE = 64
 """Codes along a side that are computed at a time, without their context."""
@@ -34,6 +37,7 @@ _MAX_GRIDS = 64
 """Pictures drawn side by side."""
 
 
+@guarded()
 def load_image_tokenizer(
     model: str | os.PathLike[str] | None = None, *, device: str = "cpu"
 ) -> ImageTokenizer:
@@ -69,6 +73,7 @@ class ImageTokenizer:
         self.fingerprint = header.fingerprint
         self._device = next(model.parameters()).device
 
+    @guarded()
     def encode(self, source: str | os.PathLike[str] | Pixels, label: str | int | None = None) -> CodeGrid:
         """Codes of a picture, in tiles: a tile's codes are those that the whole picture would give.
 
@@ -82,6 +87,7 @@ class ImageTokenizer:
         """
         name = self._class_name(self.class_id(label))
         if isinstance(source, np.ndarray):
+            require_pillow()
             from PIL import Image
 
             pixels = _checked_pixels(source)
@@ -90,6 +96,7 @@ class ImageTokenizer:
         with open_picture(source) as picture:
             return self._encode(picture, name)
 
+    @guarded()
     def decode(self, codes: CodeGrid | NDArray[np.integer]) -> Pixels:
         """The picture of some codes: levels `(H, W, 1 or 3)`, at its own size and in grey if it was grey.
 
@@ -118,6 +125,7 @@ class ImageTokenizer:
                 out[_scaled(tile.place, f)] = convert_channels(pixels[_scaled(tile.inner, f)], channels)
         return out[: codes.height, : codes.width]
 
+    @guarded()
     def generate(
         self,
         count: int = 1,
@@ -144,8 +152,13 @@ class ImageTokenizer:
         """
         if not self.header.prior:
             raise AudiovqError(f"{self.path}: this model has no prior; train one with `audiovq image prior`")
-        height = height or self.header.config.size
-        width = width or self.header.config.size
+        check_whole("count", count, 1)
+        check_whole("seed", seed)
+        check_whole("first", first, 0)
+        height = self.header.config.size if height is None else height
+        width = self.header.config.size if width is None else width
+        check_whole("height", height)
+        check_whole("width", width)
         if min(height, width) < 1 or height * width > MAX_PICTURE_PIXELS:
             raise AudiovqError(f"size {width} x {height}: must be from 1 to {MAX_PICTURE_PIXELS:,} pixels")
         rows = -(-height // self.factor)

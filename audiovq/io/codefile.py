@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
 import zlib
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io import JsonObject
 from audiovq.io.atomic import PartialFile
+from audiovq.io.stdio import binary_stdin, binary_stdout
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -111,8 +111,9 @@ def write_codes(
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, codes, version=(1, 0), allow_pickle=False)
     if os.fspath(path) == "-":
-        sys.stdout.buffer.write(buffer.getvalue())
-        sys.stdout.buffer.flush()
+        out = binary_stdout()
+        out.write(buffer.getvalue())
+        out.flush()
         return
     path = Path(path)
     if path.suffix != ".npy":
@@ -140,7 +141,7 @@ def read_codes(path: str | os.PathLike[str], kind: CodeFileKind) -> CodeFile:
         sidecar is broken, of another version or of another kind.
     """
     if os.fspath(path) == "-":
-        return CodeFile(_STDIN, _read_array(_STDIN, sys.stdin.buffer.read(), kind), None, {})
+        return CodeFile(_STDIN, _read_array(_STDIN, binary_stdin().read(), kind), None, {})
     path = Path(path)
     codes = _read_array(str(path), _read_bytes(path), kind)
     sidecar = path.with_suffix(".json")

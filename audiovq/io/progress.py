@@ -24,7 +24,9 @@ class ProgressBar:
     """
 
     def __init__(self, unit: str, total: float | None = None, layout: str | None = None) -> None:
-        seconds = 0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LOG_LINES
+        # Standard error may be closed.
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        seconds = 0.1 if terminal else _SECONDS_BETWEEN_LOG_LINES
         self._started = total is not None
         self._bar = tqdm(
             total=total,
@@ -35,7 +37,8 @@ class ProgressBar:
             leave=False,
             delay=max(0.5, seconds),
             mininterval=seconds,
-            dynamic_ncols=sys.stderr.isatty(),
+            dynamic_ncols=terminal,
+            disable=sys.stderr is None,
         )
 
     def __enter__(self) -> Self:

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.base import BaseContext
 from numba.core.typing.context import BaseContext as TypingContext
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
+
+from audiovq.nn.jit import njit
 
 OUTPUTS_PER_PANEL = 32
 """Outputs that are kept in registers together."""

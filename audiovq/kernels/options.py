@@ -1,9 +1,14 @@
-"""Options of drawing: precision of the weights, ranges of temperature and top-k. Imports no numba."""
+"""Checks of options where they enter, the same for Python and the command.
+
+A value of the wrong type is a mistake of the calling code, a TypeError; one out of range is an AudiovqError.
+This module imports nothing heavy: the kernels take long to import.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+import numbers
+from typing import Literal, get_args
 
 from audiovq.errors import AudiovqError
 
@@ -11,8 +16,38 @@ Precision = Literal["float32", "bfloat16"]
 """Of the weights of matrix products; everything else is float32."""
 
 
+def check_whole(name: str, value: object, least: int | None = None, most: int | None = None) -> None:
+    """Raise TypeError for what is no whole number, AudiovqError for one out of range."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: must be a whole number, not {value!r}")
+    number = int(value)
+    if (least is not None and number < least) or (most is not None and number > most):
+        limits = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise AudiovqError(f"{name} {value}: must be {limits}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise TypeError for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: must be a number, not {value!r}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise TypeError for what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: must be True or False, not {value!r}")
+
+
+def check_precision(value: object) -> None:
+    """Raise AudiovqError for a precision that the loops do not know; None is the default."""
+    if value is not None and value not in get_args(Precision):
+        raise AudiovqError(f"precision {value}: is unknown; use {' or '.join(get_args(Precision))}")
+
+
 def check_sampling(temperature: float, top_k: int, classes: int = 256) -> None:
-    """Raise AudiovqError for a temperature or a top-k out of range."""
+    """Raise AudiovqError for a temperature or a top-k out of range, TypeError for what is no number."""
+    check_number("temperature", temperature)
+    check_whole("top-k", top_k)
     if not (math.isfinite(temperature) and temperature >= 0):
         raise AudiovqError(f"temperature {temperature}: must be 0 (the likeliest code) or more; 1 is usual")
     if not 0 <= top_k <= classes:

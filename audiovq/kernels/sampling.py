@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core.typing.context import BaseContext as TypingContext
 
 from audiovq.kernels import simd
 from audiovq.kernels.matmul import SIMD_WIDTH, NumbaIntrinsic, fused_multiply_add, numba_intrinsic
+from audiovq.nn.jit import njit
 
 CLASSES_PER_BLOCK = SIMD_WIDTH
 """Classes whose probabilities are summed together when one is drawn; their number is a multiple of it."""
 FASTMATH_FLAGS = {"nsz", "nnan"}
 """Liberties that the compiler may take, none of which changes a result: with them loops that hold a maximum
 or a choice become vectors. A maximum over a whole array does not; that takes `simd.fmax`."""
-_SOURCES = "9209d8a551c4b4e1"
+_SOURCES = "7ff522f5b81159d4"
 """Start of the SHA-256 over the files whose functions are compiled into this one's. Numba compiles a file
 again when that file changes, not when those do; `scripts/stamp_kernels.py` carries changes there to here."""
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from audiovq.kernels.matmul import add_matmul
 from audiovq.kernels.sampling import FASTMATH_FLAGS, copy_array, gated_activation, rms_normalize
+from audiovq.nn.jit import njit
 
 if TYPE_CHECKING:
     from audiovq.kernels.packing import PackedWaveNet, PackedWaveNetState
 
-_SOURCES = "3ed2871058cc9058"
+_SOURCES = "aaec45e9561f21f9"
 """As `sampling._SOURCES`."""
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from audiovq.nn.jit import njit
 from audiovq.nn.lpc import EXCITATION_RANGE_SIGMAS
 
 
-@numba.njit(cache=True, nogil=True, fastmath=False)
+@njit(cache=True, nogil=True, fastmath=False)
 def compute_excitation_codes(
     signal: np.ndarray,
     coefficients: np.ndarray,

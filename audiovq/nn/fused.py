@@ -1,23 +1,23 @@
 """Fused element-wise passes for training WaveNets on a CPU, in bf16 or fp32.
 
-Between the matrix products of a WaveNet layer lie a dozen cheap operations (shift, sums, tanh, sigmoid,
-products, and their gradients). Torch runs each as a pass over memory, and together they cost more than the
-products. Here each group is one compiled pass that computes in fp32, reads and writes bf16 as uint16 bits,
-and is tested against the plain torch form in `nn.wavenet` or `speech.decoder`.
+Between the matrix products of a WaveNet layer lie a dozen cheap operations (shift, sums, tanh, products,
+gradients). Torch runs each as a pass over memory; together they cost more than the products. Here each group
+is one compiled pass in fp32 that reads and writes bf16 as uint16 bits; tests compare it with plain torch.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import torch
 from numba import types
 from numba.extending import overload
 from torch import Tensor
 
-_jit = numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+from audiovq.nn.jit import njit
+
+_jit = njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 
 
 def _load(value: np.generic) -> np.float32:
@@ -175,7 +175,7 @@ class FusedGate(_Fused):
         batch, steps, double = kept.shape
         dboth = kept.new_empty(batch, steps, 2 * double)
         shape, dtype = ctx.condition
-        dcondition = torch.zeros(shape)
+        dcondition = torch.zeros(shape, dtype=torch.float32, device="cpu")
         _gate_backward(_bits(dy.contiguous()), _bits(kept), ctx.dilation, _bits(dboth), dcondition.numpy())
         return dboth, dcondition.to(dtype), None
 
@@ -285,7 +285,7 @@ class FusedHeads(_Fused):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         kept, forced_codes, place = ctx.saved_tensors
         dstart = torch.empty_like(kept)
-        dtables, dprediction = (torch.zeros(shape) for shape in ctx.shapes)
+        dtables, dprediction = (torch.zeros(shape, dtype=torch.float32, device="cpu") for shape in ctx.shapes)
         _head_backward(
             _bits(dy.contiguous()),
             _bits(kept),

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiovq.nn.blocks import can_fuse
+from audiovq.nn.dropout import dropout
 
 RMS_NORM_EPSILON = 1e-6
 """Added to the mean square before `normalize` takes its root."""
@@ -99,8 +100,7 @@ class WaveNet(nn.Module):
                 y = fused.FusedGate.apply(both, conditions[:, :, layer], dilation)
             else:
                 y = self._gate(both, conditions[:, :, layer], dilation)
-            if self.dropout and self.training:
-                y = F.dropout(y, self.dropout)
+            y = dropout(y, self.dropout, self.training)
             gated.append(y)
             if layer < self.layers - 1:
                 x = x + self._residual(y, layer)

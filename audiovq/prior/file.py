@@ -9,6 +9,7 @@ from audiovq.config.prior import PriorConfig
 from audiovq.config.toml import dataclass_from_dict, dataclass_to_dict
 from audiovq.errors import AudiovqError
 from audiovq.io import JsonObject, tensorfile
+from audiovq.nn.guard import own_generator
 from audiovq.prior.network import PriorNetwork
 
 _KIND = tensorfile.ModelFileKind("audiovq-prior", 2, "a prior")
@@ -28,7 +29,8 @@ class PriorHeader:
 
     def build(self) -> PriorNetwork:
         """The network, untrained."""
-        return PriorNetwork(self.codebook_size, self.levels, self.voice_dims, self.config)
+        with own_generator(0):
+            return PriorNetwork(self.codebook_size, self.levels, self.voice_dims, self.config)
 
 
 def save_prior(path: str | Path, prior: PriorNetwork, header: PriorHeader, force: bool = False) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from audiovq.kernels.matmul import add_matmul, add_matvec, fused_multiply_add, unowned
 from audiovq.kernels.packing import PackedWaveNet, PackedWaveNetState
@@ -24,8 +23,9 @@ from audiovq.kernels.sampling import (
     sample_categorical,
 )
 from audiovq.kernels.wavenet import wavenet_step
+from audiovq.nn.jit import njit
 
-_SOURCES = "f82d58879995faf0"
+_SOURCES = "7225d3830713115e"
 """As `sampling._SOURCES`."""
 _COUNT_BITS = 24
 """Counts of all codes of a level sum to 2^24: the resolution of a float32, and the limit of range coders."""

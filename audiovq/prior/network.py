@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from audiovq.config.prior import PriorConfig
 from audiovq.config.toml import raise_unless
+from audiovq.nn.dropout import dropout
 from audiovq.nn.wavenet import WaveNet, WaveNetState
 
 
@@ -111,9 +112,9 @@ class PriorNetwork(nn.Module):
         if levels is None:
             levels = torch.full_like(codes[:, 0, 0], codes.shape[2])
         past = torch.cat([before.unsqueeze(1), codes[:, :-1]], dim=1)
-        x = F.dropout(self._input(past, levels), self.config.dropout, self.training)
+        x = dropout(self._input(past, levels), self.config.dropout, self.training)
         features = F.relu(self.net(x, self.conditions(voices)))
-        features = F.dropout(features, self.config.dropout, self.training)
+        features = dropout(features, self.config.dropout, self.training)
         logits = [self.level_logits(features, codes[..., :level]) for level in range(codes.shape[2])]
         return torch.stack(logits, dim=-2)
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.atomic import PartialFile
+from audiovq.kernels.options import check_number, check_whole
+from audiovq.nn.guard import guarded
 from audiovq.prior import bitstream
 from audiovq.prior.engine import PriorEngine, code_log2_likelihoods
 from audiovq.prior.file import load_prior
@@ -80,6 +82,7 @@ class PriorSampler:
     Raises: AudiovqError if the file is missing, no prior, damaged, or of another model.
     """
 
+    @guarded()
     def __init__(self, path: Path, header: ModelHeader, voices: VoiceSpace) -> None:
         prior, self.header = load_prior(path, header.fingerprint)
         self.path = path
@@ -91,6 +94,7 @@ class PriorSampler:
         self.engine = PriorEngine(prior)
         self.levels = prior.levels
 
+    @guarded()
     def generate(
         self,
         seconds: float,
@@ -121,6 +125,12 @@ class PriorSampler:
 
         Raises: AudiovqError for an unknown speaker, settings out of range, or a prompt of another model.
         """
+        check_number("seconds", seconds)
+        check_number("guidance", guidance)
+        check_whole("count", count)
+        check_whole("seed", seed)
+        if levels is not None:
+            check_whole("levels", levels)
         if not 0 < seconds < 3600 * 24:
             raise AudiovqError(f"{seconds:g} seconds: cannot be generated; ask for more than 0, under a day")
         if count < 1:
@@ -235,6 +245,7 @@ class PriorSampler:
         bits = self.bits(heard, [self.voices.of_speaker(int(n)) for n in chosen]).sum(axis=(1, 2))
         return speakers[int(chosen[bits.argmin()])].name
 
+    @guarded()
     def bits(self, codes: NDArray[np.integer], points: Sequence[Tensor | None]) -> NDArray[np.float64]:
         """Cost of each code under some voices, -log2 p, `(A, T, N)`.
 
@@ -264,11 +275,13 @@ class PriorSampler:
             file.write(content)
         return len(content)
 
+    @guarded()
     def compressed(self, codes: CodeSequence) -> bytes:
         """The content of the file that `save` writes."""
         filled = replace(codes.for_model(self.model.code_format), fingerprint=self.model.fingerprint)
         return bitstream.compress_codes(filled, self.engine, self.stream_format)
 
+    @guarded()
     def load(self, path: str | os.PathLike[str]) -> CodeSequence:
         """Read an `.avq` file.
 

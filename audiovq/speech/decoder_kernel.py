@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from audiovq.kernels.matmul import add_matmul, add_matvec, fused_multiply_add, unowned
 from audiovq.kernels.sampling import (
@@ -28,11 +27,12 @@ from audiovq.kernels.sampling import (
     sample_categorical,
 )
 from audiovq.kernels.wavenet import wavenet_step
+from audiovq.nn.jit import njit
 
 if TYPE_CHECKING:
     from audiovq.speech.packing import DecoderScratch, DecoderState, DecoderWeights
 
-_SOURCES = "f82d58879995faf0"
+_SOURCES = "7225d3830713115e"
 """As `sampling._SOURCES`."""
 
 

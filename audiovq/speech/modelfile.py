@@ -102,10 +102,12 @@ def load_model(path: str | Path) -> tuple[WaveformModel, ModelHeader]:
 
     Raises: AudiovqError as `read_header`, or if weights and configuration disagree.
     """
+    from audiovq.nn.guard import own_generator
     from audiovq.speech.model import WaveformModel
 
     header = read_header(path)
-    model = WaveformModel(header.config, len(header.speakers))
+    with own_generator(0):
+        model = WaveformModel(header.config, len(header.speakers))
     tensorfile.load_tensors(model, tensorfile.read_tensors(path, _KIND), path, TRAINING_ONLY_TENSORS)
     return model, header
 

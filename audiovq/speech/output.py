@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 
 from audiovq.audio.resample import StreamResampler, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.kernels.options import check_sampling
+from audiovq.kernels.options import check_flag, check_sampling, check_whole
 from audiovq.speech.codes import CodeSequence
 
 DEFAULT_TEMPERATURE = 1.0
 """Default temperature of the WaveNet's draws: docs/training.md has the scores of others."""
+MOST_CORRECTIONS = 1000
+"""Passes of the spectral correction."""
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """Options of decoding. Raises: AudiovqError for a temperature out of range."""
+    """Options of decoding. Raises: AudiovqError for a value out of range, TypeError for a wrong type."""
 
     speaker: str | int | None = None
     """A trained speaker's name or number, instead of the recording's own voice."""
@@ -39,6 +41,14 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         check_sampling(self.temperature, 0)
+        check_whole("seed", self.seed)
+        check_flag("fast", self.fast)
+        if self.speaker is not None and not isinstance(self.speaker, str):
+            check_whole("speaker", self.speaker)
+        if self.levels is not None:
+            check_whole("levels", self.levels)
+        if self.corrections is not None:
+            check_whole("corrections", self.corrections, 0, MOST_CORRECTIONS)
 
 
 class DecodeKeywords(TypedDict, total=False):

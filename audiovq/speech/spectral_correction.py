@@ -10,33 +10,18 @@ the fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard, 2013). docs/t
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiovq.nn.guard import one_thread
 from audiovq.nn.stft import istft, stft, stft_reach_hops
 
 _FLOOR = 0.003
 """Magnitude added to both spectra before their ratio is taken: silence is not amplified."""
 _LIMIT = 2.5
 """Largest change of a bin in one pass, in nats of magnitude (21.7 dB)."""
-
-
-@contextlib.contextmanager
-def single_torch_thread() -> Iterator[None]:
-    """Let torch compute with one thread: with more, sums are cut elsewhere and round in another way."""
-    before = torch.get_num_threads()
-    if before > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if before > 1:
-            torch.set_num_threads(before)
 
 
 class SpectralCorrection:
@@ -76,7 +61,7 @@ class SpectralCorrection:
         stop = min(len(self._target), end + self.reach)
         drawn = self._signal[: stop * self.hop].unsqueeze(0)
         target = self._target[None, :stop]
-        with single_torch_thread():
+        with one_thread():
             corrected = correct_spectrum(drawn, target, self.window, self.hop, self.passes, self.momentum)
         out = corrected[0, self._before * self.hop : end * self.hop].numpy().copy()
         drop = max(0, end - self.reach)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.kernels.options import Precision
+from audiovq.nn.guard import one_thread
 from audiovq.speech.decoder import WaveNetConditioning
 from audiovq.speech.model import WaveformModel
-from audiovq.speech.spectral_correction import SpectralCorrection, single_torch_thread
+from audiovq.speech.spectral_correction import SpectralCorrection
 
 if TYPE_CHECKING:
     from audiovq.speech.engine import WaveNetEngine
@@ -102,7 +103,7 @@ class Synthesiser:
             raise ValueError("this model has no spectral head")
         correction = self._correction(decode_job)
         for features, log_magnitude, own in self._conditions(decode_job, head.reach_frames):
-            with torch.inference_mode(), single_torch_thread():
+            with torch.inference_mode(), one_thread():
                 audio = head(features, log_magnitude)[0].cpu().numpy()
             own_audio = audio[own.start * hop : own.stop * hop]
             if len(out := correction.push(own_audio, log_magnitude[0, own].cpu())):
@@ -164,7 +165,7 @@ class Synthesiser:
         """Frames and log magnitudes `(F, bins)` of one block after the other."""
         wavenet = self.model.wavenet
         for features, log_magnitude, own in self._conditions(decode_job, wavenet.reach_frames):
-            with torch.inference_mode(), single_torch_thread():
+            with torch.inference_mode(), one_thread():
                 frames = wavenet.frames(features, log_magnitude)
                 part = WaveNetConditioning(*(v[:, own].contiguous() for v in frames))
             yield part, log_magnitude[0, own].cpu()
@@ -194,7 +195,7 @@ class Synthesiser:
             # Whole code steps around them.
             first = max(0, low - wide) // each
             last = -(-min(count, high + wide) // each)
-            with torch.inference_mode(), single_torch_thread():
+            with torch.inference_mode(), one_thread():
                 features, log_magnitude = self._condition(codes[None, first:last], decode_job.voices)
             inside = slice(low - first * each, high - first * each)
             own = slice(start - low, end - low)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from audiovq.nn.guard import own_generator
 from audiovq.training.losses import MAGNITUDE_FLOOR
 
 _CHANNELS = 48
@@ -77,8 +78,7 @@ class AdversarialObjective(nn.Module):
     def __init__(self, lead: int) -> None:
         super().__init__()
         self.lead = lead
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with own_generator(0):
             self.net = SpectrumDiscriminator()
 
     def forward(

@@ -26,6 +26,7 @@ from audiovq.image.model import ImageModel
 from audiovq.image.modelfile import load_image_weights, read_image_header, save_image_model
 from audiovq.image.tokenizer import DEFAULT_IMAGE_MODEL_PATH
 from audiovq.io import JsonObject
+from audiovq.nn.guard import own_generator
 from audiovq.training.launch import launch_training, select_stages
 from audiovq.training.losses import vq_loss
 from audiovq.training.metrics_log import PreviewExample
@@ -127,8 +128,8 @@ class ImageTask:
         self.pictures = pictures
         self.held_out = held_out
         self.identity = {"config": dataclass_to_dict(config), "classes": list(pictures.classes)}
-        torch.manual_seed(config.train.seed)
-        self.model = ImageModel(config.model, len(pictures.classes))
+        with own_generator(config.train.seed):
+            self.model = ImageModel(config.model, len(pictures.classes))
         self.history: list[JsonObject] = []
         if init is not None:
             load_image_weights(self.model, init, prior=not new_prior)

@@ -15,12 +15,14 @@ from audiovq.distributed import broadcast_flag, process_group, torchrun_rank
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import FolderInUse, FolderLock, remove_leftover_files
 from audiovq.nn.device import find_device
+from audiovq.nn.guard import guarded, torch_threads
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.run_options import RunOptions
 from audiovq.training.task import TrainingTask
 from audiovq.training.trainer import CHECKPOINT_NAME, Trainer
 
 
+@guarded()
 def launch_training(options: RunOptions, make: Callable[[Path], TrainingTask]) -> Path:
     """Train in the processes that torchrun started, or write a snapshot; returns the path of the model.
 
@@ -51,11 +53,9 @@ def _train(options: RunOptions, make: Callable[[Path], TrainingTask]) -> Path:
                 f"{folder}: holds a checkpoint already; add --resume, or choose another folder"
             )
         remove_leftover_files(folder)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    _keep_freed_memory()
     device = _own_device(options.device)
-    with process_group(device.type):
+    threads = torch_threads(options.threads or torch.get_num_threads())
+    with threads, process_group(device.type):
         trainer = Trainer(make(folder), folder, device, options.grad_accum)
         if broadcast_flag(options.resume and checkpoint.exists()):
             trainer.load(Checkpoint.load(checkpoint))
@@ -84,7 +84,8 @@ def _own_device(name: str) -> torch.device:
 
     Raises: AudiovqError if it is missing.
     """
-    return find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
+    rank = os.environ.get("LOCAL_RANK", "0") if torchrun_rank().world_size > 1 else "0"
+    return find_device(f"cuda:{rank}" if name == "cuda" else name)
 
 
 def select_stages(

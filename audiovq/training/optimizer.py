@@ -94,7 +94,9 @@ class Optimizer:
         for i, (part, _) in enumerate(self._parts):
             for j, parameter in enumerate(p for g in part.param_groups for p in g["params"]):
                 for key, value in part.state.get(parameter, {}).items():
-                    out[f"{i}.{j}.{key}"] = torch.as_tensor(value).detach().clone()
+                    tensor = torch.as_tensor(value).detach().clone()
+                    # AdamW counts steps in double precision where that is the default.
+                    out[f"{i}.{j}.{key}"] = tensor.float() if tensor.dtype == torch.float64 else tensor
         return out
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:

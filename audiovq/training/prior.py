@@ -18,6 +18,7 @@ from audiovq.data.corpus import open_corpus
 from audiovq.data.sharding import SINGLE_SHARD, Shard
 from audiovq.distributed import rank_zero_first
 from audiovq.errors import AudiovqError
+from audiovq.nn.guard import own_generator
 from audiovq.prior.file import PriorHeader, save_prior
 from audiovq.prior.network import PriorNetwork
 from audiovq.tokenizer import Tokenizer, load
@@ -127,7 +128,8 @@ class TrainablePrior(PriorNetwork):
     @torch.no_grad()
     def folded(self) -> PriorNetwork:
         """The plain network of the same function, with weights that are float16 numbers, on the CPU."""
-        plain = PriorNetwork(self.codebook_size, self.levels, self.voice_dims, self.config)
+        with own_generator(0):
+            plain = PriorNetwork(self.codebook_size, self.levels, self.voice_dims, self.config)
         state = {name: value for name, value in self.state_dict().items() if name in plain.state_dict()}
         state["code_embedding"] = self.input_embedding()
         state["head_out_proj.weight"] = torch.cat([self.output_weights(n) for n in range(self.levels)])
@@ -210,9 +212,9 @@ class PriorTask:
         self.train = config.train
         self.stages = config.train.stages
         self.identity = {"config": dataclass_to_dict(config), "model": tokenizer.fingerprint}
-        torch.manual_seed(config.train.seed)
         codebook = tokenizer.model.codebook
-        self.model = TrainablePrior(codebook.table(), codebook.size, codes.voices.shape[1], config.prior)
+        with own_generator(config.train.seed):
+            self.model = TrainablePrior(codebook.table(), codebook.size, codes.voices.shape[1], config.prior)
 
     def _length(self, config: StageConfig) -> int:
         rate = self.tokenizer.header.config.steps_per_second

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.audio.reader import read_segment
-from audiovq.batch import FileJob, encode_files
+from audiovq.batch import FileJob, encode_files, targets
 from audiovq.data.corpus import Corpus
 from audiovq.data.prefetch import Prefetcher
 from audiovq.data.sharding import SINGLE_SHARD, MicroBatch, Shard
@@ -104,8 +104,9 @@ def encode_corpus(
     jobs: dict[FileJob, tuple[float, int]] = {}
     numbers = {name: i for i, name in enumerate(corpus.speakers)}
     for column, speed in enumerate(speeds):
-        for u in corpus.utterances:
-            target = folder / f"{speed:g}" / Path(u.path).with_suffix(".npy")
+        names = targets([Path(u.path) for u in corpus.utterances], ".npy")
+        for u, name in zip(corpus.utterances, names, strict=True):
+            target = folder / f"{speed:g}" / name
             # At another speed it is another voice.
             number = numbers[u.speaker] + column * len(numbers) if u.speaker else -1
             jobs[FileJob(corpus.root / u.path, target)] = (speed, number)

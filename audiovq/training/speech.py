@@ -18,6 +18,7 @@ from audiovq.data.crops import NO_AUGMENTATION, Augmentation, CropReader
 from audiovq.data.sharding import SINGLE_SHARD, Shard
 from audiovq.distributed import rank_zero_first
 from audiovq.errors import AudiovqError
+from audiovq.nn.guard import own_generator
 from audiovq.speech.model import WaveformModel
 from audiovq.training.launch import launch_training, select_stages
 from audiovq.training.metrics_log import PreviewExample
@@ -89,8 +90,8 @@ class SpeechTask:
         patterns = config.train.listed_speakers
         self.speakers = tuple(s for s in self.corpus.speakers if any(fnmatchcase(s, p) for p in patterns))
         self.identity = {"config": dataclass_to_dict(config), "speakers": list(self.speakers)}
-        torch.manual_seed(config.train.seed)
-        self.model = WaveformModel(config.model, len(self.speakers))
+        with own_generator(config.train.seed):
+            self.model = WaveformModel(config.model, len(self.speakers))
         shown = self.held_out if self.held_out.utterances else self.corpus
         self._examples = SpeechPreviews(shown, self.speakers)
         self.history: list[dict[str, Any]] = []

@@ -7,6 +7,8 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +20,7 @@ from audiovq import distributed
 from audiovq.config.training import StageConfig
 from audiovq.data.sharding import MicroBatch, Shard, undivided_batch
 from audiovq.errors import AudiovqError
+from audiovq.nn.dropout import dropout_generator
 from audiovq.training.best import BestScore, final_stage_weights
 from audiovq.training.checkpoint import Checkpoint
 from audiovq.training.finite import SkippedSteps, not_finite_error
@@ -78,6 +81,7 @@ class Trainer:
         self._best = BestScore()
         self._pending: Checkpoint | None = None
         self._signals = StopSignalHandler()
+        self._generator = torch.Generator(self.device)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint. Raises AudiovqError if it belongs to another task."""
@@ -238,8 +242,8 @@ class Trainer:
         stop = self._signals.received
         for batch in micro_batches:
             # Dropout differs from part to part; every other random draw is seeded by the items.
-            torch.manual_seed((self.task.train.seed * 1_000_003 + self.step) * 1_009 + batch.part.first)
-            with self._precision(config):
+            seed = (self.task.train.seed * 1_000_003 + self.step) * 1_009 + batch.part.first
+            with self._precision(config), dropout_generator(self._generator.manual_seed(seed)):
                 loss, metrics = stage.loss(_moved(batch, self.device), self.step)
             broken[batch.part.first // batch.part.size] = float(not math.isfinite(float(loss.detach())))
             torch.autograd.backward(loss / len(micro_batches))
@@ -255,9 +259,14 @@ class Trainer:
         parts = [MicroBatch(i * part.size, part.size, part.total) for i, flag in enumerate(broken) if flag]
         return dict(zip(sums, means, strict=True)), stop, parts
 
-    def _precision(self, config: StageConfig) -> torch.autocast:
+    @contextmanager
+    def _precision(self, config: StageConfig) -> Iterator[None]:
         """The precision of a stage's matrix products."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed_precision and self._bf16)
+        enabled = config.mixed_precision and self._bf16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+            yield
+        # Torch forgets the weights it has converted when the outermost autocast ends: the application's.
+        torch.clear_autocast_cache()
 
     def _score(self, active: _ActiveStage, log: MetricsLog | None) -> None:
         """Score the averaged weights on held-out data, and show examples of what they make."""

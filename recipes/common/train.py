@@ -24,8 +24,10 @@ def main(run: RecipeRun) -> None:
     from audiovq.distributed import torchrun_rank
     from audiovq.errors import AudiovqError
     from audiovq.io.atomic import PartialFile
+    from audiovq.training.launch import _keep_freed_memory
     from audiovq.training.speech import train_speech_model
 
+    _keep_freed_memory()
     folder = run.model.parent
     trained_on = folder / "manifest.sha256"
     if trained_on.exists() and trained_on.read_text() != state(run):

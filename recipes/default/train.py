@@ -19,8 +19,10 @@ the model lists those of LibriSpeech and VCC2016 alone."""
 
 def main(run: RecipeRun) -> None:
     """Train on the splits train, train-singles and train-voices."""
+    from audiovq.training.launch import _keep_freed_memory
     from audiovq.training.speech import train_speech_model
 
+    _keep_freed_memory()
     options = run.training(run.model.parent)
     model = train_speech_model(run.config, run.given(), options, (SPLITS, LISTED, *run.overrides))
     logger.info("%s: the trained model", model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.batch import FileJob
+from audiovq.batch import FileJob, targets
 from audiovq.errors import AudiovqError
 from audiovq.speech.codes import CodeFormat, CodeSequence
 from audiovq.speech.output import DecodeOptions
@@ -45,12 +45,16 @@ class StandInTokenizer:
     def info(self) -> dict[str, object]:
         return {"fingerprint": "f00d", "bits_per_second": 1125.0, "voice_bits": 96, "hop_samples": 128}
 
-    def encode(self, source: Path, *, levels: int | None = None) -> CodeSequence:
+    def encode(self, source: Path, *, levels: int | None = None, partial: bool = False) -> CodeSequence:
         if not Path(source).exists() or Path(source).read_bytes() == b"broken":
             raise AudiovqError(f"{source}: is not a recording; convert it")
         codes = np.arange(10, dtype=np.uint16)
+        damaged = Path(source).read_bytes() == b"damaged"
+        if damaged and not partial:
+            raise AudiovqError(f"{source}: is cut short; take what is there with --partial")
         self.calls.append({"levels": levels})
-        return CodeSequence(codes, codebook_size=512, num_samples=1250, voice=(1, 2, 3), fingerprint="f00d")
+        found = CodeSequence(codes, codebook_size=512, num_samples=1250, voice=(1, 2, 3), fingerprint="f00d")
+        return replace(found, partial=damaged)
 
     def load_codes(self, path: Path) -> CodeSequence:
         return CodeSequence.load(path)
@@ -64,12 +68,12 @@ class StandInTokenizer:
             options.pop("progress")(1250, 1250)
         soundfile.write(out, np.zeros(1250), codes.sample_rate)
 
-    def encode_files(self, jobs: Sequence[FileJob], *, done: Any, force: bool, levels: int | None) -> None:
+    def encode_files(self, jobs: Sequence[FileJob], *, done: Any, force: bool, encode: Any) -> None:
         for job in jobs:
             job.target.parent.mkdir(parents=True, exist_ok=True)
             half_done = job.target.exists() and not job.target.with_suffix(".json").exists()
             try:
-                self.encode(job.source).save(job.target, force=force or half_done)
+                encode(job).save(job.target, force=force or half_done)
                 done(job, None)
             except AudiovqError as error:
                 done(job, error)
@@ -102,6 +106,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandInTokenizer:
     folders = types.ModuleType("audiovq.batch")
     folders.FileJob = FileJob  # type: ignore[attr-defined]
     folders.encode_files = StandInTokenizer.encode_files  # type: ignore[attr-defined]
+    folders.targets = targets  # type: ignore[attr-defined]
     folders.decode_files = StandInTokenizer.decode_files  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "audiovq.batch", folders)
     return stand_in
