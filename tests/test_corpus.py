@@ -308,7 +308,7 @@ def test_speed_moves_the_pitch(tmp_path: Path) -> None:
 
 
 def test_warped_crops_are_heard_at_another_pitch_and_pace(tmp_path: Path) -> None:
-    """What is heard holds the crop's time at another pace; the voice is at the crop's pitch."""
+    """The crop holds what the encoder hears at another pace; the voice is at the crop's pitch."""
     record(tmp_path / "a.wav", 4.0, hz=1_000)
     reader = CropReader(
         open_corpus(tmp_path),
@@ -320,19 +320,19 @@ def test_warped_crops_are_heard_at_another_pitch_and_pace(tmp_path: Path) -> Non
         augmentation=Augmentation(warp_prob=0.5, warp_octaves=0.5),
     )
     batch = reader.read(0)
-    assert batch.encoder_input.shape == (32, math.ceil(8_000 * 2**0.5))
-    assert batch.signal.shape == (32, 8_000)
+    assert batch.encoder_input.shape == (32, 8_000)
+    assert batch.signal.shape == (32, math.ceil(8_000 * 2**0.5))
 
     def peaks(signal: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft(signal[:, 500:5_500], 64_000).abs().argmax(-1) / 4.0
 
     crop, encoder_input = peaks(batch.signal), peaks(batch.encoder_input)
     torch.testing.assert_close(peaks(batch.voice), crop, rtol=0, atol=10.0)
-    torch.testing.assert_close(crop / encoder_input, batch.stride, rtol=0.01, atol=0)
+    torch.testing.assert_close(encoder_input / crop, batch.stride, rtol=0.01, atol=0)
     assert float(torch.minimum(crop, encoder_input).min()) > 980, "nothing is played slower"
     plain = batch.stride == 1
     assert 8 <= int(plain.sum()) <= 24
-    assert torch.equal(batch.encoder_input[plain, :8_000], batch.signal[plain])
+    assert torch.equal(batch.encoder_input[plain], batch.signal[plain, :8_000])
     assert float(batch.stride.min()) < 0.8
     assert float(batch.stride.max()) > 1.25
 

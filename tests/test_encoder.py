@@ -252,46 +252,6 @@ def test_a_voice_encoder_needs_the_filterbank() -> None:
         WaveformModel(config, speakers=1)
 
 
-def test_warp_moves_a_tone_along_the_bands() -> None:
-    """A tone whose bands are moved by a ratio must peak where a tone of that frequency does."""
-    front = FilterbankFrontend(128, 8)
-    time = torch.arange(128 * 20 + sum(front.reach_samples)) / 16_000
-
-    def powers(hertz: float) -> torch.Tensor:
-        return front.log_powers(0.2 * torch.sin(2 * torch.pi * hertz * time)[None]).detach()
-
-    moved = front.warp(powers(600), torch.tensor([1.5]))
-    bands = moved.shape[-1] - front.pitch_bins
-    peak = int(moved[0, 10, :bands].argmax())
-    assert abs(peak - int(powers(900)[0, 10, :bands].argmax())) <= 1
-    assert abs(peak - int(powers(600)[0, 10, :bands].argmax())) > 3
-    assert torch.equal(moved[..., bands:], powers(600)[..., bands:]), "the pitch is that of what was played"
-    torch.testing.assert_close(front.warp(powers(600), torch.ones(1)), powers(600), rtol=1e-3, atol=1e-3)
-
-
-def test_a_warp_down_leaves_no_empty_end_of_the_band() -> None:
-    front = FilterbankFrontend(128, 8)
-    noise = torch.randn(1, 128 * 50 + sum(front.reach_samples), generator=torch.Generator().manual_seed(0))
-    powers = front.log_powers(0.1 * noise).detach()
-    moved = front.warp(powers, torch.tensor([0.8]))
-    bands = powers.shape[-1] - front.pitch_bins
-    ends = slice(bands - 8, bands)
-    differences = moved[..., ends].diff(dim=-1).abs().mean()
-    assert 0.5 < float(differences / powers[..., ends].diff(dim=-1).abs().mean()) < 1.5
-
-
-def test_a_stride_hears_a_signal_at_another_pace() -> None:
-    """Frames with a stride of 1.5 are those that every third frame of a third of the hop would be."""
-    front = FilterbankFrontend(120, 8)
-    signal = torch.randn(2, 120 * 31, generator=torch.Generator().manual_seed(0)) * 0.1
-    padded = torch.nn.functional.pad(signal, front.reach_samples)
-    as_it_is = front.log_powers(padded)
-    strided = front.log_powers(padded, torch.tensor([1.0, 3.0]), 10)
-    torch.testing.assert_close(strided[0], as_it_is[0, :10])
-    # The centre of the n-th three hops is that of hop 3n + 1.
-    torch.testing.assert_close(strided[1], as_it_is[1, 1:30:3])
-
-
 def test_voices_cannot_run_into_the_ends() -> None:
     """However large its head's output, a voice keeps a spread of values and a gradient."""
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from audiovq.nn.stft import _frame_padding, _frames, _hann, istft, log_magnitude, stft
+from audiovq.nn.stft import _frame_padding, _frames, _hann, istft, log_magnitude, stft, strided_stft
 
 
 @pytest.mark.parametrize(("window", "hop"), [(512, 128), (256, 128), (512, 64), (2048, 512)])
@@ -70,3 +70,13 @@ def test_log_magnitude_has_a_floor() -> None:
 def test_a_window_of_no_whole_hops_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of the hop"):
         istft(torch.zeros(1, 4, 251, dtype=torch.complex64), 500, 128)
+
+
+def test_a_stride_takes_frames_at_another_pace() -> None:
+    torch.manual_seed(0)
+    signal = torch.randn(2, 120 * 31)
+    spectra = stft(signal, 480, 120)
+    strided = strided_stft(signal, 480, 120, torch.tensor([1.0, 3.0]), 10)
+    torch.testing.assert_close(strided[0], spectra[0, :10])
+    # The centre of the n-th three hops is that of hop 3n + 1.
+    torch.testing.assert_close(strided[1], spectra[1, 1:30:3])

@@ -37,7 +37,6 @@ class StageConfig:
     warp_prob: float = 0.4
     """Share of the codes stage's crops that the encoder hears at another pitch than target and voice have."""
     warp_octaves: float = 0.7  # largest change of their pitch
-    warp_formants: float = 0.25  # by how much more, in octaves, their formants move at most
     discriminator_lr: float = 1e-3  # of the discriminator, where the weight "adversarial" is above 0
     discriminator_lead: int = 150  # steps until the model is trained against the discriminator
     mixed_precision: bool = True  # products in bf16, on devices that are faster at it
@@ -49,7 +48,7 @@ class StageConfig:
         for name in ("seconds", "lr", "grad_clip", "discriminator_lr"):
             raise_unless(0 < getattr(self, name) < math.inf, f"stage {self.stage}: {name} must be positive")
         counts = ("warmup", "patience", "quantize_after", "target_passes", "discriminator_lead")
-        sizes = ("muon_lr", "weight_decay", "jitter", "warp_octaves", "warp_formants")
+        sizes = ("muon_lr", "weight_decay", "jitter", "warp_octaves")
         for name in (*counts, *sizes):
             raise_unless(
                 0 <= getattr(self, name) < math.inf, f"stage {self.stage}: {name} must not be negative"

@@ -60,10 +60,10 @@ NO_AUGMENTATION = Augmentation()
 class SpeechBatch(NamedTuple):
     """Crops for one step.
 
-    signal: `(B, N)` float32 at 16 kHz, loudness normalised.
-    encoder_input: `(B, H)`, the same; for some crops with offset, hum and noise, or at another pitch and
-        pace. H is N, or more where crops are warped.
-    stride: `(B,)`, samples of `encoder_input` to a sample of `signal`: 1 but for warped crops.
+    signal: `(B, S)` float32 at 16 kHz, loudness normalised. S is N, or more where crops are warped.
+    encoder_input: `(B, N)`, the same; for some crops with offset, hum and noise, or at another pitch and
+        pace.
+    stride: `(B,)`, samples of `signal` to a sample of `encoder_input`: 1 but for warped crops.
     voice: `(B, M)` another crop of the same speaker.
     speaker_ids: `(B,)` int64, speaker number + 1 (0: unknown).
     part: which items of the step's batch these are.
@@ -78,11 +78,11 @@ class SpeechBatch(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """A crop `(N,)` and another `(M,)` of the same speaker."""
+    """A crop and another `(M,)` of the same speaker."""
 
     signal: np.ndarray
     encoder_input: np.ndarray
-    stride: float  # samples of encoder_input to one of signal
+    stride: float  # samples of signal to one of encoder_input
     voice: np.ndarray
     speaker_id: int
     paths: tuple[str, str]  # recordings of both
@@ -143,6 +143,7 @@ class CropReader(Prefetcher[SpeechBatch]):
     def read_part(self, step: int, part: MicroBatch) -> SpeechBatch:
         """Some crops of a step's batch."""
         pairs = []
+        signals = []
         encoder_inputs = []
         warps = self.augmentation.warp_prob > 0
         longest = math.ceil(self.samples * 2**self.augmentation.warp_octaves) if warps else self.samples
@@ -150,10 +151,10 @@ class CropReader(Prefetcher[SpeechBatch]):
             rng = np.random.default_rng([self.seed, step, item])
             pair = self._pair(rng)
             pairs.append(pair)
-            disturbed = self._disturbed(pair.encoder_input, rng)
-            encoder_inputs.append(np.pad(disturbed, (0, longest - len(disturbed))))
+            signals.append(np.pad(pair.signal, (0, longest - len(pair.signal))))
+            encoder_inputs.append(self._disturbed(pair.encoder_input, rng))
         return SpeechBatch(
-            signal=_stacked([pair.signal for pair in pairs]),
+            signal=_stacked(signals),
             encoder_input=_stacked(encoder_inputs),
             stride=torch.tensor([pair.stride for pair in pairs], dtype=torch.float32),
             voice=_stacked([pair.voice for pair in pairs]),
@@ -206,16 +207,19 @@ class CropReader(Prefetcher[SpeechBatch]):
             # Above 1, crop and voice are played faster; below 1, the encoder input is. Nothing is played
             # slower: that would empty the top of the band, and only the voice may give the warp away.
             faster = max(warp, 1.0)
+            input_faster = max(1 / warp, 1.0)
             try:
-                source = self._crop(u, math.ceil(self.samples * faster), speed, rng) * level
+                source = self._crop(u, math.ceil(self.samples * input_faster), speed, rng) * level
                 # The voice crop gets the same speed, as it describes the sound of the target.
                 other = self._other(number, rng)
                 voice = self._crop(other, math.ceil(self.voice_samples * faster), speed, rng)
-                signal = _faster(source, faster)[: self.samples]
-                encoder_input = source if warp >= 1 else _faster(source, 1 / warp)
+                # The encoder hears every crop at its own pace, as the overlap of frames would tell another;
+                # the target's spectra are taken at another instead.
+                signal = _faster(source, faster)
+                encoder_input = _faster(source, input_faster)[: self.samples]
                 voice = _faster(voice, faster)[: self.voice_samples]
                 speaker_id = self._speaker_ids.get(u.speaker, 0)
-                return _Pair(signal, encoder_input, warp, voice, speaker_id, (u.path, other.path))
+                return _Pair(signal, encoder_input, 1 / warp, voice, speaker_id, (u.path, other.path))
             except AudiovqError as error:
                 # Whether a file is readable depends on the file alone: the next draw is as repeatable.
                 if str(error) not in self._unreadable:
@@ -253,12 +257,7 @@ class CropReader(Prefetcher[SpeechBatch]):
             x = high_pass(x, self.high_pass_hz)[round(past / ratio) :]
         need = int(np.ceil(samples * speed)) + 2
         x = np.pad(x[:need], (0, max(0, need - len(x))))
-        if speed != 1.0:
-            position = np.arange(samples) * speed
-            low = position.astype(np.int64)
-            weight = (position - low).astype(np.float32)
-            x = x[low] * (1 - weight) + x[low + 1] * weight
-        return x[:samples]
+        return _faster(x, speed)[:samples]
 
 
 def _stacked(signals: list[np.ndarray]) -> Tensor:
@@ -266,7 +265,7 @@ def _stacked(signals: list[np.ndarray]) -> Tensor:
 
 
 def _faster(x: np.ndarray, factor: float) -> np.ndarray:
-    """A signal `(T,)` played `factor` times faster, `(ceil(T / factor),)`; pitch and formants go up too."""
+    """A signal `(T,)` played `factor` times as fast, `(ceil(T / factor),)`; pitch and formants move too."""
     if factor == 1.0:
         return x
     length = math.ceil(len(x) / factor)

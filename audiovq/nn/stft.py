@@ -42,6 +42,25 @@ def stft(signal: Tensor, window: int, hop: int, padded: bool = False) -> Tensor:
     return spectra
 
 
+def strided_stft(signal: Tensor, window: int, hop: int, stride: Tensor, frames: int) -> Tensor:
+    """As `stft`, with frames around the centres of hops that are `stride` times as long.
+
+    Args:
+        signal: `(B, N)`; zeros follow it.
+        stride: `(B,)`, above 0.
+        frames: F, spectra of each signal.
+
+    Returns: `(B, F, window // 2 + 1)` complex.
+    """
+    left = (window - hop) // 2
+    padded = F.pad(signal, (left, window))
+    centres = (torch.arange(frames, device=signal.device) + 0.5) * (hop * stride).unsqueeze(1)
+    starts = (centres - hop / 2).round().long().clamp(0, padded.shape[-1] - window)
+    rows = torch.arange(len(signal), device=signal.device).unsqueeze(1)
+    spectra: Tensor = torch.fft.rfft(padded.unfold(-1, window, 1)[rows, starts] * _hann(window, signal))
+    return spectra
+
+
 def istft(spectrum: Tensor, window: int, hop: int) -> Tensor:
     """Overlap-add back to a signal: `(B, F, window // 2 + 1)` complex to `(B, F * hop)`.
 

@@ -80,17 +80,9 @@ class FilterbankFrontend(nn.Module):
         """Number of log powers a frame."""
         return self.out_proj.in_features
 
-    def log_powers(self, signal: Tensor, stride: Tensor | None = None, frames: int = 0) -> Tensor:
-        """Log band powers before the projection, `(B, F, features)`, roughly in -1..1.
-
-        Args:
-            signal: `(B, left + F*hop + right)`.
-            stride: `(B,)` hops from one frame to the next, 1 without it; then F is `frames`.
-        """
-        if stride is None:
-            wide = signal.unfold(-1, self.long, self.hop)
-        else:
-            wide = self._strided(signal, stride, frames)
+    def log_powers(self, signal: Tensor) -> Tensor:
+        """Log band powers before the projection, `(B, F, features)`, roughly in -1..1."""
+        wide = signal.unfold(-1, self.long, self.hop)
         offset = (self.long - self.short) // 2
         narrow = wide[..., offset : offset + self.short]
         pitch = _power(wide, self.long_filters)
@@ -99,32 +91,6 @@ class FilterbankFrontend(nn.Module):
         with torch.autocast(signal.device.type, enabled=False):
             powers = torch.cat([mel.float(), pitch.float()], dim=-1)
             return torch.log(powers + _LOG_FLOOR) * 0.25 + 1.0
-
-    def _strided(self, signal: Tensor, stride: Tensor, frames: int) -> Tensor:
-        """Windows `(B, F, long)` around the centres of hops that are `stride` times as long."""
-        centres = (torch.arange(frames, device=signal.device) + 0.5) * (self.hop * stride).unsqueeze(1)
-        starts = (centres - self.hop / 2).round().long().clamp(0, signal.shape[-1] - self.long)
-        windows = signal.unfold(-1, self.long, 1)
-        return windows[torch.arange(len(signal), device=signal.device).unsqueeze(1), starts]
-
-    def warp(self, log_powers: Tensor, ratio: Tensor) -> Tensor:
-        """Move the bands along the frequency axis, formants more than pitch, as if of another speaker.
-
-        Args:
-            log_powers: `(B, F, features)`; ratio: `(B,)`, frequency of a formant after over before.
-        """
-        import librosa  # only training moves spectra
-
-        bands = log_powers.shape[-1] - self.pitch_bins
-        mel, pitch = log_powers.split([bands, self.pitch_bins], dim=-1)
-        mels = librosa.mel_frequencies(bands + 2, fmin=0.0, fmax=8_000.0)[1:-1]
-        centres = torch.from_numpy(mels).float().to(ratio.device)
-        wanted = centres / ratio.unsqueeze(-1)
-        right = torch.searchsorted(centres, wanted).clamp(1, bands - 1)
-        place = right - 1 + (wanted - centres[right - 1]) / (centres[right] - centres[right - 1])
-        # Mirrored at the end of the band: an empty end would reveal how far spectra were moved.
-        place = torch.where(place > bands - 1, 2 * (bands - 1) - place, place)
-        return torch.cat([_at(mel, place), pitch], dim=-1)
 
     def forward(self, signal: Tensor) -> Tensor:
         features: Tensor = self.out_proj(self.log_powers(signal))
@@ -225,16 +191,6 @@ def _fourier_filters(window: int, n_fft: int, bins: np.ndarray) -> Tensor:
     taper /= np.sqrt((taper**2).sum())
     angle = 2 * np.pi * np.outer(bins, time) / n_fft
     return torch.from_numpy(np.concatenate([np.cos(angle) * taper, np.sin(angle) * taper])).float()
-
-
-def _at(values: Tensor, place: Tensor) -> Tensor:
-    """Linear interpolation of `(B, F, M)` at fractional places `(B, P)` of the last axis, ends held."""
-    place = place.clamp(0, values.shape[-1] - 1)
-    low = place.floor().long().clamp(max=values.shape[-1] - 2)
-    part = (place - low).unsqueeze(1)
-    steps = values.shape[1]
-    lower, upper = (values.gather(2, (low + i).unsqueeze(1).expand(-1, steps, -1)) for i in (0, 1))
-    return lower + (upper - lower) * part
 
 
 def _power(frames: Tensor, filters: Tensor) -> Tensor:

@@ -18,18 +18,6 @@ from audiovq.speech.spectral_head import SpectralHead
 from audiovq.speech.voice_encoder import VoiceEncoder, VoiceTable
 
 
-class CropWarp(NamedTuple):
-    """Warping of the crops that the encoder hears in training.
-
-    stride: `(B,)` hops from a frame to the next. frames: F.
-    formants: `(B,)` ratios by which the bands are moved (`FilterbankFrontend.warp`).
-    """
-
-    stride: Tensor
-    frames: int
-    formants: Tensor
-
-
 class EncodedSpeech(NamedTuple):
     """Training-time pass through encoder, codebook and conditioner."""
 
@@ -131,25 +119,16 @@ class WaveformModel(nn.Module):
         signal: Tensor,
         voice: Tensor,
         quantise: bool = True,
-        warp: CropWarp | None = None,
         levels: Tensor | None = None,
     ) -> EncodedSpeech:
         """Training pass.
 
         Args:
-            signal: `(B, N)`, N whole code steps, or with `warp` any that its strides reach.
+            signal: `(B, N)`, N whole code steps.
             voice: points `(B, V)`.
-            warp: how the encoder hears another speaker than the voice's.
             levels: `(B,)`, how many levels of codes the conditioner sees; None: all.
         """
-        frontend = self.encoder.frontend
-        if warp is None or not isinstance(frontend, FilterbankFrontend):
-            latents = self.encoder(signal)
-        else:
-            padded = F.pad(signal, frontend.reach_samples)
-            log_powers = frontend.log_powers(padded, warp.stride, warp.frames)
-            frames = frontend.out_proj(frontend.warp(log_powers, warp.formants))
-            latents = self.encoder.from_frames(frames)
+        latents = self.encoder(signal)
         vectors, quantised = self.codebook(latents, quantise, levels)
         return EncodedSpeech(self.conditioner(vectors, voice), quantised)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from audiovq.nn.codebook import QuantiserOutput
-from audiovq.nn.stft import log_magnitude, stft
+from audiovq.nn.stft import log_magnitude, stft, strided_stft
 from audiovq.speech.conditioner import ConditionerOutput
 
 MAGNITUDE_FLOOR = 0.005
@@ -39,15 +39,20 @@ class LogSpectrumLoss(nn.Module):
         self.harmonic_bins = harmonic_bins
         self.register_buffer("mel", _mel_matrix(window, bands), persistent=False)
 
-    def forward(self, condition: ConditionerOutput, signal: Tensor) -> dict[str, Tensor]:
+    def forward(self, condition: ConditionerOutput, signal: Tensor, stride: Tensor) -> dict[str, Tensor]:
         """Mean absolute differences: of natural logs ("magnitude", "harmonics", "mel"), and of the square
-        roots of mel band magnitudes ("loud"), which weigh loud parts as the ear does."""
+        roots of mel band magnitudes ("loud"), which weigh loud parts as the ear does.
+
+        Args:
+            signal: `(B, N)`; stride: `(B,)` hops of it to a frame of the condition.
+        """
+        frames = condition.log_magnitude.shape[1]
         with torch.no_grad():
-            spectrum = stft(signal, self.window, self.hop)
+            spectrum = strided_stft(signal, self.window, self.hop, stride, frames)
             target = log_magnitude(spectrum, MAGNITUDE_FLOOR)
             target_mel = self._bands(spectrum.real.square() + spectrum.imag.square())
-            low = stft(signal, 2 * self.window, self.hop)[..., 1 : 1 + self.harmonic_bins]
-            target_low = log_magnitude(low, MAGNITUDE_FLOOR)
+            low = strided_stft(signal, 2 * self.window, self.hop, stride, frames)
+            target_low = log_magnitude(low[..., 1 : 1 + self.harmonic_bins], MAGNITUDE_FLOOR)
         power = torch.exp(2 * condition.log_magnitude.clamp_max(6.0))
         power_low = torch.exp(2 * condition.harmonics.clamp_max(6.0))
         bands = self._bands(power)
@@ -59,9 +64,9 @@ class LogSpectrumLoss(nn.Module):
         }
 
     @torch.no_grad()
-    def log_magnitude(self, signal: Tensor) -> Tensor:
+    def log_magnitude(self, signal: Tensor, stride: Tensor, frames: int) -> Tensor:
         """Log magnitudes `(B, F, window // 2 + 1)` of a signal, with the floor of the losses."""
-        return log_magnitude(stft(signal, self.window, self.hop), MAGNITUDE_FLOOR)
+        return log_magnitude(strided_stft(signal, self.window, self.hop, stride, frames), MAGNITUDE_FLOOR)
 
     def _bands(self, power: Tensor) -> Tensor:
         return 0.5 * torch.log(power @ self.mel + 4 * MAGNITUDE_FLOOR**2)

@@ -24,7 +24,7 @@ from audiovq.nn.blocks import can_fuse
 from audiovq.nn.codebook import QuantiserOutput
 from audiovq.speech.conditioner import ConditionerOutput
 from audiovq.speech.decoder import WaveNetConditioning
-from audiovq.speech.model import CropWarp, WaveformModel
+from audiovq.speech.model import WaveformModel
 from audiovq.speech.spectral_correction import correct_spectrum
 from audiovq.training.discriminator import AdversarialObjective
 from audiovq.training.losses import LogSpectrumLoss, MultiResolutionSTFTLoss, vq_loss
@@ -124,33 +124,19 @@ class CodesStage(SpeechStage):
     def loss(self, batch: SpeechBatch, step: int) -> tuple[Tensor, StageMetrics]:
         voice = self._voices(batch, step)
         quantise = self._quantises(step)
-        warp = self._warp(batch, step)
         levels = self._levels(batch, step)
-        condition, quantised = self.model.encode_decode(batch.encoder_input, voice, quantise, warp, levels)
-        terms = self.spectra(condition, batch.signal)
+        condition, quantised = self.model.encode_decode(batch.encoder_input, voice, quantise, levels)
+        terms = self.spectra(condition, batch.signal, batch.stride)
         reconstruction = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
         loss = vq_loss(reconstruction, quantised, self.model.config.codebook.beta)
         metrics = {k: float(v.detach()) for k, v in terms.items()} | _commitment(quantised)
         if self.adversary is not None and self.model.codebook.training:
-            target = self.spectra.log_magnitude(batch.signal)
+            frames = condition.log_magnitude.shape[1]
+            target = self.spectra.log_magnitude(batch.signal, batch.stride, frames)
             adversarial, seen = self.adversary(condition.log_magnitude, target, step)
             loss = loss + adversarial.discriminator + self.weights["adversarial"] * adversarial.generator
             metrics |= seen
         return loss, metrics
-
-    def _warp(self, batch: SpeechBatch, step: int) -> CropWarp | None:
-        """How far the pitch and formants of the encoder's input differ from the crop; None: nowhere.
-
-        The target of a warped crop fits the voice, not the encoder's input. That teaches the decoder to
-        follow the voice over speaker cues left in the codes.
-        """
-        if not (self.config.warp_prob and self.model.voice_encoder and self.model.codebook.training):
-            return None
-        generator = torch.Generator().manual_seed(step + 2_000_000_011)
-        octaves = (2 * torch.rand(batch.part.total, generator=generator) - 1) * self.config.warp_formants
-        formants = batch.part.of(torch.exp2(octaves)).to(batch.signal.device)
-        formants = torch.where(batch.stride == 1, torch.ones_like(formants), formants)
-        return CropWarp(batch.stride, batch.signal.shape[1] // self.model.frame_hop, formants)
 
 
 class SpectralStage(SpeechStage):
