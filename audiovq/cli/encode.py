@@ -80,15 +80,7 @@ def encode(
         _encode_folder(source, out, form or "npy", levels, partial, force, load_model)
         return
     out = options.out_or_default(source, out, f".{form or 'npy'}")
-    if out == Path("-"):
-        if form == "avq":
-            raise click.UsageError("`-` writes a .npy array; name a file for --format avq.")
-    else:
-        if out.suffix not in (".npy", ".avq") or (form and out.suffix != f".{form}"):
-            raise click.UsageError(f"OUT must end in {f'.{form}' if form else '.npy or .avq'}.")
-        options.check_writable(out, force)
-        if out.suffix == ".npy":
-            options.check_writable(out.with_suffix(".json"), force)
+    _check_out(out, form, force)
     tokenizer = load_model()
     if out.suffix == ".avq":
         _ = tokenizer.prior  # a missing prior is an error before the work, not after it
@@ -97,6 +89,19 @@ def encode(
     if out != Path("-") or codes.partial:
         part = ", all that can be decoded of a damaged recording" if codes.partial else ""
         click.echo(f"{out}: {_counted(codes)}, {codes.seconds:.2f} s{part}", err=True)
+
+
+def _check_out(out: Path, form: str | None, force: bool) -> None:
+    """Refuse an output of another format, or one that cannot be written, before any work."""
+    if out == Path("-"):
+        if form == "avq":
+            raise click.UsageError("`-` writes a .npy array; name a file for --format avq.")
+        return
+    if out.suffix not in (".npy", ".avq") or (form and out.suffix != f".{form}"):
+        raise click.UsageError(f"OUT must end in {f'.{form}' if form else '.npy or .avq'}.")
+    options.check_writable(out, force)
+    if out.suffix == ".npy":
+        options.check_writable(out.with_suffix(".json"), force)
 
 
 def _encode_folder(

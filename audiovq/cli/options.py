@@ -107,8 +107,8 @@ speaker_option = click.option(
 voice_option = path_option(
     "--voice",
     metavar="AUDIO",
-    text="Use the voice of the speaker in this audio file, all of which is read; it should hold at least 2 s "
-    "of speech. Excludes --speaker.",
+    text="Use the voice of the speaker in this audio file. The whole file is read; it should hold at least "
+    "2 s of speech. Excludes --speaker.",
 )
 temperature_option = click.option(
     "--temperature",

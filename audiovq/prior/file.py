@@ -1,4 +1,4 @@
-"""The prior's file: one safetensors with its configuration, and of which model it is, in the header."""
+"""The prior's file: one safetensors, whose header has its configuration and names its model."""
 
 from __future__ import annotations
 
