@@ -67,7 +67,6 @@ def encode_files(
     done: _Done,
     force: bool = False,
     threads: int | None = None,
-    levels: int | None = None,
     encode: Callable[[FileJob], CodeSequence] | None = None,
 ) -> None:
     """Encode recordings to code files, each with the codes that `Tokenizer.encode` gives.
@@ -77,7 +76,6 @@ def encode_files(
         done: called once for each job, with its AudiovqError or OSError, or None.
         force: overwrite files that exist.
         threads: files at a time; None takes all cores.
-        levels: first levels of the codes to keep; None: all.
         encode: encodes a job in place of `Tokenizer.encode`.
     """
     lock = threading.Lock()
@@ -95,7 +93,7 @@ def encode_files(
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 # Codes without their sidecar were left by a run that was killed between the two.
                 half_done = job.target.suffix == ".npy" and not job.target.with_suffix(".json").exists()
-                codes = tokenizer.encode(job.source, levels=levels) if encode is None else encode(job)
+                codes = tokenizer.encode(job.source) if encode is None else encode(job)
                 tokenizer.save_codes(codes, job.target, force=force or half_done)
             except (AudiovqError, OSError) as error:
                 failure = error
