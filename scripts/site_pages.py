@@ -19,6 +19,7 @@ PAGES = (
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "audiovq/assets/MODEL_CARD.md",
     "data/README.md",
     *sorted(str(path.relative_to(ROOT).as_posix()) for path in (ROOT / "recipes").rglob("README.md")),

@@ -25,6 +25,10 @@ _WRITABLE = {
 }
 """libsndfile's format and subtype by the ending of the file name."""
 
+_MAX_VORBIS_RATE = 200_000
+_MAX_ODD_FLAC_RATE = 65_535
+"""Hz; above that FLAC holds multiples of ten."""
+
 FULL_SCALE = 32_768
 """Of int16: what a sample of 1 would be."""
 
@@ -69,6 +73,8 @@ class AudioWriter:
         container, self._subtype = _WRITABLE[suffix]
         self.clipped = 0
         """Samples limited so far."""
+        if not holds_rate(suffix, sample_rate):
+            raise AudiovqError(f"{self.name}: {container} cannot hold {sample_rate} Hz; use .wav")
         self._num_samples = num_samples
         self._written = 0
         self._file: soundfile.SoundFile | _WavStream | None = None
@@ -173,6 +179,20 @@ class AudioWriter:
     def _failed(self, error: Exception) -> AudiovqError:
         reason = getattr(error, "error_string", "not all was written").rstrip(".")
         return AudiovqError(f"{self.name}: cannot be written ({reason}); check the space left on the disk")
+
+
+def holds_rate(suffix: str, rate: int) -> bool:
+    """Whether an encoder takes a sample rate, where libsndfile does not ask it on opening.
+
+    Vorbis crashes on a rate that is too high, and FLAC fails at the first block.
+
+    Args:
+        suffix: of the file, in lower case.
+        rate: in Hz.
+    """
+    if suffix == ".ogg":
+        return rate <= _MAX_VORBIS_RATE
+    return suffix != ".flac" or rate <= _MAX_ODD_FLAC_RATE or rate % 10 == 0
 
 
 class _WavStream:

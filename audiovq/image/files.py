@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.atomic import PartialFile
+from audiovq.io.readers import may_read, switched_off
 from audiovq.io.stdio import binary_stdin, binary_stdout
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ Pixels = NDArray[np.uint8]
 
 
 def require_pillow() -> None:
-    """Raise AudiovqError if Pillow is not installed: it is not part of the base install."""
+    """Raise AudiovqError if Pillow is switched off or not installed: it is not part of the base install."""
+    if not may_read("pillow"):
+        raise AudiovqError(f"{switched_off('pillow')}; add it there")
     try:
         import_module("PIL.Image")
     except ImportError:
