@@ -255,9 +255,15 @@ class Tokenizer:
         if writer.clipped:
             _logger.warning("%s: %d samples over full scale were limited", writer.name, writer.clipped)
 
-    def voice_of(self, source: str | os.PathLike[str]) -> tuple[int, ...]:
-        """The voice of a recording as integers. Raises: AudiovqError if the model has no voice encoder."""
-        voice = self.encode(source).voice
+    def voice_of(self, source: str | os.PathLike[str], *, partial: bool = False) -> tuple[int, ...]:
+        """The voice of a recording as integers; `partial` as for `encode`.
+
+        Raises: AudiovqError as `encode`, or if the model has no voice encoder.
+        """
+        codes = self.encode(source, partial=partial)
+        if codes.partial:
+            _logger.warning("%s: damaged, %.2f s of it taken", source, codes.seconds)
+        voice = codes.voice
         if voice is None:
             raise AudiovqError(f"{self.path}: this model has no voice encoder; use --speaker")
         return voice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from audiovq.prior.sampler import _DEFAULT_PRIOR_GUIDANCE
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.output import DEFAULT_TEMPERATURE
 from audiovq.tokenizer import load
+from helpers.models import speech
 from helpers.stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
 
@@ -262,3 +264,32 @@ def test_decode_folder(
     assert run(["decode", str(tmp_path / "c")]) == 0
     assert "0 decoded, 2 skipped" in one_line(capsys.readouterr())
     assert run(["decode", str(tmp_path / "c"), str(tmp_path / "c")]) == 2
+
+
+def test_other_verbs_take_a_part_if_asked(
+    tmp_path: Path, tiny_prior_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tiny_prior_path.with_name("tiny.safetensors"))
+    whole = tmp_path / "whole.flac"
+    path = tmp_path / "cut.flac"
+    soundfile.write(whole, speech(16_000), 16_000)
+    path.write_bytes(whole.read_bytes()[:15_000])
+    convert = ["convert", str(path), str(tmp_path / "out.wav"), "--fast", "--model", model]
+    assert run([*convert, "--speaker", "ann"]) == 1
+    assert "(--partial of encode, convert and score)" in one_line(capsys.readouterr())
+    assert not (tmp_path / "out.wav").exists()
+    assert run([*convert, "--speaker", "ann", "--partial"]) == 0
+    assert "all that can be decoded of a damaged recording" in one_line(capsys.readouterr())
+    assert 4_000 < soundfile.info(tmp_path / "out.wav").frames < 16_000
+    assert run([*convert, "--voice", str(path), "--partial", "--force"]) == 0
+    assert f"{path}: damaged, " in capsys.readouterr().err
+    score = ["score", str(whole), str(path), "--bound", "--model", model]
+    assert run(score) == 1
+    assert "--partial" in capsys.readouterr().err
+    assert run([*score, "--partial", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert f"{path}: damaged, " in captured.err
+    assert str(whole) not in captured.err
+    first, second = map(json.loads, captured.out.splitlines())
+    assert "partial" not in first
+    assert second["partial"] is True

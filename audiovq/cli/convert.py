@@ -19,6 +19,7 @@ from audiovq.cli import options
 @options.temperature_option
 @options.fast_option
 @options.levels_option("Convert only the first N (coarsest) levels of the codes. Default: all.")
+@options.partial_option
 @options.force_option
 def convert(
     source: Path,
@@ -30,6 +31,7 @@ def convert(
     temperature: float,
     fast: bool,
     levels: int | None,
+    partial: bool,
     force: bool,
 ) -> None:
     """Convert a recording to another voice.
@@ -55,10 +57,10 @@ def convert(
 
     tokenizer = load(model)
     name = options.speaker_name(speaker, tokenizer)
-    target_voice = None if voice is None else tokenizer.voice_of(voice)
+    target_voice = None if voice is None else tokenizer.voice_of(voice, partial=partial)
     if name is not None:
         tokenizer.voices.number(name)  # an unknown speaker is an error before the work
-    codes = tokenizer.encode(source, levels=levels)
+    codes = tokenizer.encode(source, levels=levels, partial=partial)
     with SpeechProgressBar(codes.seconds) as bar:
         tokenizer.decode_file(
             codes,
@@ -71,5 +73,6 @@ def convert(
             force=force,
             progress=bar.part(codes.seconds),
         )
-    if out != Path("-"):
-        click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
+    if out != Path("-") or codes.partial:
+        length = f"{codes.seconds:.2f} s at {codes.sample_rate} Hz"
+        click.echo(f"{out}: {length}{options.part_of(codes)}", err=True)

@@ -87,8 +87,7 @@ def encode(
     codes = tokenizer.encode(source, levels=levels, partial=partial)
     tokenizer.save_codes(codes, out, force=force)
     if out != Path("-") or codes.partial:
-        part = ", all that can be decoded of a damaged recording" if codes.partial else ""
-        click.echo(f"{out}: {_counted(codes)}, {codes.seconds:.2f} s{part}", err=True)
+        click.echo(f"{out}: {_counted(codes)}, {codes.seconds:.2f} s{options.part_of(codes)}", err=True)
 
 
 def _check_out(out: Path, form: str | None, force: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from audiovq.speech.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer
 
 _ClickCallback = TypeVar("_ClickCallback", bound=Callable[..., object])
@@ -288,6 +289,11 @@ def speaker_name(text: str | None, tokenizer: Tokenizer) -> str | int | None:
     if text is None or not text.isdecimal() or text in {speaker.name for speaker in tokenizer.speakers}:
         return text
     return int(text)
+
+
+def part_of(codes: CodeSequence) -> str:
+    """What a summary adds for codes of a damaged recording; "" for a whole one."""
+    return ", all that can be decoded of a damaged recording" if codes.partial else ""
 
 
 def check_one_voice(speaker: str | None, voice: Path | None) -> None:

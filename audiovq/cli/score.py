@@ -25,6 +25,7 @@ from audiovq.cli import options
     help="Also compute the likelihood bound of the whole model, in bits per sample at 16 kHz. This runs the "
     "WaveNet over every sample; code files are an error.",
 )
+@options.partial_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 def score(
     sources: tuple[Path, ...],
@@ -32,6 +33,7 @@ def score(
     prior: Path | None,
     speakers: int | None,
     bound: bool,
+    partial: bool,
     as_json: bool,
 ) -> None:
     """Measure how likely recordings are under the model's prior.
@@ -57,7 +59,9 @@ def score(
 
     tokenizer = load(model, prior=prior)
     for source in sources:
-        facts = measure_recording_bits(tokenizer, source, speakers or 0, bound)
+        facts = measure_recording_bits(tokenizer, source, speakers or 0, bound, partial)
+        if "partial" in facts:
+            click.echo(f"{source}: damaged, {facts['seconds']:.2f} s of it taken", err=True)
         if as_json:
             click.echo(json.dumps({"file": str(source), **facts}, ensure_ascii=False))
             continue
@@ -68,8 +72,10 @@ def score(
                 click.echo(f"    {name:<12} {bits:.3f} bits a step")
 
 
-def _text(value: float | list[float]) -> str:
+def _text(value: float | bool | list[float]) -> str:
     """A number, or several joined by plus signs."""
     if isinstance(value, list):
         return " + ".join(map(_text, value))
+    if isinstance(value, bool):
+        return "yes"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
