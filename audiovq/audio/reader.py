@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ from audiovq.audio.resample import (
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.stdio import binary_stdin
+from audiovq.io.temporary import copy_to_temporary
 
 AUDIO_EXTENSIONS = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".m4b", ".aac", ".mp4", ".mov"),
@@ -188,9 +187,7 @@ class AudioReader:
             yield change.flush()
 
     def _fill_spool(self, stream: BinaryIO) -> None:
-        self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the reader)
-        shutil.copyfileobj(stream, self._spool)
-        self._spool.flush()
+        self._spool = copy_to_temporary(stream, self.name)
 
     def _look(self, raw: IO[bytes]) -> Layout:
         if os.fstat(raw.fileno()).st_size == 0:

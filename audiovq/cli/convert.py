@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from audiovq.cli import options
+from audiovq.cli.echo import echo
 
 
 @click.command()
@@ -72,4 +73,4 @@ def convert(
             progress=bar.part(codes.seconds),
         )
     if out != Path("-"):
-        click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
+        echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from audiovq.cli import options
+from audiovq.cli.echo import echo
 from audiovq.cli.image_generate import image_evaluate, image_generate
 from audiovq.cli.info import echo_facts
 from audiovq.cli.train import image_prior, image_train
@@ -77,7 +78,7 @@ def image_encode(
     codes.save(out, force=force)
     if out != Path("-"):
         rows, columns = codes.codes.shape
-        click.echo(f"{out}: {columns} x {rows} codes for {codes.width} x {codes.height} pixels", err=True)
+        echo(f"{out}: {columns} x {rows} codes for {codes.width} x {codes.height} pixels", err=True)
 
 
 def _encode_folder(
@@ -142,7 +143,7 @@ def image_decode(source: Path, out: Path | None, model: Path | None, device: str
     pixels = load_image_tokenizer(model, device=device).decode(CodeGrid.load(source))
     write_picture(out, pixels, force=force)
     if out != Path("-"):
-        click.echo(f"{out}: {pixels.shape[1]} x {pixels.shape[0]} pixels", err=True)
+        echo(f"{out}: {pixels.shape[1]} x {pixels.shape[0]} pixels", err=True)
 
 
 def _decode_folder(folder: Path, out: Path | None, tokenizer: ImageTokenizer, force: bool) -> None:

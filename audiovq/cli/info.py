@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from audiovq.cli.echo import echo
 from audiovq.cli.options import PATH, json_option, model_option
 
 if TYPE_CHECKING:
@@ -65,22 +66,22 @@ def speakers(model: Path | None, as_json: bool) -> None:
     if as_json:
         fields = ("number", "name", "sex", "minutes")
         rows = [{field: getattr(speaker, field) for field in fields} for speaker in known]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        echo(json.dumps(rows, indent=2, ensure_ascii=False), lines=True)
         return
     width = max((len(speaker.name) for speaker in known), default=4)
-    click.echo(f"{'number':>6}  {'name':<{width}}  sex  minutes")
+    echo(f"{'number':>6}  {'name':<{width}}  sex  minutes")
     for s in known:
-        click.echo(f"{s.number:>6}  {s.name:<{width}}  {s.sex or '-':<3}  {s.minutes:7.1f}")
+        echo(f"{s.number:>6}  {s.name:<{width}}  {s.sex or '-':<3}  {s.minutes:7.1f}")
 
 
 def echo_facts(facts: Mapping[str, object], as_json: bool) -> None:
     """Print facts by name, one a line; None in JSON alone."""
     if as_json:
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        echo(json.dumps(facts, indent=2, ensure_ascii=False), lines=True)
         return
     for name, value in facts.items():
         if value is not None:
-            click.echo(f"{name.replace('_', ' '):<24} {_text(value)}")
+            echo(f"{name.replace('_', ' '):<24} {_text(value)}")
 
 
 def _code_facts(path: Path, tokenizer: Tokenizer) -> dict[str, object]:

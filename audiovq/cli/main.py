@@ -6,6 +6,7 @@ Nothing here, nor at the top of any verb's file, imports torch: `audiovq` and `a
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from audiovq import __version__
 from audiovq.cli.convert import convert
 from audiovq.cli.decode import decode
 from audiovq.cli.draw import curves, picture
+from audiovq.cli.echo import echo
 from audiovq.cli.encode import encode
 from audiovq.cli.evaluate import evaluate
 from audiovq.cli.generate import generate
@@ -26,7 +28,7 @@ from audiovq.cli.options import OrderedGroup
 from audiovq.cli.score import score
 from audiovq.cli.stderr_log import log_to_stderr
 from audiovq.cli.train import prior, train
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, os_error_line
 
 
 @click.group(
@@ -51,7 +53,7 @@ def cli(ctx: click.Context) -> None:
     interrupted.
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        echo(ctx.get_help(), lines=True)
 
 
 for _verb in (
@@ -75,13 +77,15 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        echo(text.getvalue().rstrip("\n"), err=True, lines=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         # Click takes every end of a file for Ctrl-D at a prompt, and there is no prompt here.
         if isinstance(error.__cause__, EOFError):
             return _fail(name, f"a file ended too early ({error.__cause__ or 'EOFError'}); check its size")
-        click.echo(f"{name}: interrupted", err=True)
+        echo(f"{name}: interrupted", err=True)
         return 130
     except BrokenPipeError:
         # The reading program ended early, as `head` does. Python flushes stdout again at exit: discard that.
@@ -90,12 +94,12 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
     except AudiovqError as error:
         return _fail(name, str(error))
     except OSError as error:
-        return _fail(name, f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
+        return _fail(name, os_error_line(error))
     return result if isinstance(result, int) else 0
 
 
 def _fail(name: str, message: str) -> int:
-    click.echo(f"{name}: error: {message}", err=True)
+    echo(f"{name}: error: {message}", err=True)
     return 1
 
 

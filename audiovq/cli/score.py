@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from audiovq.cli import options
+from audiovq.cli.echo import echo
 
 
 @click.command()
@@ -59,13 +60,13 @@ def score(
     for source in sources:
         facts = measure_recording_bits(tokenizer, source, speakers or 0, bound)
         if as_json:
-            click.echo(json.dumps({"file": str(source), **facts}, ensure_ascii=False))
+            echo(json.dumps({"file": str(source), **facts}, ensure_ascii=False))
             continue
         values = [f"{k.replace('_', ' ')} {_text(v)}" for k, v in facts.items() if not isinstance(v, dict)]
-        click.echo(f"{source}: {'  '.join(values)}")
+        echo(f"{source}: {'  '.join(values)}")
         for value in facts.values():
             for name, bits in value.items() if isinstance(value, dict) else ():
-                click.echo(f"    {name:<12} {bits:.3f} bits a step")
+                echo(f"    {name:<12} {bits:.3f} bits a step")
 
 
 def _text(value: float | list[float]) -> str:

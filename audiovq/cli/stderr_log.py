@@ -7,18 +7,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import click
-
+from audiovq.cli.echo import echo
 from audiovq.distributed import rank_zero_log_filter
+from audiovq.errors import printable
 
 
 class _StderrHandler(logging.Handler):
     """Writes messages alone to standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record)
+        line = printable(self.format(record), lines=True)
         if sys.stderr is None or not sys.stderr.isatty():
-            click.echo(line, err=True)
+            echo(line, err=True, lines=True)
             return
         from tqdm import tqdm
 

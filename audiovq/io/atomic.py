@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -15,11 +16,14 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, unwritable_file_error
 
 
 class PartialFile:
     """A file that is written under a temporary name in its folder, and renamed once it is complete.
+
+    Its content is on the disk before it gets its name, so that a power cut leaves no name without content.
+    Without `force` it never replaces a file, not even one that another process makes in the meantime.
 
     Args:
         path: of the file. A link is followed: the file that it points to is replaced.
@@ -63,9 +67,16 @@ class PartialFile:
     def commit(self) -> None:
         """Close the file and give it its name."""
         try:
+            self.file.flush()
+            _sync(self.file.fileno())
             self.file.close()
             self._check_target()
-            os.replace(self.temporary, self.path)
+            if self.force:
+                os.replace(self.temporary, self.path)
+            else:
+                _rename_unless_taken(self.temporary, self.path)
+        except FileExistsError:
+            raise self._exists() from None
         except OSError as error:
             raise self._failed(error) from error
         finally:
@@ -89,17 +100,49 @@ class PartialFile:
         return _lock(self.file) and self.temporary.exists()
 
     def _failed(self, error: OSError) -> AudiovqError:
-        return AudiovqError(f"{self.name}: cannot be written ({error.strerror}); check folder and disk")
+        return unwritable_file_error(self.name, error)
+
+    def _exists(self) -> AudiovqError:
+        return AudiovqError(f"{self.name}: exists already; name another or give --force")
 
     def _check_target(self) -> None:
         try:
             mode = self.path.stat().st_mode
-        except OSError:
+        except FileNotFoundError:
             return
+        except OSError as error:
+            # A name that is too long, or links in a circle: what is there, if anything, cannot be known.
+            raise self._failed(error) from error
         if not stat.S_ISREG(mode):
             raise AudiovqError(f"{self.name}: is there and is not a regular file; name another")
         if not self.force:
-            raise AudiovqError(f"{self.name}: exists already; name another or give --force")
+            raise self._exists()
+
+
+def _sync(descriptor: int) -> None:
+    """Have the content of an open file written to the disk, which may report only now that it is full."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems have no such function.
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+
+
+def _rename_unless_taken(old: Path, new: Path) -> None:
+    """Give a file another name in its folder in one step. Raises: FileExistsError if the name is taken."""
+    if sys.platform == "win32":
+        os.rename(old, new)  # there it replaces nothing
+        return
+    try:
+        os.link(old, new)
+        return
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links: take the name, then replace the empty file.
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    os.replace(old, new)
 
 
 _LOCKED_BYTE = 1 << 30
