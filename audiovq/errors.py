@@ -11,16 +11,15 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-
 characters, which cannot be encoded (a file name that is not UTF-8 has them)."""
 
 
-def printable(text: str, *, lines: bool = False) -> str:
+def printable(text: str, kept: str = "") -> str:
     r"""Text as it may be printed: what could steer a terminal is written as `\u001b`.
 
     Names of files, speakers and models come from others. The form is that of JSON, so that escaped JSON still
     means the same.
 
     Args:
-        lines: keep line breaks.
+        kept: characters that stay as they are.
     """
-    kept = "\n" if lines else ""
     return _UNSAFE.sub(lambda found: found[0] if found[0] in kept else f"\\u{ord(found[0]):04x}", text)
 
 

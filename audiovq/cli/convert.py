@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from audiovq.cli import options
-from audiovq.cli.echo import echo
 
 
 @click.command()
@@ -73,4 +72,4 @@ def convert(
             progress=bar.part(codes.seconds),
         )
     if out != Path("-"):
-        echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
+        click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from audiovq.cli import options
-from audiovq.cli.echo import echo
 
 if TYPE_CHECKING:
     from audiovq.kernels.options import Precision
@@ -123,7 +122,7 @@ def _decode_file(
     with SpeechProgressBar(codes.seconds) as bar:
         tokenizer.decode_file(codes, out, force=force, progress=bar.part(codes.seconds), **how)
     if out != Path("-"):
-        echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
+        click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
 
 
 def _decode_folder(

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from audiovq.cli import options
-from audiovq.cli.echo import echo
 
 
 @click.command()
@@ -33,7 +32,7 @@ def picture(recordings: tuple[Path, ...], out: Path, titles: tuple[str, ...], fo
     from audiovq.plots.spectrogram import draw_spectrograms
 
     draw_spectrograms(recordings, out, titles=titles, force=force)
-    echo(f"{out}: {len(recordings)} spectrograms" if len(recordings) > 1 else f"{out}", err=True)
+    click.echo(f"{out}: {len(recordings)} spectrograms" if len(recordings) > 1 else f"{out}", err=True)
 
 
 @click.command()
@@ -60,7 +59,7 @@ def curves(runs: tuple[Path, ...], out: Path, titles: tuple[str, ...], force: bo
     from audiovq.plots.curves import draw_curves
 
     draw_curves(runs, out, titles=titles, force=force)
-    echo(f"{out}: {len(runs)} runs" if len(runs) > 1 else f"{out}", err=True)
+    click.echo(f"{out}: {len(runs)} runs" if len(runs) > 1 else f"{out}", err=True)
 
 
 def _check_titles(titles: tuple[str, ...], count: int, what: str) -> None:

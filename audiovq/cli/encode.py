@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from audiovq.cli import options
-from audiovq.cli.echo import echo
 
 if TYPE_CHECKING:
     from audiovq.speech.codes import CodeSequence
@@ -89,7 +88,7 @@ def encode(
     tokenizer.save_codes(codes, out, force=force)
     if out != Path("-") or codes.partial:
         part = ", all that can be decoded of a damaged recording" if codes.partial else ""
-        echo(f"{out}: {_counted(codes)}, {codes.seconds:.2f} s{part}", err=True)
+        click.echo(f"{out}: {_counted(codes)}, {codes.seconds:.2f} s{part}", err=True)
 
 
 def _check_out(out: Path, form: str | None, force: bool) -> None:
@@ -140,7 +139,7 @@ def _encode_folder(
             codes = tokenizer.encode(job.source, levels=levels, partial=partial)
             if codes.partial:
                 bar.clear()
-                echo(f"{job.source}: damaged, {codes.seconds:.2f} s of it taken", err=True)
+                click.echo(f"{job.source}: damaged, {codes.seconds:.2f} s of it taken", err=True)
             return codes
 
         encode_files(tokenizer, run.todo, done=done, force=force, encode=encode_job)

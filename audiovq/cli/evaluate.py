@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from audiovq.cli import options
-from audiovq.cli.echo import echo
 from audiovq.evaluation.evaluation_options import DEFAULT_MAX_PER_SPEAKER, EvaluationOptions
 
 # Repeated here, so that the help lists them without importing the systems; a test compares.
@@ -162,7 +161,7 @@ def evaluate(folder: Path, **values: Any) -> None:
     from audiovq.evaluation.report import evaluate_speech
 
     for line in evaluate_speech(folder, how):
-        echo(line, lines=True)
+        click.echo(line)
 
 
 def _check_plot(out: Path, force: bool) -> None:

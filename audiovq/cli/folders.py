@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from audiovq.batch import FileJob, targets
-from audiovq.cli.echo import echo
 from audiovq.distributed import all_reduce_floats, process_group, torchrun_rank
 from audiovq.errors import AudiovqError, os_error_line
 from audiovq.io.atomic import remove_leftover_files
@@ -53,7 +52,7 @@ def find_jobs(
     if others and torchrun_rank().is_first:
         counts = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
         files = "1 other file" if others.total() == 1 else f"{others.total()} other files"
-        echo(f"{folder}: {files} left out ({counts})", err=True)
+        click.echo(f"{folder}: {files} left out ({counts})", err=True)
     new = targets(sources, new_suffix)
     return [FileJob(folder / source, out / target) for source, target in zip(sources, new, strict=True)]
 
@@ -78,7 +77,7 @@ class FolderRun:
         self.out = out
         self.total = len(mine)
         if torchrun_rank().world_size > 1:
-            echo(f"{torchrun_rank()}: takes {len(mine)} of {len(jobs)} files", err=True)
+            click.echo(f"{torchrun_rank()}: takes {len(mine)} of {len(jobs)} files", err=True)
         self.failed = 0
         self.skipped = 0
         self.todo: list[FileJob] = []
@@ -110,7 +109,7 @@ class FolderRun:
         if self.bar is not None:
             self.bar.clear()
         line = os_error_line(error) if isinstance(error, OSError) else str(error)
-        echo(f"audiovq: error: {line}", err=True)
+        click.echo(f"audiovq: error: {line}", err=True)
 
     def each(self, work: Callable[[FileJob], None]) -> None:
         """Call `work` on every job that is left, one after another."""
@@ -128,13 +127,13 @@ class FolderRun:
         started = torchrun_rank()
         if started.world_size > 1:
             others = started.world_size - 1
-            echo(f"{started}: done; waiting for {others} other{'s' if others > 1 else ''}", err=True)
+            click.echo(f"{started}: done; waiting for {others} other{'s' if others > 1 else ''}", err=True)
         with process_group():
             total, skipped, failed = map(int, all_reduce_floats([self.total, self.skipped, self.failed]))
         if torchrun_rank().is_first:
             done = total - failed - skipped
             counts = f"{done} {self.verb}, {skipped} skipped as finished, {failed} failed"
-            echo(f"{self.out}: {counts}", err=True)
+            click.echo(f"{self.out}: {counts}", err=True)
         if failed:
             raise AudiovqError(f"{failed} of {total} files failed; fix them and run the command again")
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from audiovq.cli import options
-from audiovq.cli.echo import echo
 
 if TYPE_CHECKING:
     from audiovq.speech.codes import CodeSequence
@@ -146,7 +145,7 @@ def generate(
     _decode_all(tokenizer, made, targets, seed, fast, force, with_codes)
     if out != Path("-"):
         total = sum(codes.seconds for codes in made)
-        echo(f"{out}: {len(made)} generated, {total:.2f} s", err=True)
+        click.echo(f"{out}: {len(made)} generated, {total:.2f} s", err=True)
 
 
 def _check_amount(seconds: float, count: int, fast: bool, is_long: bool) -> None:

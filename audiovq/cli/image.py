@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from audiovq.cli import options
-from audiovq.cli.echo import echo
 from audiovq.cli.image_generate import image_evaluate, image_generate
 from audiovq.cli.info import echo_facts
 from audiovq.cli.train import image_prior, image_train
@@ -78,7 +77,7 @@ def image_encode(
     codes.save(out, force=force)
     if out != Path("-"):
         rows, columns = codes.codes.shape
-        echo(f"{out}: {columns} x {rows} codes for {codes.width} x {codes.height} pixels", err=True)
+        click.echo(f"{out}: {columns} x {rows} codes for {codes.width} x {codes.height} pixels", err=True)
 
 
 def _encode_folder(
@@ -143,7 +142,7 @@ def image_decode(source: Path, out: Path | None, model: Path | None, device: str
     pixels = load_image_tokenizer(model, device=device).decode(CodeGrid.load(source))
     write_picture(out, pixels, force=force)
     if out != Path("-"):
-        echo(f"{out}: {pixels.shape[1]} x {pixels.shape[0]} pixels", err=True)
+        click.echo(f"{out}: {pixels.shape[1]} x {pixels.shape[0]} pixels", err=True)
 
 
 def _decode_folder(folder: Path, out: Path | None, tokenizer: ImageTokenizer, force: bool) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from audiovq.cli import options
-from audiovq.cli.echo import echo
 
 
 @click.command("generate")
@@ -100,7 +99,7 @@ def image_generate(
         for n, (codes, pixels) in enumerate(zip(grids, pictures, strict=True)):
             codes.save(out / f"{n:05d}.npy", force=force)
             write_picture(out / f"{n:05d}.png", pixels, force=force)
-    echo(f"{out}: {len(pictures)} images", err=True)
+    click.echo(f"{out}: {len(pictures)} images", err=True)
 
 
 @click.command("evaluate")
@@ -145,7 +144,7 @@ def image_evaluate(
     from audiovq.image.tokenizer import load_image_tokenizer
 
     scores = evaluate_images(load_image_tokenizer(model, device=device), folder, limit, grid_out, force)
-    echo(json.dumps(asdict(scores), indent=2) if as_json else format_image_scores(scores), lines=True)
+    click.echo(json.dumps(asdict(scores), indent=2) if as_json else format_image_scores(scores))
 
 
 def _parse_size(size: str | None) -> tuple[int | None, int | None]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.cli.echo import echo
 from audiovq.cli.options import PATH, json_option, model_option
+from audiovq.errors import printable
 
 if TYPE_CHECKING:
     from audiovq.speech.codes import CodeSequence
@@ -66,22 +66,22 @@ def speakers(model: Path | None, as_json: bool) -> None:
     if as_json:
         fields = ("number", "name", "sex", "minutes")
         rows = [{field: getattr(speaker, field) for field in fields} for speaker in known]
-        echo(json.dumps(rows, indent=2, ensure_ascii=False), lines=True)
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     width = max((len(speaker.name) for speaker in known), default=4)
-    echo(f"{'number':>6}  {'name':<{width}}  sex  minutes")
+    click.echo(f"{'number':>6}  {'name':<{width}}  sex  minutes")
     for s in known:
-        echo(f"{s.number:>6}  {s.name:<{width}}  {s.sex or '-':<3}  {s.minutes:7.1f}")
+        click.echo(f"{s.number:>6}  {s.name:<{width}}  {s.sex or '-':<3}  {s.minutes:7.1f}")
 
 
 def echo_facts(facts: Mapping[str, object], as_json: bool) -> None:
     """Print facts by name, one a line; None in JSON alone."""
     if as_json:
-        echo(json.dumps(facts, indent=2, ensure_ascii=False), lines=True)
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     for name, value in facts.items():
         if value is not None:
-            echo(f"{name.replace('_', ' '):<24} {_text(value)}")
+            click.echo(f"{name.replace('_', ' '):<24} {_text(value)}")
 
 
 def _code_facts(path: Path, tokenizer: Tokenizer) -> dict[str, object]:
@@ -143,4 +143,4 @@ def _text(value: object) -> str:
             return f"{value:,.2f}".removesuffix(".00")
         case list():
             return " ".join(map(str, value))
-    return str(value)
+    return printable(str(value))  # on one line, too

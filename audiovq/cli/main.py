@@ -6,7 +6,6 @@ Nothing here, nor at the top of any verb's file, imports torch: `audiovq` and `a
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from audiovq import __version__
 from audiovq.cli.convert import convert
 from audiovq.cli.decode import decode
 from audiovq.cli.draw import curves, picture
-from audiovq.cli.echo import echo
 from audiovq.cli.encode import encode
 from audiovq.cli.evaluate import evaluate
 from audiovq.cli.generate import generate
@@ -29,6 +27,7 @@ from audiovq.cli.score import score
 from audiovq.cli.stderr_log import log_to_stderr
 from audiovq.cli.train import prior, train
 from audiovq.errors import AudiovqError, os_error_line
+from audiovq.io.terminal import escaped_output
 
 
 @click.group(
@@ -53,7 +52,7 @@ def cli(ctx: click.Context) -> None:
     interrupted.
     """
     if ctx.invoked_subcommand is None:
-        echo(ctx.get_help(), lines=True)
+        click.echo(ctx.get_help())
 
 
 for _verb in (
@@ -71,21 +70,24 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
         command: `audiovq`, or a recipe.
         name: the program's name.
     """
+    with escaped_output():
+        return _run(args, command, name)
+
+
+def _run(args: Sequence[str], command: click.Command, name: str) -> int:
     try:
         with log_to_stderr():
             result = command.main(args=list(args), prog_name=name, standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:
-        text = io.StringIO()
-        error.show(text)
-        echo(text.getvalue().rstrip("\n"), err=True, lines=True)
+        error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         # Click takes every end of a file for Ctrl-D at a prompt, and there is no prompt here.
         if isinstance(error.__cause__, EOFError):
             return _fail(name, f"a file ended too early ({error.__cause__ or 'EOFError'}); check its size")
-        echo(f"{name}: interrupted", err=True)
+        click.echo(f"{name}: interrupted", err=True)
         return 130
     except BrokenPipeError:
         # The reading program ended early, as `head` does. Python flushes stdout again at exit: discard that.
@@ -99,7 +101,7 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
 
 
 def _fail(name: str, message: str) -> int:
-    echo(f"{name}: error: {message}", err=True)
+    click.echo(f"{name}: error: {message}", err=True)
     return 1
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from audiovq.cli import options
-from audiovq.cli.echo import echo
 
 
 @click.command()
@@ -64,4 +63,4 @@ def merge(
     found = {"spectral_head": spectral_head, "wavenet": wavenet}
     parts = {name: path for name, path in found.items() if path is not None}
     fingerprint = merge_model_parts(base, parts, out, overrides, force, prior)
-    echo(f"{out}: model {fingerprint}", err=True)
+    click.echo(f"{out}: model {fingerprint}", err=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from audiovq.cli import options
-from audiovq.cli.echo import echo
 
 
 @click.command()
@@ -60,13 +59,13 @@ def score(
     for source in sources:
         facts = measure_recording_bits(tokenizer, source, speakers or 0, bound)
         if as_json:
-            echo(json.dumps({"file": str(source), **facts}, ensure_ascii=False))
+            click.echo(json.dumps({"file": str(source), **facts}, ensure_ascii=False))
             continue
         values = [f"{k.replace('_', ' ')} {_text(v)}" for k, v in facts.items() if not isinstance(v, dict)]
-        echo(f"{source}: {'  '.join(values)}")
+        click.echo(f"{source}: {'  '.join(values)}")
         for value in facts.values():
             for name, bits in value.items() if isinstance(value, dict) else ():
-                echo(f"    {name:<12} {bits:.3f} bits a step")
+                click.echo(f"    {name:<12} {bits:.3f} bits a step")
 
 
 def _text(value: float | list[float]) -> str:

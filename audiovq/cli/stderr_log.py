@@ -7,22 +7,25 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from audiovq.cli.echo import echo
+import click
+
 from audiovq.distributed import rank_zero_log_filter
 from audiovq.errors import printable
+from audiovq.io.terminal import unescaped_stderr
 
 
 class _StderrHandler(logging.Handler):
     """Writes messages alone to standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = printable(self.format(record), lines=True)
+        line = self.format(record)
         if sys.stderr is None or not sys.stderr.isatty():
-            echo(line, err=True, lines=True)
+            click.echo(line, err=True)
             return
         from tqdm import tqdm
 
-        tqdm.write(line, file=sys.stderr)
+        # The stream of the bars, so that they make room; the line itself is escaped as everywhere.
+        tqdm.write(printable(line, kept="\n\t"), file=unescaped_stderr())
 
 
 @contextmanager
