@@ -37,6 +37,7 @@ class PartialFile:
         self.name = os.fspath(path)
         self.force = force
         self.path = Path(os.path.realpath(path))
+        self._is_synced = False
         self._check_target()
         # Another process that removes leftovers may remove a new file before it is locked; where files cannot
         # be locked, none is ever removed.
@@ -58,17 +59,30 @@ class PartialFile:
 
     def write(self, content: bytes) -> None:
         """Append to the file. Raises: AudiovqError at once if the disk is full."""
+        self._is_synced = False
         try:
             self.file.write(content)
             self.file.flush()
         except OSError as error:
             raise self._failed(error) from error
 
-    def commit(self) -> None:
-        """Close the file and give it its name."""
+    def sync(self) -> None:
+        """Have what was written put on the disk now, so that `commit` takes no time after the last `write`.
+
+        Raises: AudiovqError if the disk is full.
+        """
         try:
             self.file.flush()
             _sync(self.file.fileno())
+        except OSError as error:
+            raise self._failed(error) from error
+        self._is_synced = True
+
+    def commit(self) -> None:
+        """Close the file and give it its name."""
+        try:
+            if not self._is_synced:
+                self.sync()
             self.file.close()
             self._check_target()
             if self.force:
@@ -142,7 +156,11 @@ def _rename_unless_taken(old: Path, new: Path) -> None:
     except OSError:
         # A file system without hard links: take the name, then replace the empty file.
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    os.replace(old, new)
+    try:
+        os.replace(old, new)
+    except OSError:
+        new.unlink()
+        raise
 
 
 _LOCKED_BYTE = 1 << 30

@@ -136,6 +136,7 @@ def write_codes(
     try:
         with PartialFile(path, force=force) as array:
             array.write(buffer.getvalue())
+            array.sync()  # so that the two names change at nearly the same time
             sidecar.write(text.encode())
             sidecar.commit()
             is_placed = True
