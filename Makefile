@@ -6,6 +6,7 @@
 #   make check                           what is slower: coverage, documentation, packages
 #   make docs                            the documentation site, in site/
 #   make coverage                        share of the lines that the tests run; fails under 92 %
+#   make soak                            everything in one process for SECONDS, memory and results watched
 #   make bench                           measure this machine, write docs/benchmarks.md
 
 PYTHON    ?= python3
@@ -13,6 +14,7 @@ RECORDING ?= data/ls1998_008.flac
 OUT       ?= out
 TESTS     ?=
 BENCH     ?=
+SECONDS   ?= 600
 # STRICT=1: `make test` of all tests measures coverage, and a skipped test fails (scripts/strict_tests.py lists exceptions).
 STRICT    ?=
 
@@ -26,7 +28,7 @@ FULL    := $(if $(TESTS),,$(STRICT))
 MEASURE := PYTHONPATH=scripts $(BIN)/python -m pytest -p strict_tests \
     --cov --cov-report= --cov-fail-under=0
 
-.PHONY: demo test lint format check coverage docs package bench hooks clean
+.PHONY: demo test lint format check coverage docs package soak bench hooks clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -70,6 +72,10 @@ docs: $(CHECKS)
 
 package: $(CHECKS)
 	$(BIN)/python scripts/check_packages.py
+
+# SECONDS=7200: how long. scripts/soak.py --long 10 is the other half: ten hours of audio in one file.
+soak: $(STAMP)
+	$(BIN)/python scripts/soak.py $(SECONDS) --picture docs/soak.png
 
 # BENCH=--quick: the shortest settings, to try the script.
 bench: $(STAMP)

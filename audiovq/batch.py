@@ -91,10 +91,8 @@ def encode_files(
             failure: Exception | None = None
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
-                # Codes without their sidecar were left by a run that was killed between the two.
-                half_done = job.target.suffix == ".npy" and not job.target.with_suffix(".json").exists()
                 codes = tokenizer.encode(job.source) if encode is None else encode(job)
-                tokenizer.save_codes(codes, job.target, force=force or half_done)
+                tokenizer.save_codes(codes, job.target, force=force)
             except (AudiovqError, OSError) as error:
                 failure = error
             with lock:

@@ -123,7 +123,12 @@ class Tokenizer:
         return CodeSequence.load(path, hop=self.hop)
 
     def save_codes(self, codes: CodeSequence, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Codes to a `.npy` with its sidecar, or to an `.avq`, by the ending; both or neither."""
+        """Codes to a `.npy` with its sidecar, or to an `.avq`, by the ending; both or neither.
+
+        Raises: AudiovqError for codes of this model that it could not decode, and as `CodeSequence.save`.
+        """
+        if codes.fingerprint == self.fingerprint:
+            self.voices.own(codes.for_model(self.code_format))
         if os.fspath(path).endswith(".avq"):
             self.prior.save(codes, path, force=force)
         else:

@@ -86,7 +86,7 @@ def test_encode_folder_keeps_the_tree_and_skips_what_is_done(
     assert left_out == f"{folder}: 1 other file left out (1 .txt)"
     assert "3 encoded, 0 skipped" in summary
 
-    (out / "a.json").unlink()  # as if killed between the two files
+    (out / "a.npy").unlink()  # as if killed between the two files
     (out / "b.npy").unlink()
     (out / "b.json").unlink()
     kept = (out / "deep/er/c.npy").stat().st_mtime_ns

@@ -157,7 +157,7 @@ def test_bad_requests(tokenizer: Tokenizer, paper_tokenizer: Tokenizer) -> None:
     for seconds in (0, -1, math.nan, math.inf, 1e9):
         with pytest.raises(AudiovqError, match="cannot be generated"):
             prior.generate(seconds)
-    with pytest.raises(AudiovqError, match="0 sequences: nothing to generate"):
+    with pytest.raises(AudiovqError, match="count 0: must be from 1 to 100000"):
         prior.generate(1, 0)
     with pytest.raises(AudiovqError, match="no speaker 'nobody'"):
         prior.generate(1, speaker="nobody")

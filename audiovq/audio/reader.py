@@ -10,7 +10,6 @@ import contextlib
 import functools
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.readers import may_read
 from audiovq.io.stdio import binary_stdin
+from audiovq.io.temporary import temporary_file
 
 AUDIO_EXTENSIONS = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".m4b", ".aac", ".mp4", ".mov"),
@@ -191,7 +191,7 @@ class AudioReader:
             yield change.flush()
 
     def _fill_spool(self, stream: BinaryIO) -> None:
-        self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the reader)
+        self._spool = temporary_file(self.name)
         copy_stream(stream, self.name, self._spool, self._check_beginning)
 
     def _check_beginning(self) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import IO, BinaryIO
 
 from audiovq.errors import AudiovqError
+from audiovq.io.temporary import temporary_file_error
 
 _WINDOW = 1 << 20
 
@@ -49,7 +50,10 @@ def copy_stream(stream: BinaryIO, name: str, spool: IO[bytes], check: Callable[[
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise _no_room(name, copied) from error
+        # What is left in its buffer is written once more on closing, and fails again.
+        with suppress(OSError):
+            spool.close()
+        raise temporary_file_error(name, error) from error
 
 
 def refuse_device(stream: BinaryIO, name: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import struct
-import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
 from audiovq.io.stdio import binary_stdout
+from audiovq.io.temporary import temporary_file
 
 _WRITABLE = {
     ".wav": ("WAV", "PCM_16"),
@@ -86,13 +87,15 @@ class AudioWriter:
             self._file = _WavStream(self._raw, sample_rate, num_samples)
             return
         # Standard output cannot be rewound to complete the header.
-        self._raw = self._partial.file if self._partial else tempfile.TemporaryFile()  # noqa: SIM115
+        self._raw = self._partial.file if self._partial else temporary_file(self.name)
         try:
             self._file = soundfile.SoundFile(
                 self._raw.fileno(), "w", sample_rate, 1, self._subtype, format=container, closefd=False
             )
         except soundfile.LibsndfileError as error:
             self.discard()
+            if _begins_in_memory(container, self._subtype, sample_rate):
+                raise self._failed(error) from error
             raise AudiovqError(f"{self.name}: {container} cannot hold {sample_rate} Hz; use .wav") from error
 
     def __enter__(self) -> AudioWriter:
@@ -193,6 +196,15 @@ def holds_rate(suffix: str, rate: int) -> bool:
     if suffix == ".ogg":
         return rate <= _MAX_VORBIS_RATE
     return suffix != ".flac" or rate <= _MAX_ODD_FLAC_RATE or rate % 10 == 0
+
+
+def _begins_in_memory(container: str, subtype: str, sample_rate: int) -> bool:
+    """Whether a format of libsndfile knows a rate: whether a file of it can be begun in memory."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(), "w", sample_rate, 1, subtype, format=container):
+            return True
+    except soundfile.LibsndfileError:
+        return False
 
 
 class _WavStream:

@@ -122,10 +122,9 @@ def _encode_folder(
     tokenizer = load_model()
     if form == "avq":
         _ = tokenizer.prior  # a missing prior is an error before the work, not after it
-    fingerprint = tokenizer.info()["fingerprint"]
 
     def finished(job: FileJob) -> bool:
-        return not force and _is_finished(job.target, fingerprint, levels)
+        return not force and _is_finished(job.target, tokenizer, levels)
 
     run = FolderRun(jobs, finished, "encoded", out)
     with ProgressBar("file", len(run.todo)) as bar:
@@ -153,21 +152,26 @@ def _counted(codes: CodeSequence) -> str:
     return f"{len(codes)} steps of {codes.levels} codes"
 
 
-def _is_finished(target: Path, fingerprint: object, levels: int | None) -> bool:
-    """Whether `target` and its sidecar exist.
+def _is_finished(target: Path, tokenizer: Tokenizer, levels: int | None) -> bool:
+    """Whether codes and sidecar exist.
 
-    Raises: AudiovqError if another model made them, or they hold another number of levels.
+    Raises: AudiovqError if another model made them, they hold another number of levels, or are damaged.
     """
     from audiovq.errors import AudiovqError
     from audiovq.speech.codes import CodeSequence
 
-    if target.suffix == ".avq":
-        return target.exists()
-    if not (target.exists() and target.with_suffix(".json").exists()):
+    if not (target.exists() and (target.suffix == ".avq" or target.with_suffix(".json").exists())):
         return False
-    found = CodeSequence.load(target)
-    if found.fingerprint != fingerprint:
+    if target.suffix == ".avq":
+        stream = tokenizer.prior.read_header(target)
+        is_own = tokenizer.prior.made(stream)
+        found_levels = stream.levels
+    else:
+        codes = CodeSequence.load(target)
+        is_own = codes.fingerprint == tokenizer.info()["fingerprint"]
+        found_levels = codes.levels
+    if not is_own:
         raise AudiovqError(f"{target}: was made by another model; use another output folder or --force")
-    if levels is not None and found.levels != levels:
-        raise AudiovqError(f"{target}: holds {found.levels} levels; use another output folder or --force")
+    if levels is not None and found_levels != levels:
+        raise AudiovqError(f"{target}: holds {found_levels} levels; use another output folder or --force")
     return True

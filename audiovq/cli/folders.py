@@ -10,7 +10,7 @@ import click
 
 from audiovq.batch import FileJob, targets
 from audiovq.distributed import all_reduce_floats, process_group, torchrun_rank
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, os_error_line
 from audiovq.io.atomic import remove_leftover_files
 from audiovq.io.folder import walk
 from audiovq.io.progress import ProgressBar
@@ -98,7 +98,7 @@ class FolderRun:
                     self.skipped += 1
                 else:
                     self.todo.append(job)
-            except AudiovqError as error:
+            except (AudiovqError, OSError) as error:
                 self.done(job, error)
 
     def done(self, job: FileJob, error: Exception | None) -> None:
@@ -108,7 +108,8 @@ class FolderRun:
         self.failed += 1
         if self.bar is not None:
             self.bar.clear()
-        click.echo(f"audiovq: error: {error}", err=True)
+        line = os_error_line(error) if isinstance(error, OSError) else str(error)
+        click.echo(f"audiovq: error: {line}", err=True)
 
     def each(self, work: Callable[[FileJob], None]) -> None:
         """Call `work` on every job that is left, one after another."""

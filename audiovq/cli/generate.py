@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
 
 
+_HOUR = 3600.0
+_SPEED = 10.0
+"""Seconds of speech a second of one core, prior and WaveNet of the bundled model (docs/measurements.md)."""
+_SPEED_FAST = 30.0
+"""The same with --fast."""
+
+
 @click.command()
 @options.model_option
 @options.prior_option("Without a prior, this verb fails.")
@@ -26,6 +33,12 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="S",
     help="Length of each new recording in seconds, not counting the prompt.",
+)
+@click.option(
+    "--long",
+    "is_long",
+    is_flag=True,
+    help="Allow more than an hour of new speech in all; a day is the limit.",
 )
 @options.number_option(
     "--count",
@@ -79,6 +92,7 @@ def generate(
     speaker: str | None,
     voice: Path | None,
     seconds: float,
+    is_long: bool,
     count: int,
     levels: int | None,
     temperature: float,
@@ -104,6 +118,7 @@ def generate(
       audiovq generate --prompt start.wav --count 4 -o continued/
     """
     options.check_one_voice(speaker, voice)
+    _check_amount(seconds, count, fast, is_long)
     out = out or Path("generated" if count > 1 else "generated.wav")
     if count > 1 and (out == Path("-") or out.suffix):
         raise click.UsageError("--out must be a folder if --count is greater than 1.")
@@ -131,6 +146,21 @@ def generate(
     if out != Path("-"):
         total = sum(codes.seconds for codes in made)
         click.echo(f"{out}: {len(made)} generated, {total:.2f} s", err=True)
+
+
+def _check_amount(seconds: float, count: int, fast: bool, is_long: bool) -> None:
+    """Refuse what cannot be generated, and what takes long unless it is asked for, before any work."""
+    from audiovq.kernels.options import check_amount
+
+    check_amount(seconds, count)
+    total = seconds * count
+    if total <= _HOUR or is_long:
+        return
+    minutes = total / (_SPEED_FAST if fast else _SPEED) / 60
+    raise click.UsageError(
+        f"{total / _HOUR:.1f} hours of speech take about {minutes:.0f} minutes on one core; "
+        "give --long to generate them."
+    )
 
 
 def _check_targets(targets: list[Path], with_codes: bool, force: bool) -> None:

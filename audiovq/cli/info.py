@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from audiovq.cli.options import PATH, json_option, model_option
+from audiovq.errors import printable
 
 if TYPE_CHECKING:
     from audiovq.speech.codes import CodeSequence
@@ -142,4 +143,4 @@ def _text(value: object) -> str:
             return f"{value:,.2f}".removesuffix(".00")
         case list():
             return " ".join(map(str, value))
-    return str(value)
+    return printable(str(value))  # on one line, too

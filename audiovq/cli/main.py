@@ -26,7 +26,8 @@ from audiovq.cli.options import OrderedGroup
 from audiovq.cli.score import score
 from audiovq.cli.stderr_log import log_to_stderr
 from audiovq.cli.train import prior, train
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, os_error_line
+from audiovq.io.terminal import escaped_output
 
 
 @click.group(
@@ -69,6 +70,11 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
         command: `audiovq`, or a recipe.
         name: the program's name.
     """
+    with escaped_output():
+        return _run(args, command, name)
+
+
+def _run(args: Sequence[str], command: click.Command, name: str) -> int:
     try:
         with log_to_stderr():
             result = command.main(args=list(args), prog_name=name, standalone_mode=False)
@@ -90,7 +96,7 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
     except AudiovqError as error:
         return _fail(name, str(error))
     except OSError as error:
-        return _fail(name, f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
+        return _fail(name, os_error_line(error))
     return result if isinstance(result, int) else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from audiovq.errors import AudiovqError
 from audiovq.io.codefile import (
     CodeFileKind,
     check_code_range,
+    is_text,
     other_model_error,
     read_codes,
     validate_codes,
@@ -55,10 +56,10 @@ class CodeGrid:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise AudiovqError(f"{self.name}: {name} is {value!r}; it must be a positive integer")
-        if self.channels not in (None, 1, 3):
+        if self.channels is not None and (type(self.channels) is not int or self.channels not in (1, 3)):
             raise AudiovqError(f"{self.name}: channels is {self.channels!r}; it must be 1 or 3")
         for name in ("label", "fingerprint"):
-            if not isinstance(getattr(self, name), str | None):
+            if not is_text(getattr(self, name)):
                 raise AudiovqError(f"{self.name}: {name} is {getattr(self, name)!r}; it must be a text")
         if self.height is None or self.width is None or self.factor is None:
             return
@@ -88,8 +89,9 @@ class CodeGrid:
         Raises: AudiovqError for a wrong ending, a file that exists (without `force`), or one that cannot be
             written.
         """
-        metadata = {"shape": list(self.codes.shape), **{key: getattr(self, key) for key in _METADATA}}
-        write_codes(path, self.codes, metadata, _KIND, force)
+        checked = replace(self)  # the array may have been changed since this object was made
+        metadata = {"shape": list(checked.codes.shape), **{key: getattr(checked, key) for key in _METADATA}}
+        write_codes(path, checked.codes, metadata, _KIND, force)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CodeGrid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -15,11 +16,14 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, unwritable_file_error
 
 
 class PartialFile:
     """A file that is written under a temporary name in its folder, and renamed once it is complete.
+
+    Its content is on the disk before it gets its name, so that a power cut leaves no name without content.
+    Without `force` it never replaces a file, not even one that another process makes in the meantime.
 
     Args:
         path: of the file. A link is followed: the file that it points to is replaced.
@@ -33,6 +37,7 @@ class PartialFile:
         self.name = os.fspath(path)
         self.force = force
         self.path = Path(os.path.realpath(path))
+        self._is_synced = False
         self._check_target()
         # Another process that removes leftovers may remove a new file before it is locked; where files cannot
         # be locked, none is ever removed.
@@ -54,18 +59,38 @@ class PartialFile:
 
     def write(self, content: bytes) -> None:
         """Append to the file. Raises: AudiovqError at once if the disk is full."""
+        self._is_synced = False
         try:
             self.file.write(content)
             self.file.flush()
         except OSError as error:
             raise self._failed(error) from error
 
+    def sync(self) -> None:
+        """Have what was written put on the disk now, so that `commit` takes no time after the last `write`.
+
+        Raises: AudiovqError if the disk is full.
+        """
+        try:
+            self.file.flush()
+            _sync(self.file.fileno())
+        except OSError as error:
+            raise self._failed(error) from error
+        self._is_synced = True
+
     def commit(self) -> None:
         """Close the file and give it its name."""
         try:
+            if not self._is_synced:
+                self.sync()
             self.file.close()
             self._check_target()
-            os.replace(self.temporary, self.path)
+            if self.force:
+                os.replace(self.temporary, self.path)
+            else:
+                _rename_unless_taken(self.temporary, self.path)
+        except FileExistsError:
+            raise self._exists() from None
         except OSError as error:
             raise self._failed(error) from error
         finally:
@@ -89,17 +114,53 @@ class PartialFile:
         return _lock(self.file) and self.temporary.exists()
 
     def _failed(self, error: OSError) -> AudiovqError:
-        return AudiovqError(f"{self.name}: cannot be written ({error.strerror}); check folder and disk")
+        return unwritable_file_error(self.name, error)
+
+    def _exists(self) -> AudiovqError:
+        return AudiovqError(f"{self.name}: exists already; name another or give --force")
 
     def _check_target(self) -> None:
         try:
             mode = self.path.stat().st_mode
-        except OSError:
+        except FileNotFoundError:
             return
+        except OSError as error:
+            # A name that is too long, or links in a circle: what is there, if anything, cannot be known.
+            raise self._failed(error) from error
         if not stat.S_ISREG(mode):
             raise AudiovqError(f"{self.name}: is there and is not a regular file; name another")
         if not self.force:
-            raise AudiovqError(f"{self.name}: exists already; name another or give --force")
+            raise self._exists()
+
+
+def _sync(descriptor: int) -> None:
+    """Have the content of an open file written to the disk, which may report only now that it is full."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems have no such function.
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+
+
+def _rename_unless_taken(old: Path, new: Path) -> None:
+    """Give a file another name in its folder in one step. Raises: FileExistsError if the name is taken."""
+    if sys.platform == "win32":
+        os.rename(old, new)  # there it replaces nothing
+        return
+    try:
+        os.link(old, new)
+        return
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links: take the name, then replace the empty file.
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    try:
+        os.replace(old, new)
+    except OSError:
+        new.unlink()
+        raise
 
 
 _LOCKED_BYTE = 1 << 30

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.errors import AudiovqError
 from audiovq.io import JsonObject
 from audiovq.io.atomic import PartialFile
+from audiovq.io.regular import read_regular_file
 from audiovq.io.stdio import binary_stdin, binary_stdout
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _STDIN = "standard input"
-
+_LARGEST_SIDECAR = 1 << 20
+"""Bytes."""
 
 _Codes = TypeVar("_Codes", bound="DataclassInstance")
 
@@ -78,6 +80,11 @@ def validate_codes(name: str, codes: NDArray[np.generic], kind: CodeFileKind) ->
     return np.ascontiguousarray(codes, dtype=np.uint16)
 
 
+def is_text(value: object) -> bool:
+    """Whether a value is None or a text that UTF-8 can hold: JSON knows halves of characters too."""
+    return value is None or (isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value))
+
+
 def other_model_error(name: str, made_by: str, loaded: str) -> AudiovqError:
     """The error for codes of another model than the one loaded; both by fingerprint."""
     return AudiovqError(
@@ -120,16 +127,23 @@ def write_codes(
         raise AudiovqError(f"{path}: must end in .npy; rename it")
     tree = {"format": kind.format, "version": kind.version, **metadata, "checksum": _checksum(codes)}
     text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    sidecar = PartialFile(path.with_suffix(".json"), force=force)
+    beside = path.with_suffix(".json")
+    # The sidecar comes first: a kill between the two leaves it alone, and never codes without it, which could
+    # be decoded. One that is alone may be replaced.
+    is_alone = not force and not os.path.lexists(path) and _is_sidecar(beside, kind)
+    sidecar = PartialFile(beside, force=force or is_alone)
+    is_placed = False
     try:
         with PartialFile(path, force=force) as array:
             array.write(buffer.getvalue())
+            array.sync()  # so that the two names change at nearly the same time
             sidecar.write(text.encode())
-        try:
             sidecar.commit()
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+            is_placed = True
+    except BaseException:
+        if is_placed and not os.path.lexists(path):
+            sidecar.path.unlink(missing_ok=True)
+        raise
     finally:
         sidecar.discard()
 
@@ -143,9 +157,9 @@ def read_codes(path: str | os.PathLike[str], kind: CodeFileKind) -> CodeFile:
     if os.fspath(path) == "-":
         return CodeFile(_STDIN, _read_array(_STDIN, binary_stdin().read(), kind), None, {})
     path = Path(path)
-    codes = _read_array(str(path), _read_bytes(path), kind)
+    codes = _read_array(str(path), read_regular_file(path), kind)
     sidecar = path.with_suffix(".json")
-    if sidecar == path or not sidecar.exists():
+    if sidecar == path or not os.path.lexists(sidecar):
         return CodeFile(str(path), codes, None, {})
     metadata = _read_sidecar(sidecar, kind)
     if metadata.get("checksum") != _checksum(codes):
@@ -159,13 +173,6 @@ def read_codes(path: str | os.PathLike[str], kind: CodeFileKind) -> CodeFile:
 def _checksum(codes: NDArray[np.uint16]) -> str:
     """CRC-32 of codes as little-endian bytes, 8 hex digits: it detects a sidecar of other codes."""
     return f"{zlib.crc32(codes.astype('<u2').tobytes()):08x}"
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unreadable_file_error(path, error) from error
 
 
 def _read_array(name: str, content: bytes, kind: CodeFileKind) -> NDArray[np.uint16]:
@@ -186,9 +193,20 @@ def _read_array(name: str, content: bytes, kind: CodeFileKind) -> NDArray[np.uin
     return validate_codes(name, array, kind)
 
 
+def _is_sidecar(path: Path, kind: CodeFileKind) -> bool:
+    """Whether a file of this name is a sidecar of codes of this kind, of any version."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        metadata = json.loads(read_regular_file(path, _LARGEST_SIDECAR))
+    except (AudiovqError, ValueError, RecursionError):
+        return False
+    return isinstance(metadata, dict) and metadata.get("format") == kind.format
+
+
 def _read_sidecar(path: Path, kind: CodeFileKind) -> JsonObject:
     try:
-        metadata = json.loads(_read_bytes(path))
+        metadata = json.loads(read_regular_file(path, _LARGEST_SIDECAR))
     except (ValueError, RecursionError) as error:
         raise AudiovqError(f"{path}: is not JSON ({error}); fix it or remove it") from error
     if not isinstance(metadata, dict) or metadata.get("format") != kind.format:

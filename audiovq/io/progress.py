@@ -8,6 +8,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from audiovq.io.terminal import unescaped_stderr
+
 _SECONDS_BETWEEN_LOG_LINES = 60.0
 """How often progress is printed where standard error is not a terminal."""
 
@@ -33,7 +35,7 @@ class ProgressBar:
             unit=unit,
             unit_scale=unit == "B",
             bar_format=layout,
-            file=sys.stderr,
+            file=unescaped_stderr(),
             leave=False,
             delay=max(0.5, seconds),
             mininterval=seconds,

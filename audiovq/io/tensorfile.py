@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from audiovq.errors import AudiovqError
 from audiovq.io import JsonObject
 from audiovq.io.atomic import PartialFile
+from audiovq.io.regular import open_regular_file, read_regular_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,15 +51,17 @@ def read_metadata(path: str | Path, kind: ModelFileKind, build: Callable[[JsonOb
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular_file(path) as file:
             head = _read_head(file)
             ends = [v["data_offsets"][1] for k, v in head.items() if k != "__metadata__"]
-            if path.stat().st_size != file.tell() + max(ends, default=0):
+            if os.fstat(file.fileno()).st_size != file.tell() + max(ends, default=0):
                 raise ValueError("truncated")
         tree: JsonObject = json.loads(head["__metadata__"][kind.key])
         stated = tree["version"]
-    except FileNotFoundError:
-        raise AudiovqError(f"{path}: no such model file; give the path of a .safetensors model") from None
+    except AudiovqError:
+        if not os.path.lexists(path):
+            raise AudiovqError(f"{path}: no such model file; give the path of a .safetensors model") from None
+        raise
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise _damaged(path, kind) from None
     if stated != kind.version:
@@ -91,7 +95,7 @@ def read_tensors(path: str | Path, kind: ModelFileKind) -> dict[str, Tensor]:
     from safetensors.torch import load as parse
 
     try:
-        content = Path(path).read_bytes()
+        content = read_regular_file(path)
         head, data = _split(content)
         tree = json.loads(head["__metadata__"][kind.key])
         intact = tree.pop("checksum") == _checksum(tree, data)

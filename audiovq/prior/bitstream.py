@@ -42,7 +42,7 @@ from audiovq.io.codefile import other_model_error
 from audiovq.io.varint import ByteReader, encode_varint
 from audiovq.prior import kernel, rangecoder
 from audiovq.prior.engine import PriorEngine
-from audiovq.speech.codes import CodeFormat, CodeSequence
+from audiovq.speech.codes import CodeFormat, CodeSequence, is_gain
 
 _MAGIC = b"AVQ"
 _VERSION = 2
@@ -189,10 +189,6 @@ def _check(codes: CodeSequence, engine: PriorEngine, form: BitstreamFormat) -> N
             f"{codes.name}: its voice does not fit this model ({form.voice_dims} values of "
             f"{form.voice_bits} bits); encode the recording again"
         )
-    try:
-        (codes.speaker or "").encode()
-    except UnicodeEncodeError:
-        raise AudiovqError(f"{codes.name}: speaker {codes.speaker!r} is no text; name another") from None
 
 
 def _pack_facts(codes: CodeSequence) -> tuple[int, bytes]:
@@ -256,7 +252,7 @@ def _read_gain(reader: ByteReader, size: int) -> float | None:
         raise ValueError("a gain of no known size")
     gain: float
     (gain,) = _GAINS[size].unpack(reader.take(_GAINS[size].size))
-    if not 0 <= gain < 1e30:
+    if not is_gain(gain):
         raise ValueError(f"a gain of {gain}")
     return gain
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
-from audiovq.kernels.options import check_number, check_whole
+from audiovq.io.regular import read_regular_file
+from audiovq.kernels.options import check_amount, check_number, check_seed, check_whole
 from audiovq.nn.guard import guarded
 from audiovq.prior import bitstream
 from audiovq.prior.engine import PriorEngine, code_log2_likelihoods
@@ -125,16 +126,11 @@ class PriorSampler:
 
         Raises: AudiovqError for an unknown speaker, settings out of range, or a prompt of another model.
         """
-        check_number("seconds", seconds)
         check_number("guidance", guidance)
-        check_whole("count", count)
-        check_whole("seed", seed)
+        check_seed(seed)
         if levels is not None:
             check_whole("levels", levels)
-        if not 0 < seconds < 3600 * 24:
-            raise AudiovqError(f"{seconds:g} seconds: cannot be generated; ask for more than 0, under a day")
-        if count < 1:
-            raise AudiovqError(f"{count} sequences: nothing to generate; ask for one or more")
+        check_amount(seconds, count)
         steps = max(1, round(seconds * self.model.config.steps_per_second))
         if prompt is not None:
             prompt = prompt.for_model(self.model.code_format)
@@ -287,13 +283,15 @@ class PriorSampler:
 
         Raises: AudiovqError if it is damaged, of another model or prior, or cannot be decoded exactly here.
         """
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise unreadable_file_error(path, error) from None
-        return bitstream.decompress_codes(
-            bitstream.parse_bitstream(content, os.fspath(path)), self.engine, self.stream_format
-        )
+        return bitstream.decompress_codes(self.read_header(path), self.engine, self.stream_format)
+
+    def read_header(self, path: str | os.PathLike[str]) -> bitstream.Bitstream:
+        """An `.avq` file, not yet decoded. Raises: AudiovqError if it is damaged."""
+        return bitstream.parse_bitstream(read_regular_file(path), os.fspath(path))
+
+    def made(self, stream: bitstream.Bitstream) -> bool:
+        """Whether a file was made with this model and prior."""
+        return (stream.model, stream.prior) == (self.model.fingerprint[:8], self.fingerprint[:8])
 
 
 def _array(point: Tensor | None) -> NDArray[np.float32] | None:

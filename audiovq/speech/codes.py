@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from audiovq.io import JsonObject
 from audiovq.io.codefile import (
     CodeFileKind,
     check_code_range,
+    is_text,
     other_model_error,
     read_codes,
     validate_codes,
@@ -97,18 +99,22 @@ class CodeSequence:
             value = getattr(self, name)
             unknown = value is None and name in ("num_samples", "codebook_size")
             self._require(name, unknown or (_is_count(value) and value > 0), "a positive integer")
-        self._require("codebook_size", (self.codebook_size or 0) <= 65_536, "at most 65536")
-        in_bounds = MIN_SAMPLE_RATE_HZ <= self.sample_rate <= MAX_SAMPLE_RATE_HZ
-        self._require("sample_rate", in_bounds, f"between {MIN_SAMPLE_RATE_HZ} and {MAX_SAMPLE_RATE_HZ} Hz")
-        self._require("gain", _is_gain(self.gain), "a number from 0 up, or null")
-        self._require("voice", self.voice is None or _are_counts(self.voice), "integers from 0 up")
+        for name, most in _MOST.items():
+            self._require(name, (getattr(self, name) or 0) <= most, f"at most {most}")
+        for name in ("sample_rate", "model_rate"):
+            in_bounds = MIN_SAMPLE_RATE_HZ <= getattr(self, name) <= MAX_SAMPLE_RATE_HZ
+            self._require(name, in_bounds, f"between {MIN_SAMPLE_RATE_HZ} and {MAX_SAMPLE_RATE_HZ} Hz")
+        self._require("gain", is_gain(self.gain), "0, a number from 1e-30 to 1e30, or null")
+        self._require("voice", self.voice is None or _are_codes(self.voice), "integers from 0 to 65535")
         for name in ("speaker", "fingerprint"):
-            self._require(name, isinstance(getattr(self, name), str | None), "a text")
+            self._require(name, is_text(getattr(self, name)), "a text")
         self._require("partial", isinstance(self.partial, bool), "true or false")
 
     def _require(self, name: str, valid: bool, rule: str) -> None:
         if not valid:
-            raise AudiovqError(f"{self.name}: {name} is {getattr(self, name)!r}; it must be {rule}")
+            # What a file holds may be as long as it likes.
+            value = reprlib.repr(getattr(self, name))
+            raise AudiovqError(f"{self.name}: {name} is {value}; it must be {rule}")
 
     def _check_length(self) -> None:
         if self.num_samples is None:
@@ -224,7 +230,8 @@ class CodeSequence:
         Raises:
             AudiovqError: wrong ending, one of the files exists (without `force`), or cannot be written.
         """
-        write_codes(path, self.codes, self._sidecar(), _KIND, force)
+        checked = replace(self)  # the array may have been changed since this object was made
+        write_codes(path, checked.codes, checked._sidecar(), _KIND, force)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, hop: int = _DEFAULT_HOP) -> CodeSequence:
@@ -269,18 +276,22 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
 
 
-def _are_counts(value: object) -> bool:
-    return isinstance(value, tuple | list) and all(_is_count(entry) for entry in value)
+def _are_codes(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(_is_count(entry) and entry <= 65_535 for entry in value)
 
 
-def _is_gain(value: object) -> bool:
+def is_gain(value: object) -> bool:
+    """None, 0, or a number whose inverse is a factor that float32 samples bear."""
     # Compared before anything else is done with it: JSON knows integers that no float holds.
     return value is None or (
         isinstance(value, int | float | np.floating)
         and not isinstance(value, bool)
-        and bool(0 <= value < 1e30)
+        and bool(value == 0 or 1e-30 < value < 1e30)
     )
 
+
+_MOST = {"hop": 1 << 24, "frames_per_step": 1 << 24, "num_samples": 1 << 48, "codebook_size": 65_536}
+"""Limits far beyond any recording and model, so that nothing computed of them overflows."""
 
 _KNOWN = tuple(
     entry.name for entry in fields(CodeSequence) if entry.init and entry.name not in ("codes", "name")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from audiovq.audio.resample import StreamResampler, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.kernels.options import check_flag, check_sampling, check_whole
+from audiovq.kernels.options import check_flag, check_sampling, check_seed, check_whole
 from audiovq.speech.codes import CodeSequence
 
 DEFAULT_TEMPERATURE = 1.0
@@ -41,7 +41,7 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         check_sampling(self.temperature, 0)
-        check_whole("seed", self.seed)
+        check_seed(self.seed)
         check_flag("fast", self.fast)
         if self.speaker is not None and not isinstance(self.speaker, str):
             check_whole("speaker", self.speaker)

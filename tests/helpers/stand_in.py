@@ -71,9 +71,8 @@ class StandInTokenizer:
     def encode_files(self, jobs: Sequence[FileJob], *, done: Any, force: bool, encode: Any) -> None:
         for job in jobs:
             job.target.parent.mkdir(parents=True, exist_ok=True)
-            half_done = job.target.exists() and not job.target.with_suffix(".json").exists()
             try:
-                encode(job).save(job.target, force=force or half_done)
+                encode(job).save(job.target, force=force)
                 done(job, None)
             except AudiovqError as error:
                 done(job, error)
