@@ -8,6 +8,8 @@ a random file operation (open, rename, link, remove). After a kill, every file t
 then the work goes on and its result is that of an uninterrupted run: models, metrics, codes, sound, names of
 files. On a full disk (a tmpfs of a random size where the system allows it, else a limit on the size of files)
 the work ends with one line, leaves no temporary file, and goes on once there is room.
+
+An interrupt ends with the counts so far.
 """
 
 from __future__ import annotations
@@ -278,6 +280,8 @@ def main() -> int:
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="audiovq-faults-"))
+    # Shells start what runs in the background without it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         make_inputs(base)
         whole, *others = scenarios(base)

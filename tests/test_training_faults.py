@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import FolderLock
 from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.code_bits import _counted_bits
 from audiovq.training.image import AutoencoderStage, PixelCNNStage, train_image_model, train_image_prior
 from audiovq.training.metrics_log import MetricsLog
 from audiovq.training.prior import PriorStage, train_speech_prior
@@ -79,7 +81,9 @@ def picture_training(tmp_path: Path, pictures: Path, stage: str) -> Train:
     (tmp_path / "c.toml").write_text(IMAGES + (STAGE % (stage, STEPS)).replace("seconds = 0.25\n", ""))
     if stage == "image":
         return lambda options: train_image_model(tmp_path / "c.toml", pictures, options)
-    model = save_tiny(tmp_path / "model.safetensors", ())
+    model = tmp_path / "model.safetensors"
+    if not model.exists():
+        save_tiny(model, ())
     return lambda options: train_image_prior(tmp_path / "c.toml", pictures, options, model=model)
 
 
@@ -187,6 +191,29 @@ def test_names_that_are_not_utf8_are_trained_on(
     os.rename(recordings / "ann/0.wav", os.fsencode(recordings) + b"/ann/se\xf1al.wav")
     os.rename(recordings / "bob", os.fsencode(recordings) + b"/jos\xe9")
     assert make(kind)(RunOptions(tmp_path / "run", threads=1)).is_file()
+
+
+def test_bits_are_counted_without_a_table_of_all_pairs() -> None:
+    """After all training, of a prior over 65,536 codes too."""
+    rng = np.random.default_rng(0)
+    train = [rng.integers(0, 20, size).astype(np.uint16) for size in (300, 1, 50)]
+    held = [rng.integers(0, 20, size).astype(np.uint16) for size in (40, 1)]
+    table = np.zeros((20, 20))
+    for sequence in train:
+        np.add.at(table, (sequence[:-1], sequence[1:]), 1)
+    unigram = np.bincount(np.concatenate(train), minlength=20) + 0.5
+    unigram /= unigram.sum()
+    expected = []
+    for a in (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0):
+        bigram = (table + a * unigram) / (table.sum(1, keepdims=True) + a)
+        first = sum(float(np.log2(unigram[s[0]])) for s in held)
+        rest = sum(float(np.log2(bigram[s[:-1], s[1:]]).sum()) for s in held)
+        expected.append(-(first + rest) / 41)
+    assert _counted_bits(train, held, 20)[1] == pytest.approx(min(expected), rel=1e-12)
+    tracemalloc.start()
+    _counted_bits([s * 3_000 for s in train], [s * 3_000 for s in held], 1 << 16)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
 
 
 # The files of a run
