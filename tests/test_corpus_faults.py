@@ -60,6 +60,7 @@ def test_names_that_are_not_utf8_are_prepared_and_read(tmp_path: Path) -> None:
     assert "audio/jos%E9/se%F1al.flac" in [u.path for u in corpus.utterances]
     # Without preparing, by the folder and by a manifest.
     assert latin1("josé/señal.wav") in paths(tmp_path / "in")
+    assert open_corpus(tmp_path / "in").speakers == ("ann", "jos%E9")
     rows = "".join(f"{latin1('josé')}/{latin1(n)}\tjosé\n" for n in ("señal.wav",))
     assert paths(manifest(tmp_path / "in", f"path\tspeaker\n{rows}")) == [latin1("josé/señal.wav")]
 

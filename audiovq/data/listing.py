@@ -12,6 +12,7 @@ from typing import NamedTuple
 from audiovq.audio.loudness import MAX_GAIN_FACTOR, MIN_GAIN_FACTOR
 from audiovq.audio.reader import AUDIO_EXTENSIONS
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
+from audiovq.data.names import utf8_name
 from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.folder import Identity, identity
 
@@ -55,7 +56,7 @@ def _from_manifest(manifest: Path) -> Iterator[ListedRecording]:
         if row[column_of["path"]]:
             yield ListedRecording(
                 row[column_of["path"]],
-                row[column_of["speaker"]],
+                utf8_name(row[column_of["speaker"]]),
                 row[column_of["split"]] if "split" in column_of else "",
                 tuple(row[i] for i in measures) if len(measures) == len(RecordingMeasures._fields) else (),
             )
@@ -134,7 +135,9 @@ def _from_folder(
     for entry in found:
         if entry.is_dir():
             if not (entry.is_symlink() and identity(entry) in above):
-                yield from _from_folder(folder / entry.name, f"{inside}{entry.name}/", entry.name, above)
+                yield from _from_folder(
+                    folder / entry.name, f"{inside}{entry.name}/", utf8_name(entry.name), above
+                )
         elif os.path.splitext(entry.name)[1].lower() in AUDIO_EXTENSIONS and entry.is_file():
             yield ListedRecording(inside + entry.name, speaker, "")
 
