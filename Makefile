@@ -7,6 +7,7 @@
 #   make docs                            the documentation site, in site/
 #   make coverage                        share of the lines that the tests run; fails under 92 %
 #   make soak                            everything in one process for SECONDS, memory and results watched
+#   make faults                          kills and full disks (docs/reliability.md); FAULTS="--kills 5" tries it
 #   make bench                           measure this machine, write docs/benchmarks.md
 
 PYTHON    ?= python3
@@ -15,6 +16,7 @@ OUT       ?= out
 TESTS     ?=
 BENCH     ?=
 SECONDS   ?= 600
+FAULTS    ?=
 # STRICT=1: `make test` of all tests measures coverage, and a skipped test fails (scripts/strict_tests.py lists exceptions).
 STRICT    ?=
 
@@ -28,7 +30,7 @@ FULL    := $(if $(TESTS),,$(STRICT))
 MEASURE := PYTHONPATH=scripts $(BIN)/python -m pytest -p strict_tests \
     --cov --cov-report= --cov-fail-under=0
 
-.PHONY: demo test lint format check coverage docs package soak bench hooks clean
+.PHONY: demo test lint format check coverage docs package soak faults bench hooks clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -80,6 +82,9 @@ soak: $(STAMP)
 # BENCH=--quick: the shortest settings, to try the script.
 bench: $(STAMP)
 	$(BIN)/python scripts/write_benchmarks.py $(BENCH)
+
+faults: $(CHECKS)
+	nice -n 15 $(BIN)/python scripts/faults.py $(FAULTS)
 
 hooks: $(STAMP)
 	$(BIN)/pre-commit install

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 from audiovq.batch import FileJob, targets
 from audiovq.distributed import all_reduce_floats, process_group, torchrun_rank
 from audiovq.errors import AudiovqError, os_error_line
-from audiovq.io.atomic import remove_leftover_files
+from audiovq.io.atomic import FolderInUse, FolderLock, remove_leftover_files
 from audiovq.io.folder import walk
 from audiovq.io.progress import ProgressBar
 
@@ -67,6 +68,8 @@ class FolderRun:
         finished: whether an earlier run did a job; may raise AudiovqError.
         verb: for the summary: what happened to the files ("encoded").
         out: folder of the results; temporary files that a killed run left there are removed.
+
+    Raises: AudiovqError if another process does the same work.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class FolderRun:
         self.skipped = 0
         self.todo: list[FileJob] = []
         self.bar: ProgressBar | None = None
+        self._lock = _lock_work(jobs[0], out) if torchrun_rank().is_first else None
         remove_leftover_files(out)
         # Where names still clash (`a.wav`, `a.mp3` and `a.mp3.wav`), the first one keeps the target.
         owners: dict[Path, Path] = {}
@@ -136,6 +140,25 @@ class FolderRun:
             click.echo(f"{self.out}: {counts}", err=True)
         if failed:
             raise AudiovqError(f"{failed} of {total} files failed; fix them and run the command again")
+
+
+def _lock_work(job: FileJob, out: Path) -> FolderLock:
+    """Keep other processes from the same work, until the command ends: each would report what the other one
+    has written as a failure. Other work may go to the same folder."""
+    inside = job.target.relative_to(out)
+    folder = job.source.parents[len(inside.parts) - 1].resolve()
+    work = f"{folder}\0{inside.suffix}".encode("utf-8", "surrogateescape")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(out, f".audiovq-{hashlib.sha256(work).hexdigest()[:16]}.lock")
+    except FolderInUse as error:
+        raise AudiovqError(f"{out}: another process does the same work ({error}); wait for it") from None
+    except OSError as error:
+        raise AudiovqError(f"{out}: cannot be made ({error.strerror}); name another folder") from None
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.call_on_close(lock.release)
+    return lock
 
 
 def default_out(folder: Path, ending: str) -> Path:

@@ -319,11 +319,14 @@ def out_or_default(source: Path, out: Path | None, ending: str, metavar: str = "
 def check_writable(path: Path, force: bool) -> None:
     """Fail before the work, not after it, if `path` cannot be written; `-` always can.
 
+    Removes temporary files that a killed command left beside it.
+
     Raises:
         AudiovqError: as `audiovq.io.atomic.PartialFile`.
     """
     if path == Path("-"):
         return
-    from audiovq.io.atomic import PartialFile
+    from audiovq.io.atomic import PartialFile, remove_leftover_files
 
     PartialFile(path, force=force).discard()
+    remove_leftover_files(path.parent, below=False)

@@ -65,7 +65,7 @@ def train(
     from audiovq.training.speech import train_speech_model
 
     _keep_freed_memory()
-    run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, **flags)
+    run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, force=force, **flags)
     model = train_speech_model(config, data, run_options, overrides, init, stages)
     _logger.info("%s: the %s", model, "trained model" if snapshot is None else "model so far")
 
@@ -107,7 +107,7 @@ def prior(
     from audiovq.training.prior import train_speech_prior
 
     _keep_freed_memory()
-    run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, **flags)
+    run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, force=force, **flags)
     path = train_speech_prior(config, data, run_options, overrides, model)
     _logger.info("%s: the %s", path, "trained prior" if snapshot is None else "prior so far")
 

@@ -242,13 +242,17 @@ class FolderInUse(Exception):
         self.process = process
 
 
-def remove_leftover_files(folder: str | os.PathLike[str]) -> int:
-    """Remove temporary files under `folder` whose process was killed; returns how many.
+def remove_leftover_files(folder: str | os.PathLike[str], below: bool = True) -> int:
+    """Remove temporary files in `folder` whose process was killed; returns how many.
 
     Files that a running process writes are locked by it, and stay.
+
+    Args:
+        below: in the folders below it too.
     """
     removed = 0
-    for path in Path(folder).rglob(".audiovq-*.part"):
+    pattern = ".audiovq-*.part"
+    for path in Path(folder).rglob(pattern) if below else Path(folder).glob(pattern):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             if _lock(file):
                 path.unlink()

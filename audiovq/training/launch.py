@@ -37,9 +37,12 @@ def launch_training(options: RunOptions, make: Callable[[Path], TrainingTask]) -
         checkpoint = Checkpoint.load(folder / CHECKPOINT_NAME)
         trainer = Trainer(make(folder), folder)
         trainer.load(checkpoint)
-        trainer.snapshot(options.snapshot)
+        trainer.snapshot(options.snapshot, options.force)
         return options.snapshot
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudiovqError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from None
     with _locked(folder):
         return _train(options, make)
 

@@ -22,3 +22,5 @@ class RunOptions:
     """Micro-batches that a process cuts its shard of a batch into, to need less memory."""
     snapshot: Path | None = None
     """Train nothing: write the model of the run's checkpoint to this file. The run may go on meanwhile."""
+    force: bool = False
+    """Replace the file of `snapshot`."""

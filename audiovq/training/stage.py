@@ -95,3 +95,15 @@ class TrainingStage:
         self.model.eval()
         for module in self.modules():
             module.train()
+
+
+def batch_to_device(batch: Any, device: torch.device) -> Any:
+    """A batch, a named tuple of tensors and what goes with them, on a device."""
+    values = (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch)
+    return type(batch)(*values)
+
+
+def state_names(model: nn.Module, part: nn.Module) -> list[str]:
+    """Names that the tensors of `part` have in the state of `model`."""
+    prefix = next(n for n, m in model.named_modules() if m is part)
+    return [f"{prefix}.{n}".lstrip(".") for n in part.state_dict()]
