@@ -47,8 +47,14 @@ def cli(ctx: click.Context) -> None:
 
     `audiovq VERB --help` explains a verb. `-` means standard input as the IN or CODES, and standard output as
     the OUT, of encode, decode, convert, generate, image encode and image decode. Results go to standard
-    output, messages to standard error. Exit codes: 0 done, 1 bad input or output, 2 wrong usage, 130
-    interrupted.
+    output, messages to standard error (VERB --quiet: errors alone). Exit codes: 0 done, 1 bad input or
+    output, 2 wrong usage, 130 interrupted.
+
+    To complete verbs, options and speakers in the shell, put this line into ~/.bashrc (zsh and fish: the
+    same, with zsh_source and fish_source):
+
+    \b
+      eval "$(_AUDIOVQ_COMPLETE=bash_source audiovq)"
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -75,8 +81,7 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _fail_usage(name, error)
     except (click.Abort, KeyboardInterrupt) as error:
         # Click takes every end of a file for Ctrl-D at a prompt, and there is no prompt here.
         if isinstance(error.__cause__, EOFError):
@@ -92,6 +97,15 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
     except OSError as error:
         return _fail(name, f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
     return result if isinstance(result, int) else 0
+
+
+def _fail_usage(name: str, error: click.ClickException) -> int:
+    """One line, where click would print a paragraph."""
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    command = name if ctx is None else ctx.command_path
+    message = " ".join(error.format_message().split()).rstrip(".")
+    click.echo(f"{command}: error: {message}; see `{command} --help`", err=True)
+    return error.exit_code
 
 
 def _fail(name: str, message: str) -> int:
