@@ -110,6 +110,7 @@ def decode_files(
     heard: _Heard | None = None,
     force: bool = False,
     threads: int | None = None,
+    load: Callable[[FileJob], CodeSequence] | None = None,
 ) -> None:
     """Decode code files to sound files, some in lockstep on every core; each as it would be alone.
 
@@ -120,6 +121,7 @@ def decode_files(
         heard: called with the seconds of each block of audio.
         force: overwrite files that exist.
         threads: how many draw; None takes all cores.
+        load: gives the codes of a job in place of `Tokenizer.load_codes`.
 
     Raises: AudiovqError if the voice asked for cannot be read.
     """
@@ -127,7 +129,7 @@ def decode_files(
     if how.voice is not None and not isinstance(how.voice, tuple):
         how = replace(how, voice=tokenizer.voice_of(how.voice))
     workers = max(1, min(threads or _cores(), len(jobs)))
-    work = _Work(tokenizer, jobs, how, force, done, heard)
+    work = _Work(tokenizer, jobs, how, force, done, heard, load)
     slots = max(1, min(_SLOTS_PER_CORE, len(jobs) // workers))
     _on_threads(workers, lambda: work.run(slots), work.stop)
 
@@ -167,7 +169,9 @@ class _Work:
         force: bool,
         done: _Done,
         heard: _Heard | None,
+        load: Callable[[FileJob], CodeSequence] | None = None,
     ) -> None:
+        self._load = load or (lambda job: tokenizer.load_codes(job.source))
         self.tokenizer = tokenizer
         self.how = how
         self.force = force
@@ -203,7 +207,7 @@ class _Work:
                     return
                 job = self._jobs.pop()
             try:
-                codes = self.tokenizer.load_codes(job.source).for_model(self.tokenizer.code_format)
+                codes = self._load(job).for_model(self.tokenizer.code_format)
                 decode_job = self.tokenizer.decode_job(codes, self.how)
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 length = decoded_length(codes)

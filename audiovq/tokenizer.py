@@ -20,13 +20,21 @@ from audiovq.audio.reader import MAX_SAMPLE_MAGNITUDE, AudioReader, Recording, c
 from audiovq.audio.writer import FULL_SCALE, AudioWriter
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
+from audiovq.io.stdio import next_stdin_byte
 from audiovq.kernels.options import Precision, check_precision, check_whole
 from audiovq.nn.device import find_device
 from audiovq.nn.guard import each_guarded, guarded
 from audiovq.speech.chunked_encoder import ChunkedEncoder
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.model import WaveformModel
-from audiovq.speech.modelfile import ModelHeader, Speaker, describe_model, load_model, save_model
+from audiovq.speech.modelfile import (
+    DEFAULT_MODEL_PATH,
+    ModelHeader,
+    Speaker,
+    describe_model,
+    load_model,
+    save_model,
+)
 from audiovq.speech.output import (
     DEFAULT_TEMPERATURE,
     DecodeKeywords,
@@ -41,8 +49,6 @@ if TYPE_CHECKING:
     from audiovq.prior.sampler import PriorSampler
 
 _logger = logging.getLogger(__name__)
-
-_DEFAULT_MODEL = Path(__file__).parent / "assets" / "default.safetensors"
 
 
 @guarded()
@@ -64,7 +70,7 @@ def load(
     Raises: AudiovqError if the file is missing, damaged or no model, or torch has no such device.
     """
     check_precision(precision)
-    path = _DEFAULT_MODEL if model is None else Path(model)
+    path = DEFAULT_MODEL_PATH if model is None else Path(model)
     loaded, header = load_model(path)
     prior_path = None if prior is None else Path(prior)
     return Tokenizer(loaded.to(find_device(device)), header, path, precision, prior_path)
@@ -118,7 +124,7 @@ class Tokenizer:
 
     def load_codes(self, path: str | os.PathLike[str]) -> CodeSequence:
         """Codes from a `.npy`, an `.avq` or `"-"`; errors: `CodeSequence.load` and `PriorSampler.load`."""
-        if os.fspath(path).endswith(".avq"):
+        if os.fspath(path).endswith(".avq") or (os.fspath(path) == "-" and next_stdin_byte() == b"A"):
             return self.prior.load(path)
         return CodeSequence.load(path, hop=self.hop)
 

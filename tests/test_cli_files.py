@@ -198,7 +198,9 @@ def test_decode_passes_its_options_on(
         "levels": 2,
         "corrections": None,
     }
-    assert one_line(capsys.readouterr()).endswith("x_decoded.wav: 0.08 s at 16000 Hz")
+    speaker, done = capsys.readouterr().err.splitlines()
+    assert speaker == "speaker p225, number 0"
+    assert done.endswith("x_decoded.wav: 0.08 s at 16000 Hz")
     assert soundfile.info(tmp_path / "x_decoded.wav").frames == 1250
 
 
@@ -231,7 +233,7 @@ def test_the_help_knows_the_bundled_model() -> None:
     assert f"({1000 / config.steps_per_second:g} ms with the bundled model)" in texts["score"]
 
 
-@pytest.mark.parametrize(("text", "speaker"), [("p225", "p225"), ("1", 1), ("1998", "1998"), ("77", 77)])
+@pytest.mark.parametrize(("text", "speaker"), [("p225", "p225"), ("1", 1), ("1998", "1998")])
 def test_speaker_is_a_name_before_it_is_a_number(
     text: str, speaker: object, tmp_path: Path, tokenizer: StandInTokenizer
 ) -> None:

@@ -208,19 +208,24 @@ def _begins_in_memory(container: str, subtype: str, sample_rate: int) -> bool:
 
 
 class _WavStream:
-    """16-bit mono WAV of known length, written as it comes: the header needs no completion."""
+    """16-bit mono WAV of known length, written as it comes: the header needs no completion.
+
+    The header goes out with the first samples: some readers of a pipe refuse a header that comes alone.
+    """
 
     def __init__(self, out: IO[bytes], sample_rate: int, num_samples: int) -> None:
         self._out = out
         size = 2 * num_samples
         most = 2**32 - 1  # Over 4 GiB players read until the end.
-        out.write(struct.pack("<4sI8sIHHIIHH", b"RIFF", min(36 + size, most), b"WAVEfmt ", 16, 1, 1,
-                              sample_rate, 2 * sample_rate, 2, 16))  # fmt: skip
-        out.write(struct.pack("<4sI", b"data", min(size, most)))
+        self._header = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", min(36 + size, most), b"WAVEfmt ", 16, 1, 1,
+                                   sample_rate, 2 * sample_rate, 2, 16, b"data", min(size, most))  # fmt: skip
 
     def write(self, values: NDArray[np.int16] | NDArray[np.float32]) -> None:
-        self._out.write(values.astype("<i2").tobytes())
+        if not len(values):
+            return
+        self._out.write(self._header + values.astype("<i2").tobytes())
         self._out.flush()
+        self._header = b""
 
     def close(self) -> None:
         self._out.flush()

@@ -48,8 +48,14 @@ def cli(ctx: click.Context) -> None:
 
     `audiovq VERB --help` explains a verb. `-` means standard input as the IN or CODES, and standard output as
     the OUT, of encode, decode, convert, generate, image encode and image decode. Results go to standard
-    output, messages to standard error. Exit codes: 0 done, 1 bad input or output, 2 wrong usage, 130
-    interrupted.
+    output, messages to standard error (VERB --quiet: errors alone). Exit codes: 0 done, 1 bad input or
+    output, 2 wrong usage, 130 interrupted.
+
+    To complete verbs, options and speakers in the shell, put this line into ~/.bashrc (zsh and fish: the
+    same, with zsh_source and fish_source):
+
+    \b
+      eval "$(_AUDIOVQ_COMPLETE=bash_source audiovq)"
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -81,8 +87,7 @@ def _run(args: Sequence[str], command: click.Command, name: str) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _fail_usage(name, error)
     except (click.Abort, KeyboardInterrupt) as error:
         # Click takes every end of a file for Ctrl-D at a prompt, and there is no prompt here.
         if isinstance(error.__cause__, EOFError):
@@ -98,6 +103,15 @@ def _run(args: Sequence[str], command: click.Command, name: str) -> int:
     except OSError as error:
         return _fail(name, os_error_line(error))
     return result if isinstance(result, int) else 0
+
+
+def _fail_usage(name: str, error: click.ClickException) -> int:
+    """One line, where click would print a paragraph."""
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    command = name if ctx is None else ctx.command_path
+    message = " ".join(error.format_message().split()).rstrip(".")
+    click.echo(f"{command}: error: {message}; see `{command} --help`", err=True)
+    return error.exit_code
 
 
 def _fail(name: str, message: str) -> int:

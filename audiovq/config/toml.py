@@ -6,6 +6,7 @@ import dataclasses
 import tomllib
 import types
 import typing
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,8 +42,7 @@ def load_toml(path: str | Path, overrides: list[str] | None, kind: type[_Datacla
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        shipped = ", ".join(sorted(p.stem for p in _PRESETS.glob("*.toml")))
-        raise AudiovqError(f"{path}: no such configuration; shipped ones are {shipped}") from None
+        raise _unknown_configuration(path) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise AudiovqError(f"{path}: not a readable TOML configuration ({error}); correct it") from None
     for override in overrides or []:
@@ -51,6 +51,17 @@ def load_toml(path: str | Path, overrides: list[str] | None, kind: type[_Datacla
         return dataclass_from_dict(kind, tree)
     except AudiovqError as error:
         raise AudiovqError(f"{path}: {error}") from None
+
+
+def _unknown_configuration(path: Path) -> AudiovqError:
+    shipped = sorted(preset.stem for preset in _PRESETS.glob("*.toml"))
+    if path.parent != _PRESETS:
+        return AudiovqError(
+            f"{path}: does not exist; check the path, the bundled ones are {', '.join(shipped)}"
+        )
+    near = get_close_matches(path.stem, shipped, 1)
+    hint = f"did you mean {near[0]}?" if near else f"the bundled ones are {', '.join(shipped)}"
+    return AudiovqError(f"{path.stem}: no such configuration; {hint}")
 
 
 def apply_override(tree: _Tree, override: str) -> None:

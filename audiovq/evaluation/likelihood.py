@@ -15,6 +15,7 @@ from audiovq.audio.highpass import high_pass
 from audiovq.audio.reader import read_recording
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
+from audiovq.io.stages import report_stage
 from audiovq.nn.guard import guarded
 from audiovq.speech.codes import CodeSequence
 from audiovq.tokenizer import Tokenizer
@@ -119,4 +120,5 @@ def _decoder_bits(tokenizer: Tokenizer, samples: NDArray[np.float32], codes: Cod
             targets = teacher.codes[0, (start - first) * hop :]
             total += float(F.cross_entropy(logits.float(), targets, reduction="sum")) / math.log(2)
             counted += len(targets)
+            report_stage("scoring samples", last, count)
     return total / counted

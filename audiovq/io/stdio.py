@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import BinaryIO, TextIO
 
@@ -16,6 +17,15 @@ def binary_stdin() -> BinaryIO:
 def binary_stdout() -> BinaryIO:
     """Standard output. Raises: AudiovqError if it is closed, or takes text alone as in a notebook."""
     return _bytes_of(sys.stdout, "standard output")
+
+
+def next_stdin_byte() -> bytes:
+    """The byte that standard input gives next, left there; b"" at its end, or where it cannot look ahead.
+
+    One byte tells kinds of files apart, and a pipe may bring no more at a time.
+    """
+    stream = binary_stdin()
+    return stream.peek(1)[:1] if isinstance(stream, io.BufferedReader) else b""
 
 
 def _bytes_of(stream: TextIO | None, name: str) -> BinaryIO:

@@ -17,6 +17,7 @@ Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 _logger = logging.getLogger(__name__)
 _told: set[str] = set()
+_announced: set[str] = set()
 
 
 def njit(*, cache: bool = False, **options: Any) -> Callable[[Loop], Loop]:
@@ -62,14 +63,17 @@ class _Cache:
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """What is kept, or None."""
+        found = None
         try:
-            return self._cache.load_overload(signature, target)
+            found = self._cache.load_overload(signature, target)
         except Exception as error:  # pickle raises anything over a damaged file
             _tell(error)
             # An empty index in place of the damaged one, for the next process.
             with contextlib.suppress(Exception):
                 self._cache.flush()
-            return None
+        if found is None:
+            _tell_compiling()
+        return found
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep what was compiled, if possible."""
@@ -84,6 +88,13 @@ def _tell(error: Exception) -> None:
         reason = " ".join(str(error).splitlines()) or type(error).__name__
         _logger.warning("the cache of compiled code cannot be used (%s); compiling without it", reason)
     _told.add(type(error).__name__)
+
+
+def _tell_compiling() -> None:
+    message = "compiling the loops for this processor: some seconds, the first time only"
+    if message not in _announced:
+        _logger.info(message)
+    _announced.add(message)
 
 
 def _quiet(compile_function: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,6 +28,7 @@ codes are returned.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from numpy.typing import NDArray
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, resampled_length
 from audiovq.errors import AudiovqError
 from audiovq.io.codefile import other_model_error
+from audiovq.io.regular import read_regular_file
+from audiovq.io.stdio import binary_stdin
 from audiovq.io.varint import ByteReader, encode_varint
 from audiovq.prior import kernel, rangecoder
 from audiovq.prior.engine import PriorEngine
@@ -108,6 +111,16 @@ def compress_codes(codes: CodeSequence, engine: PriorEngine, form: BitstreamForm
     head = _FIXED.pack(_MAGIC, _VERSION, flags, model, prior) + facts
     content = head + voice + _checksum(codes.codes) + words
     return content + struct.pack("<I", zlib.crc32(content))
+
+
+def read_bitstream(path: str | os.PathLike[str]) -> Bitstream:
+    """Parse a file, or with `"-"` standard input.
+
+    Raises: AudiovqError as `parse_bitstream`, or if it cannot be read.
+    """
+    if os.fspath(path) == "-":
+        return parse_bitstream(binary_stdin().read(), "standard input")
+    return parse_bitstream(read_regular_file(path), os.fspath(path))
 
 
 def parse_bitstream(content: bytes, name: str) -> Bitstream:

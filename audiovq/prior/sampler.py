@@ -14,11 +14,12 @@ from torch import Tensor
 
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
-from audiovq.io.regular import read_regular_file
+from audiovq.io.stages import report_stage
+from audiovq.io.stdio import binary_stdout
 from audiovq.kernels.options import check_amount, check_number, check_seed, check_whole
 from audiovq.nn.guard import guarded
 from audiovq.prior import bitstream
-from audiovq.prior.engine import PriorEngine, code_log2_likelihoods
+from audiovq.prior.engine import MAX_FORCED_STEPS, PriorEngine, code_log2_likelihoods
 from audiovq.prior.file import load_prior
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.modelfile import ModelHeader
@@ -212,7 +213,12 @@ class PriorSampler:
             )
         if len(settings.prompt):
             slots.prefill(numbers, np.tile(settings.prompt, (len(numbers), 1, 1)))
-        return slots.draw(numbers, steps, guidance)[::each].astype(np.uint16)
+        parts = []
+        for start in range(0, steps, MAX_FORCED_STEPS):
+            part = min(MAX_FORCED_STEPS, steps - start)
+            parts.append(slots.draw(numbers, part, guidance)[::each].astype(np.uint16))
+            report_stage("drawing codes", start + part, steps)
+        return np.concatenate(parts, axis=1)
 
     def _sequence(self, rows: NDArray[np.uint16], gain: float | None, voice: _Voice) -> CodeSequence:
         """Codes `(T, N)` of this model."""
@@ -265,7 +271,16 @@ class PriorSampler:
         return bitstream.BitstreamFormat(self.model.code_format, self.fingerprint, dims, voice.bits)
 
     def save(self, codes: CodeSequence, path: str | os.PathLike[str], *, force: bool = False) -> int:
-        """Write codes as `.avq`; returns its size in bytes. Errors: those of `bitstream.compress_codes`."""
+        """Write codes as `.avq`; returns its size in bytes. Errors: those of `bitstream.compress_codes`.
+
+        `"-"` writes to standard output.
+        """
+        if os.fspath(path) == "-":
+            content = self.compressed(codes)
+            out = binary_stdout()
+            out.write(content)
+            out.flush()
+            return len(content)
         with PartialFile(path, force=force) as file:
             content = self.compressed(codes)
             file.write(content)
@@ -279,15 +294,11 @@ class PriorSampler:
 
     @guarded()
     def load(self, path: str | os.PathLike[str]) -> CodeSequence:
-        """Read an `.avq` file.
+        """Read an `.avq` file; `"-"` reads standard input.
 
         Raises: AudiovqError if it is damaged, of another model or prior, or cannot be decoded exactly here.
         """
-        return bitstream.decompress_codes(self.read_header(path), self.engine, self.stream_format)
-
-    def read_header(self, path: str | os.PathLike[str]) -> bitstream.Bitstream:
-        """An `.avq` file, not yet decoded. Raises: AudiovqError if it is damaged."""
-        return bitstream.parse_bitstream(read_regular_file(path), os.fspath(path))
+        return bitstream.decompress_codes(bitstream.read_bitstream(path), self.engine, self.stream_format)
 
     def made(self, stream: bitstream.Bitstream) -> bool:
         """Whether a file was made with this model and prior."""

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiovq.io.stages import report_stage
 from audiovq.speech.encoder import FilterbankFrontend
 from audiovq.speech.model import WaveformModel
 
@@ -76,6 +77,7 @@ class ChunkedEncoder:
                     sums = pooled if sums is None else [a + b for a, b in zip(sums, pooled, strict=True)]
                     frames_done += valid
                     signal = signal[span:]
+                    report_stage("encoding", frames_done, count)
             encoder = self.model.voice_encoder
             if encoder is None or not sums:
                 return codes, None

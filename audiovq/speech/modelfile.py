@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiovq.config.speech import SpeechModelConfig
 from audiovq.config.toml import dataclass_from_dict, dataclass_to_dict
+from audiovq.errors import AudiovqError
 from audiovq.io import JsonObject, tensorfile
 from audiovq.speech.codes import CodeFormat
 
 if TYPE_CHECKING:
     from audiovq.speech.model import WaveformModel
 
+DEFAULT_MODEL_PATH = Path(__file__).parents[1] / "assets" / "default.safetensors"
+"""The model that ships with the package."""
 _KIND = tensorfile.ModelFileKind("audiovq-model", 2, "an audiovq model")
 TRAINING_ONLY_TENSORS = (
     "codebook.ema_counts",
@@ -67,6 +71,23 @@ class ModelHeader:
         )
 
 
+def find_speaker(speakers: Sequence[Speaker], speaker: str | int, model: str) -> Speaker:
+    """The speaker of a name or a number. `model` is its name in the error.
+
+    Raises: AudiovqError if there is none.
+    """
+    if isinstance(speaker, int):
+        if 0 <= speaker < len(speakers):
+            return speakers[speaker]
+    else:
+        for known in speakers:
+            if known.name == speaker:
+                return known
+    raise AudiovqError(
+        f"{model}: no speaker {speaker!r} among its {len(speakers)}; `audiovq speakers` lists them"
+    )
+
+
 def save_model(
     path: str | Path,
     model: WaveformModel,
@@ -107,7 +128,7 @@ def load_model(path: str | Path) -> tuple[WaveformModel, ModelHeader]:
 
     header = read_header(path)
     with own_generator(0):
-        model = WaveformModel(header.config, len(header.speakers))
+        model = WaveformModel(header.config, len(header.speakers), untrained=False)
     tensorfile.load_tensors(model, tensorfile.read_tensors(path, _KIND), path, TRAINING_ONLY_TENSORS)
     return model, header
 
