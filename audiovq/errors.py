@@ -1,9 +1,13 @@
-"""The one exception that audiovq raises for bad input."""
+"""The one exception that audiovq raises for bad input, and the silence of its log."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
+
+# A library is silent; the command line adds a handler that writes to standard error.
+logging.getLogger("audiovq").addHandler(logging.NullHandler())
 
 
 class AudiovqError(Exception):

@@ -97,8 +97,3 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
 def _fail(name: str, message: str) -> int:
     click.echo(f"{name}: error: {message}", err=True)
     return 1
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
