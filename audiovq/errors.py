@@ -1,9 +1,10 @@
-"""The one exception that audiovq raises for bad input, and the silence of its log."""
+"""The one exception that audiovq raises for bad input, and what its messages need."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 # A library is silent; the command line adds a handler that writes to standard error.
@@ -29,3 +30,12 @@ def unreadable_file_error(path: str | os.PathLike[str], error: OSError) -> Audio
     if isinstance(error, IsADirectoryError) or Path(path).is_dir():
         return AudiovqError(f"{path}: is a folder; name a file in it")
     return AudiovqError(f"{path}: cannot be read ({error.strerror or error}); check its permissions")
+
+
+def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
+    """For an error over an unknown name: the known one that it is near to, or what to say without any."""
+    from difflib import get_close_matches
+
+    by_lower_case = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower(), list(by_lower_case), 1)
+    return f"did you mean {by_lower_case[near[0]]}?" if near else otherwise

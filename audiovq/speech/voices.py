@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, suggest_name
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import Speaker
@@ -35,10 +35,9 @@ class VoiceSpace:
             for known in self.speakers:
                 if known.name == speaker:
                     return known.number
-        raise AudiovqError(
-            f"{self.name}: no speaker {speaker!r} among its {len(self.speakers)}; "
-            "`audiovq speakers` lists them"
-        )
+        names = [] if isinstance(speaker, int) else [known.name for known in self.speakers]
+        hint = suggest_name(str(speaker), names, "`audiovq speakers` lists them")
+        raise AudiovqError(f"{self.name}: no speaker {speaker!r} among its {len(self.speakers)}; {hint}")
 
     def of_speaker(self, speaker: str | int | None) -> Tensor:
         """Point of a trained speaker; None: 'no speaker'. Raises: AudiovqError for an unknown one."""
