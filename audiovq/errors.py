@@ -1,10 +1,12 @@
-"""The one exception that audiovq raises for bad input, and text that is safe to print."""
+"""The one exception that audiovq raises for bad input, and what its messages need."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
+from collections.abc import Iterable
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 """Control characters, which can steer a terminal; marks that reorder the text around them; halves of
@@ -21,6 +23,10 @@ def printable(text: str, kept: str = "") -> str:
         kept: characters that stay as they are.
     """
     return _UNSAFE.sub(lambda found: found[0] if found[0] in kept else f"\\u{ord(found[0]):04x}", text)
+
+
+# A library is silent; the command line adds a handler that writes to standard error.
+logging.getLogger("audiovq").addHandler(logging.NullHandler())
 
 
 class AudiovqError(Exception):
@@ -70,3 +76,12 @@ def os_error_line(error: OSError) -> str:
     if error.filename is None:
         return str(error)
     return f"{os.fsdecode(error.filename)}: {error.strerror or error}"
+
+
+def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
+    """For an error over an unknown name: the known one that it is near to, or what to say without any."""
+    from difflib import get_close_matches
+
+    by_lower_case = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower(), list(by_lower_case), 1)
+    return f"did you mean {by_lower_case[near[0]]}?" if near else otherwise

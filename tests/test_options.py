@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 import soundfile
 
 from audiovq.cli.main import run
+from audiovq.config.speech import SpeechConfig, load_speech_config
+from audiovq.config.training import StageConfig
 from audiovq.errors import AudiovqError
 from audiovq.image.tokenizer import load_image_tokenizer
 from audiovq.tokenizer import Tokenizer, load
+from audiovq.training.launch import select_stages
+from audiovq.training.run_options import RunOptions
 from helpers.models import speech
 from helpers.stand_in import install
 
@@ -37,6 +42,40 @@ def test_decode_refuses_a_wrong_type_or_name(tiny_tokenizer: Tokenizer, options:
     codes = tiny_tokenizer.encode(speech(2_000))
     with pytest.raises(TypeError, match=next(iter(options))):
         tiny_tokenizer.decode(codes, **options)
+
+
+def test_a_misspelt_name_gets_a_suggestion(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    codes = tiny_tokenizer.encode(speech(2_000))
+    wrong: dict[str, Any] = {"spekaer": 3}
+    with pytest.raises(TypeError, match=r"no option 'spekaer'; did you mean speaker\?"):
+        tiny_tokenizer.decode(codes, **wrong)
+    with pytest.raises(TypeError, match=r"no option 'thread'; did you mean threads\?"):
+        RunOptions(tmp_path, **{"thread": 2})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no option 'zzz'; known: speaker, voice, seed"):
+        tiny_tokenizer.decode(codes, **{"zzz": 1})  # type: ignore[typeddict-item]
+    with pytest.raises(AudiovqError, match=r"no speaker 'ANNE' among its 3; did you mean ann\?"):
+        tiny_tokenizer.decode(codes, speaker="ANNE")
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("modle.codebook.size=8", "unknown key modle; did you mean model?"),
+        ("model.codbook.size=8", "unknown key model.codbook; did you mean codebook?"),
+        ("train.stages.0.stpes=8", "unknown key train.stages.stpes; did you mean steps?"),
+        ("train.zzz=8", "unknown key train.zzz; known: "),
+    ],
+)
+def test_a_misspelt_key_gets_a_suggestion(override: str, hint: str) -> None:
+    with pytest.raises(AudiovqError, match=re.escape(hint)):
+        load_speech_config("default", [override])
+
+
+def test_an_unknown_stage_gets_a_suggestion() -> None:
+    config: SpeechConfig = load_speech_config("default", [])
+    stages: tuple[StageConfig, ...] = config.train.stages
+    with pytest.raises(AudiovqError, match=r"default: no stage wavnet; did you mean wavenet\?"):
+        select_stages(stages, ["codes", "wavnet"], "default")
 
 
 def test_decode_refuses_what_is_out_of_range(tiny_tokenizer: Tokenizer) -> None:

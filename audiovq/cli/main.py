@@ -117,8 +117,3 @@ def _fail_usage(name: str, error: click.ClickException) -> int:
 def _fail(name: str, message: str) -> int:
     click.echo(f"{name}: error: {message}", err=True)
     return 1
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))

@@ -6,11 +6,10 @@ import dataclasses
 import tomllib
 import types
 import typing
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, suggest_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -59,8 +58,7 @@ def _unknown_configuration(path: Path) -> AudiovqError:
         return AudiovqError(
             f"{path}: does not exist; check the path, the bundled ones are {', '.join(shipped)}"
         )
-    near = get_close_matches(path.stem, shipped, 1)
-    hint = f"did you mean {near[0]}?" if near else f"the bundled ones are {', '.join(shipped)}"
+    hint = suggest_name(path.stem, shipped, f"the bundled ones are {', '.join(shipped)}")
     return AudiovqError(f"{path.stem}: no such configuration; {hint}")
 
 
@@ -88,10 +86,9 @@ def dataclass_from_dict(kind: type[_Dataclass], tree: object, where: str = "") -
     if not isinstance(tree, dict):
         raise AudiovqError(f"configuration: {where[:-1] or 'top level'} must be a table")
     hints = typing.get_type_hints(kind)
-    unknown = sorted(set(tree) - set(hints))
-    raise_unless(
-        not unknown, f"unknown key {where + unknown[0] if unknown else ''}; known: {', '.join(hints)}"
-    )
+    for key in sorted(set(tree) - set(hints)):
+        hint = suggest_name(key, hints, f"known: {', '.join(hints)}")
+        raise AudiovqError(f"configuration: unknown key {where}{key}; {hint}")
     return kind(**{name: _convert(hints[name], value, f"{where}{name}.") for name, value in tree.items()})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, suggest_name
 from audiovq.image.codes import CodeGrid
 from audiovq.image.files import (
     MAX_PICTURE_PIXELS,
@@ -213,8 +213,8 @@ class ImageTokenizer:
             return self.classes.index(str(label)) + 1
         if str(label).isdecimal() and int(label) < len(self.classes):
             return int(label) + 1
-        known = ", ".join(self.classes) or "none"
-        raise AudiovqError(f"class {label}: unknown to {self.path.name}; its classes are {known}")
+        hint = suggest_name(str(label), self.classes, f"its classes are {', '.join(self.classes) or 'none'}")
+        raise AudiovqError(f"class {label}: unknown to {self.path.name}; {hint}")
 
     def _class_name(self, class_id: int) -> str | None:
         return self.classes[class_id - 1] if class_id else None

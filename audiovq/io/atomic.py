@@ -18,12 +18,16 @@ else:
 
 from audiovq.errors import AudiovqError, unwritable_file_error
 
+_open_files: set[PartialFile] = set()
+"""Files that are being written."""
+
 
 class PartialFile:
     """A file that is written under a temporary name in its folder, and renamed once it is complete.
 
     Its content is on the disk before it gets its name, so that a power cut leaves no name without content.
     Without `force` it never replaces a file, not even one that another process makes in the meantime.
+    A forked child cannot touch it.
 
     Args:
         path: of the file. A link is followed: the file that it points to is replaced.
@@ -39,6 +43,7 @@ class PartialFile:
         self.path = Path(os.path.realpath(path))
         self._is_synced = False
         self._check_target()
+        self._process = os.getpid()
         # Another process that removes leftovers may remove a new file before it is locked; where files cannot
         # be locked, none is ever removed.
         for _ in range(2):
@@ -80,6 +85,8 @@ class PartialFile:
 
     def commit(self) -> None:
         """Close the file and give it its name."""
+        if not self._is_own:
+            return
         try:
             if not self._is_synced:
                 self.sync()
@@ -98,13 +105,22 @@ class PartialFile:
 
     def discard(self) -> None:
         """Remove the temporary file, if it is still there."""
+        if not self._is_own:
+            return
         with contextlib.suppress(OSError):
             self.file.close()
         self.temporary.unlink(missing_ok=True)
+        _open_files.discard(self)
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether this process opened the file, and not one that it was forked from."""
+        return os.getpid() == self._process
 
     def _open(self) -> bool:
         """Open a temporary file and lock it; whether it is locked and still there."""
         self.temporary = self.path.with_name(f".audiovq-{secrets.token_hex(8)}.part")
+        _open_files.add(self)
         try:
             self.file = open(self.temporary, "xb+")  # noqa: SIM115 (closed by commit or discard)
         except FileNotFoundError as error:
@@ -161,6 +177,25 @@ def _rename_unless_taken(old: Path, new: Path) -> None:
     except OSError:
         new.unlink()
         raise
+
+
+def discard_open_files() -> None:
+    """Remove all temporary files of this process: it is about to end."""
+    for file in list(_open_files):
+        with contextlib.suppress(OSError, AttributeError):
+            file.discard()
+
+
+def _after_fork() -> None:
+    """In a forked child: what is written to files of the parent goes nowhere."""
+    for file in list(_open_files):
+        with contextlib.suppress(OSError, ValueError, AttributeError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), file.file.fileno())
+    _open_files.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 _LOCKED_BYTE = 1 << 30

@@ -6,11 +6,12 @@ This module imports nothing heavy: the kernels take long to import.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
-from typing import Literal, get_args
+from typing import Any, Literal, Self, cast, get_args
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, suggest_name
 
 Precision = Literal["float32", "bfloat16"]
 """Of the weights of matrix products; everything else is float32."""
@@ -20,6 +21,17 @@ _MAX_SECONDS = 24 * 3600.0
 """Of generated speech, in one call."""
 _MAX_SEQUENCES = 100_000
 """Generated in one call."""
+
+
+class NamedOptions:
+    """Base of dataclasses of options: a misspelt name is a TypeError that suggests the right one."""
+
+    def __new__(cls, *_: object, **options: object) -> Self:
+        known = [entry.name for entry in dataclasses.fields(cast(type[Any], cls))]
+        for name in sorted(options.keys() - set(known)):
+            hint = suggest_name(name, known, f"known: {', '.join(known)}")
+            raise TypeError(f"no option {name!r}; {hint}")
+        return super().__new__(cls)
 
 
 def check_whole(name: str, value: object, least: int | None = None, most: int | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from audiovq.config.speech import SpeechModelConfig
 from audiovq.config.toml import dataclass_from_dict, dataclass_to_dict
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, suggest_name
 from audiovq.io import JsonObject, tensorfile
 from audiovq.speech.codes import CodeFormat
 
@@ -83,9 +83,9 @@ def find_speaker(speakers: Sequence[Speaker], speaker: str | int, model: str) ->
         for known in speakers:
             if known.name == speaker:
                 return known
-    raise AudiovqError(
-        f"{model}: no speaker {speaker!r} among its {len(speakers)}; `audiovq speakers` lists them"
-    )
+    names = [] if isinstance(speaker, int) else [known.name for known in speakers]
+    hint = suggest_name(str(speaker), names, "`audiovq speakers` lists them")
+    raise AudiovqError(f"{model}: no speaker {speaker!r} among its {len(speakers)}; {hint}")
 
 
 def save_model(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from audiovq.audio.resample import StreamResampler, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.kernels.options import check_flag, check_sampling, check_seed, check_whole
+from audiovq.kernels.options import NamedOptions, check_flag, check_sampling, check_seed, check_whole
 from audiovq.speech.codes import CodeSequence
 
 DEFAULT_TEMPERATURE = 1.0
@@ -21,7 +21,7 @@ MOST_CORRECTIONS = 1000
 
 
 @dataclass(frozen=True)
-class DecodeOptions:
+class DecodeOptions(NamedOptions):
     """Options of decoding. Raises: AudiovqError for a value out of range, TypeError for a wrong type."""
 
     speaker: str | int | None = None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from audiovq.kernels.options import NamedOptions
+
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(NamedOptions):
     """Options of one training run."""
 
     out: Path

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from audiovq.config.training import StageConfig
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, suggest_name
 from audiovq.nn.codebook import Codebook
 
 StageMetrics = dict[str, float]
@@ -30,12 +30,10 @@ class TrainingStage:
         self.model = model
         self.config = config
         self.weights = self.default_weights() | config.weights
-        unknown = set(config.weights) - set(self.default_weights())
-        if unknown:
-            known = ", ".join(self.default_weights())
-            raise AudiovqError(
-                f"configuration: stage {config.stage} has no loss term {sorted(unknown)[0]}; known: {known}"
-            )
+        known = self.default_weights()
+        for name in sorted(config.weights.keys() - known.keys()):
+            hint = suggest_name(name, known, f"known: {', '.join(known)}")
+            raise AudiovqError(f"configuration: stage {config.stage} has no loss term {name}; {hint}")
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for module in self.modules():

@@ -53,6 +53,10 @@ def _torch() -> dict[str, Any]:
         "default dtype": torch.get_default_dtype(),
         "default device": str(torch.get_default_device()),
         "precision": torch.get_float32_matmul_precision(),
+        "precision of products": [
+            backend.fp32_precision
+            for backend in (torch.backends, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+        ],
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "onednn": torch.backends.mkldnn.enabled,
         "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
