@@ -13,7 +13,10 @@ from audiovq.audio.reader import read_recording
 from audiovq.config.speech import load_speech_config
 from audiovq.nn.stft import log_magnitude, stft
 from audiovq.speech.engine import WaveNetEngine
-from audiovq.tokenizer import _DEFAULT_MODEL, Tokenizer, load
+from audiovq.speech.modelfolder import find_model
+from audiovq.tokenizer import Tokenizer, load
+
+_DEFAULT_MODEL = find_model(None).model
 from helpers.models import DATA, loudness_gain
 from helpers.wavenets import OneSlot
 

@@ -48,6 +48,7 @@ class AudioWriter:
             block by block where `num_samples` is known.
         sample_rate: of the file, Hz.
         num_samples: length of the file; further samples are dropped. None: all samples are written.
+        endless: write to standard output as it comes without a length: players read until the end.
         force: replace the file if it exists.
 
     Raises:
@@ -61,6 +62,7 @@ class AudioWriter:
         *,
         sample_rate: int,
         num_samples: int | None = None,
+        endless: bool = False,
         force: bool = False,
     ) -> None:
         if num_samples is not None and num_samples < 1:
@@ -80,7 +82,7 @@ class AudioWriter:
         self._file: soundfile.SoundFile | _WavStream | None = None
         self._to_stdout = False
         self._partial = None if to_stdout else PartialFile(path, force=force)
-        if to_stdout and num_samples is not None:
+        if to_stdout and (endless or num_samples is not None):
             self._raw: IO[bytes] = binary_stdout()
             self._to_stdout = True
             self._file = _WavStream(self._raw, sample_rate, num_samples)
@@ -196,12 +198,12 @@ def holds_rate(suffix: str, rate: int) -> bool:
 
 
 class _WavStream:
-    """16-bit mono WAV of known length, written as it comes: the header needs no completion."""
+    """16-bit mono WAV written as it comes, of known length or endless: the header needs no completion."""
 
-    def __init__(self, out: IO[bytes], sample_rate: int, num_samples: int) -> None:
+    def __init__(self, out: IO[bytes], sample_rate: int, num_samples: int | None) -> None:
         self._out = out
-        size = 2 * num_samples
-        most = 2**32 - 1  # Over 4 GiB players read until the end.
+        most = 2**32 - 1  # From here on players read until the end.
+        size = most if num_samples is None else 2 * num_samples
         out.write(struct.pack("<4sI8sIHHIIHH", b"RIFF", min(36 + size, most), b"WAVEfmt ", 16, 1, 1,
                               sample_rate, 2 * sample_rate, 2, 16))  # fmt: skip
         out.write(struct.pack("<4sI", b"data", min(size, most)))

@@ -66,7 +66,8 @@ def decode(
 ) -> None:
     """Turn codes into speech.
 
-    CODES is a .npy file, an .avq file, `-` for a .npy array on standard input, or a folder. The model and the
+    CODES is a .npy file, an .avq file, `-` for a .npy array or the raw form of `encode - -` on standard
+    input, or a folder. The model and the
     prior must be those that made the codes; .avq files can be decoded on any device.
 
     If CODES is a folder, every code file in it, including subfolders, is decoded to WAV. A file that cannot
@@ -85,6 +86,7 @@ def decode(
       audiovq decode speech.npy                     speech_decoded.wav
       audiovq decode speech.avq out.flac --voice other_speaker.wav
       audiovq decode codes/ --fast                  codes_decoded/.../NAME.wav
+      audiovq encode - - | audiovq decode - - --voice someone.wav      while it arrives
     """
     options.check_one_voice(speaker, voice)
     how: DecodeKeywords = {
@@ -118,6 +120,11 @@ def _decode_file(
     from audiovq.io.progress import SpeechProgressBar
 
     tokenizer = load_model()
+    if source == out == Path("-"):
+        from audiovq.cli.streams import decode_piped
+
+        decode_piped(tokenizer, how)
+        return
     codes = tokenizer.load_codes(source)
     with SpeechProgressBar(codes.seconds) as bar:
         tokenizer.decode_file(codes, out, force=force, progress=bar.part(codes.seconds), **how)

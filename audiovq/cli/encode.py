@@ -23,9 +23,17 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["npy", "avq"]),
+    type=click.Choice(["npy", "avq", "raw"]),
     help="npy: an array of codes, with a .json next to it. avq: one file, compressed with the prior. OUT "
-    "must have the same extension. Default: the extension of OUT, or npy for a folder, `-` or no OUT.",
+    "must have the same extension. raw: codes as they come, for pipes; OUT must be `-`. Default: the "
+    "extension of OUT, raw if IN and OUT are `-`, else npy.",
+)
+@click.option(
+    "--gain",
+    type=click.FloatRange(min=0),
+    metavar="G",
+    help="Multiply a WAV that comes through a pipe (`encode - -`) by this number, which brings its speech to "
+    "about -23 dBFS. Default: follow its level, with 0.22 s more delay.",
 )
 @options.levels_option(
     "Keep only the first N (coarsest) levels of the codes, which lowers the bit rate and the quality. "
@@ -40,6 +48,7 @@ def encode(
     model: Path | None,
     prior: Path | None,
     form: str | None,
+    gain: float | None,
     levels: int | None,
     device: str,
     partial: bool,
@@ -64,11 +73,15 @@ def encode(
     everything and is less than half the size. Use `-` to write the .npy array to standard output, without
     the .json. docs/design.md describes both formats.
 
+    `encode - -` writes the raw form, which `decode - -` reads: a WAV is encoded while it arrives, at a level
+    that follows the speech; other formats are read to the end first. With --format npy all of them are.
+
     \b
     Examples:
       audiovq encode speech.wav                     speech.npy and speech.json
       audiovq encode speech.wav --format avq        speech.avq
       audiovq encode recordings/ codes/             codes/.../NAME.npy for every recording
+      arecord -f S16_LE -r 16000 | audiovq encode - - | audiovq decode - - | aplay
     """
 
     def load_model() -> Tokenizer:
@@ -76,6 +89,17 @@ def encode(
 
         return load(model, device=device, prior=prior)
 
+    if form is None and source == out == Path("-"):
+        form = "raw"
+    if gain is not None and (form != "raw" or source != Path("-")):
+        raise click.UsageError("--gain goes with `encode - -`.")
+    if form == "raw":
+        if out != Path("-") or source.is_dir():
+            raise click.UsageError("The raw form goes to standard output: OUT must be `-`.")
+        from audiovq.cli.streams import encode_raw
+
+        encode_raw(load_model(), source, gain, levels, partial)
+        return
     if source.is_dir():
         _encode_folder(source, out, form or "npy", levels, partial, force, load_model)
         return

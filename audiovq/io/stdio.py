@@ -18,6 +18,33 @@ def binary_stdout() -> BinaryIO:
     return _bytes_of(sys.stdout, "standard output")
 
 
+class PrefixedStream:
+    """A stream of which the first bytes were read before, as a stream that still holds them.
+
+    Args:
+        head: these bytes.
+        raw: the rest.
+    """
+
+    name = "standard input"
+
+    def __init__(self, head: bytes, raw: BinaryIO) -> None:
+        self._head = head
+        self._raw = raw
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes, all for -1, none at the end."""
+        if count < 0:
+            content = self._head + self._raw.read()
+            self._head = b""
+            return content
+        if self._head:
+            content = self._head[:count]
+            self._head = self._head[count:]
+            return content
+        return self._raw.read(count)
+
+
 def _bytes_of(stream: TextIO | None, name: str) -> BinaryIO:
     # Python has None for a stream that was closed before it started.
     if stream is None or getattr(stream, "closed", False):
