@@ -15,10 +15,10 @@ from audiovq.nn.stft import log_magnitude, stft
 from audiovq.speech.engine import WaveNetEngine
 from audiovq.speech.modelfolder import find_model
 from audiovq.tokenizer import Tokenizer, load
-
-_DEFAULT_MODEL = find_model(None).model
 from helpers.models import DATA, loudness_gain
 from helpers.wavenets import OneSlot
+
+_DEFAULT_MODEL = find_model(None).model
 
 UNHEARD = ("ls1998_008.flac", "ls2033_005.flac")
 

@@ -105,7 +105,8 @@ def _as_float32(array: NDArray[Any], name: str) -> NDArray[np.float32]:
     if kind not in "iuf":
         raise AudiovqError(f"{name}: holds {array.dtype}; give floats in -1..1 or integers")
     if kind == "f":
-        # Checked before it is narrowed: float32 has no 1e300.
+        # Checked before it is narrowed, float32 has no 1e300, and after it is widened, as float16 has no 1e6.
+        array = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
         if not (np.abs(array) <= MAX_SAMPLE_MAGNITUDE).all():
             raise AudiovqError(f"{name}: samples must be finite floats in -1..1")
         return array.astype(np.float32)
