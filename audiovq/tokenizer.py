@@ -72,12 +72,7 @@ def load(
 class Tokenizer(SpeechCodec):
     """Speech to codes and back; `load` makes one.
 
-    Args:
-        model: in evaluation mode.
-        header: of its file: configuration, speakers, fingerprint.
-        path: of its file.
-        precision: of the WaveNet's weights on the CPU.
-        prior: path of the prior; None: beside the model.
+    Args: as `SpeechCodec`, and the path of the prior; None: beside the model.
     """
 
     def __init__(
@@ -108,10 +103,7 @@ class Tokenizer(SpeechCodec):
         return self._prior_path or find_prior_path(self.path)
 
     def load_codes(self, path: str | os.PathLike[str]) -> CodeSequence:
-        """Codes from a `.npy`, an `.avq` or `"-"` (an array, or the raw form).
-
-        Raises: as `CodeSequence.load` and `PriorSampler.load`.
-        """
+        """Codes from a `.npy`, an `.avq` or `"-"`; errors: `CodeSequence.load` and `PriorSampler.load`."""
         if os.fspath(path).endswith(".avq"):
             return self.prior.load(path)
         if os.fspath(path) == "-":
@@ -185,6 +177,7 @@ class Tokenizer(SpeechCodec):
             raise TypeError("several sample rates go with a list of recordings")
         return self._encode(source, sample_rate, levels, partial)
 
+    @guarded()
     def encoder_stream(
         self, sample_rate: int = SAMPLE_RATE, *, gain: float | None = None, levels: int | None = None
     ) -> EncoderStream:

@@ -1,6 +1,6 @@
 """Speak to yourself through codes: from the microphone to codes to the loudspeaker, as you speak.
 
-    pip install audiovq sounddevice
+    pip install 'audiovq[microphone]'
     python examples/microphone.py                               # wear headphones; Ctrl-C ends it
     python examples/microphone.py --voice someone.wav           # in another voice
     python examples/microphone.py --file speech.wav --out back.wav      # without sound hardware

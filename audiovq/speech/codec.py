@@ -128,8 +128,9 @@ class SpeechCodec:
         Raises: AudiovqError for codes that are not the model's.
         """
         if isinstance(codes, CodeSequence) or codes.ndim < 3:
-            codes = self._checked(codes).rows.astype(np.int64)
-        return latents.embed(self._encoder.windows, torch.as_tensor(codes).long())
+            codes = self._checked(codes).rows
+        rows = codes if isinstance(codes, Tensor) else torch.from_numpy(np.asarray(codes, dtype=np.int64))
+        return latents.embed(self._encoder.windows, rows.long())
 
     # Encoding
 
