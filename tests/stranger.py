@@ -14,7 +14,7 @@ import audiovq
 def main(model: Path, recording: Path, folder: Path) -> None:
     """Use a model on a recording; write to a folder."""
     tokenizer = audiovq.load(model)
-    assert tokenizer.vocab_size == tokenizer.levels * len(tokenizer.codebook) // tokenizer.levels
+    assert tokenizer.vocab_size == len(tokenizer.codebook)
     assert tokenizer.frame_rate * tokenizer.hop == tokenizer.sample_rate
     assert tokenizer.to("cpu").device == torch.device("cpu")
 

@@ -145,12 +145,8 @@ def test_there_and_back(
     code, sound = piped(["decode", "-", "-", "--fast", *model], raw, monkeypatch, Pipe)
     assert code == 0
     decoded, rate = soundfile.read(io.BytesIO(sound), dtype="float32")
-    wanted = three_levels.decode(
-        known.codes, fast=True
-    )  # at 16 kHz and another level: only lengths are compared
     assert (len(decoded), rate) == (11_111, 22_050)
-    assert wanted.sample_rate == 16_000
-    # Into a file, the codes are decoded as a whole, and the same samples come.
+    # Into a file the codes are decoded as a whole: the same samples come.
     out = tmp_path / "out.wav"
     assert piped(["decode", "-", str(out), "--fast", *model], raw, monkeypatch)[0] == 0
     assert soundfile.read(out, dtype="float32")[0].tolist() == decoded.tolist()
