@@ -32,7 +32,7 @@ from audiovq.audio.spool import copy_stream
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.readers import may_read
-from audiovq.io.stdio import PrefixedStream, binary_stdin
+from audiovq.io.stdio import binary_stdin
 
 AUDIO_EXTENSIONS = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".m4b", ".aac", ".mp4", ".mov"),
@@ -82,9 +82,7 @@ class AudioReader:
             or with samples that are not finite.
     """
 
-    def __init__(
-        self, source: str | os.PathLike[str] | BinaryIO | PrefixedStream, *, partial: bool = False
-    ) -> None:
+    def __init__(self, source: str | os.PathLike[str] | BinaryIO, *, partial: bool = False) -> None:
         self._path: Path | None = None
         self._spool: IO[bytes] | None = None
         self._partial = partial
@@ -192,7 +190,7 @@ class AudioReader:
         if change is not None:
             yield change.flush()
 
-    def _fill_spool(self, stream: BinaryIO | PrefixedStream) -> None:
+    def _fill_spool(self, stream: BinaryIO) -> None:
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the reader)
         copy_stream(stream, self.name, self._spool, self._check_beginning)
 

@@ -32,6 +32,10 @@ class PrefixedStream:
         self._head = head
         self._raw = raw
 
+    def fileno(self) -> int:
+        """The descriptor of the rest."""
+        return self._raw.fileno()
+
     def read(self, count: int = -1) -> bytes:
         """The next bytes, all for -1, none at the end."""
         if count < 0:

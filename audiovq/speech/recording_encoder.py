@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,9 @@ class RecordingEncoder:
         """Codes of a file; errors as for `Tokenizer.encode`."""
         if sample_rate is not None:
             raise ValueError("sample_rate goes with an array; a file has its own")
-        with AudioReader(source, partial=partial) as reader:
+        # The reader reads it, and asks for its descriptor; it is no more of a file than that.
+        opened = cast(BinaryIO, source) if isinstance(source, PrefixedStream) else source
+        with AudioReader(opened, partial=partial) as reader:
             codes = self.encode_blocks(reader.blocks, reader.source_rate, lambda: reader.source_samples)
             return replace(codes, partial=bool(reader.damage))
 
