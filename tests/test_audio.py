@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 
 from audiovq.audio.companding import mu_law_decode, mu_law_encode, pre_emphasis
-from audiovq.audio.loudness import _TARGET_LOUDNESS_DB, LoudnessMeter
+from audiovq.audio.loudness import TARGET_LOUDNESS_DB, LoudnessMeter
 from audiovq.audio.resample import StreamResampler, resample, resampled_length, to_mono
 from audiovq.config.speech import SAMPLE_RATE
 from helpers.models import loudness_gain
@@ -100,7 +100,7 @@ def test_loudness_reaches_the_target() -> None:
     tone = np.sin(np.arange(16_000)).astype(np.float32) * np.float32(0.01)
     gain = loudness_gain(tone)
     rms_db = 20 * math.log10(np.sqrt(np.mean((gain * tone.astype(np.float64)) ** 2)))
-    assert rms_db == pytest.approx(_TARGET_LOUDNESS_DB, abs=0.05)
+    assert rms_db == pytest.approx(TARGET_LOUDNESS_DB, abs=0.05)
 
 
 def test_pauses_do_not_count() -> None:
@@ -123,7 +123,7 @@ def test_gain_is_bounded_and_defined_for_one_sample() -> None:
     assert loudness_gain(noise(16_000, level=1e-4)) == pytest.approx(100.0)
     on_int16_scale = noise(16_000, level=10_000)
     level_db = 20 * math.log10(loudness_gain(on_int16_scale) * 10_000)
-    assert level_db == pytest.approx(_TARGET_LOUDNESS_DB, abs=0.1)
+    assert level_db == pytest.approx(TARGET_LOUDNESS_DB, abs=0.1)
 
 
 @example(60_000, [9_000], 2)

@@ -13,10 +13,12 @@ from audiovq.audio.reader import read_recording
 from audiovq.config.speech import load_speech_config
 from audiovq.nn.stft import log_magnitude, stft
 from audiovq.speech.engine import WaveNetEngine
-from audiovq.speech.modelfile import DEFAULT_MODEL_PATH
+from audiovq.speech.modelfolder import find_model
 from audiovq.tokenizer import Tokenizer, load
 from helpers.models import DATA, loudness_gain
 from helpers.wavenets import OneSlot
+
+DEFAULT_MODEL_PATH = find_model(None).model
 
 UNHEARD = ("ls1998_008.flac", "ls2033_005.flac")
 

@@ -90,6 +90,14 @@ def everything() -> Iterator[None]:
         yield
 
 
+def streamed(tokenizer: Tokenizer) -> list[bytes]:
+    """Codes at a running level, and their sound."""
+    encoder = tokenizer.encoder_stream(22_050)
+    decoder = tokenizer.decoder_stream(seed=1)
+    rows = [encoder.push(speech(9_000)), encoder.flush()]
+    return [part.tobytes() for part in (*rows, *map(decoder.push, rows), decoder.flush())]
+
+
 def compute(model: Path, recording: Path, folder: Path) -> dict[str, object]:
     """What the verbs give, from a file on."""
     tokenizer = load(model)
@@ -104,6 +112,7 @@ def compute(model: Path, recording: Path, folder: Path) -> dict[str, object]:
         "speech": tokenizer.decode(codes, seed=3).samples.tobytes(),
         "converted": tokenizer.decode(codes, speaker=1, temperature=0.5).samples.tobytes(),
         "fast": tokenizer.decode(codes, fast=True).samples.tobytes(),
+        "streamed": streamed(tokenizer),
         "generated": [c.codes.tobytes() for c in tokenizer.prior.generate(0.5, 2, speaker=1)],
         "unconditional": tokenizer.prior.generate(0.2)[0].speaker,
         "avq": (folder / "codes.avq").read_bytes(),

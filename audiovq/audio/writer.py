@@ -49,6 +49,7 @@ class AudioWriter:
             block by block where `num_samples` is known.
         sample_rate: of the file, Hz.
         num_samples: length of the file; further samples are dropped. None: all samples are written.
+        endless: write to standard output as it comes without a length: players read until the end.
         force: replace the file if it exists.
 
     Raises:
@@ -62,6 +63,7 @@ class AudioWriter:
         *,
         sample_rate: int,
         num_samples: int | None = None,
+        endless: bool = False,
         force: bool = False,
     ) -> None:
         if num_samples is not None and num_samples < 1:
@@ -81,7 +83,7 @@ class AudioWriter:
         self._file: soundfile.SoundFile | _WavStream | None = None
         self._to_stdout = False
         self._partial = None if to_stdout else PartialFile(path, force=force)
-        if to_stdout and num_samples is not None:
+        if to_stdout and (endless or num_samples is not None):
             self._raw: IO[bytes] = binary_stdout()
             self._to_stdout = True
             self._file = _WavStream(self._raw, sample_rate, num_samples)
@@ -208,15 +210,15 @@ def _begins_in_memory(container: str, subtype: str, sample_rate: int) -> bool:
 
 
 class _WavStream:
-    """16-bit mono WAV of known length, written as it comes: the header needs no completion.
+    """16-bit mono WAV written as it comes, of known length or endless: the header needs no completion.
 
     The header goes out with the first samples: some readers of a pipe refuse a header that comes alone.
     """
 
-    def __init__(self, out: IO[bytes], sample_rate: int, num_samples: int) -> None:
+    def __init__(self, out: IO[bytes], sample_rate: int, num_samples: int | None) -> None:
         self._out = out
-        size = 2 * num_samples
-        most = 2**32 - 1  # Over 4 GiB players read until the end.
+        most = 2**32 - 1  # From here on players read until the end.
+        size = most if num_samples is None else 2 * num_samples
         self._header = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", min(36 + size, most), b"WAVEfmt ", 16, 1, 1,
                                    sample_rate, 2 * sample_rate, 2, 16, b"data", min(size, most))  # fmt: skip
 

@@ -134,11 +134,13 @@ def check_writable(path: Path, force: bool) -> None:
 
 
 def read_model_header(model: Path | None) -> ModelHeader:
-    """Header of a model file; None: of the bundled model. Raises: AudiovqError if it is none."""
-    from audiovq.speech.modelfile import DEFAULT_MODEL_PATH, read_header
+    """Header of a model, as `tokenizer.load` takes it. Raises: AudiovqError if it is none."""
+    from audiovq.speech.modelfile import read_header
+    from audiovq.speech.modelfolder import find_model
 
-    check_files(model)
-    return read_header(model or DEFAULT_MODEL_PATH)
+    found = find_model(model).model
+    check_files(found)
+    return read_header(found)
 
 
 def check_levels(levels: int | None, header: ModelHeader) -> None:
@@ -157,11 +159,12 @@ def choose_speaker(text: str | None, header: ModelHeader, model: Path | None) ->
     """
     if text is None:
         return None
-    from audiovq.speech.modelfile import DEFAULT_MODEL_PATH, find_speaker
+    from audiovq.speech.modelfile import find_speaker
+    from audiovq.speech.modelfolder import find_model
 
     is_name = not text.isdecimal() or text in {speaker.name for speaker in header.speakers}
     chosen = text if is_name else int(text)
-    find_speaker(header.speakers, chosen, (model or DEFAULT_MODEL_PATH).name)
+    find_speaker(header.speakers, chosen, find_model(model).model.name)
     return chosen
 
 

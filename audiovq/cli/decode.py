@@ -83,8 +83,9 @@ def decode(
 ) -> None:
     """Turn codes into speech.
 
-    CODES is a .npy file, an .avq file, `-` for either on standard input, or a folder. The model and the prior
-    must be those that made the codes; .avq files can be decoded on any device.
+    CODES is a .npy file, an .avq file, `-` for either or the raw form of `encode - -` on standard input, or a
+    folder. The model and the prior must be those that made the codes. .avq files can be decoded on any
+    device.
 
     If CODES is a folder, every code file in it, including subfolders, is decoded to WAV; the same goes for
     several CODES with -o. A file that cannot be decoded is reported and does not stop the others. If
@@ -103,6 +104,7 @@ def decode(
       audiovq decode speech.npy                     speech_decoded.wav
       audiovq decode speech.avq out.flac --voice other_speaker.wav
       audiovq decode codes/ --fast                  codes_decoded/.../NAME.wav
+      audiovq encode - - | audiovq decode - - --voice someone.wav      while it arrives
     """
     checks.check_one_voice(speaker, voice)
     sources, out = checks.split_paths(paths, out, "CODES")
@@ -135,6 +137,11 @@ def decode(
         _decode_many(sources, out, how, load_model)
         return
     assert out is not None
+    if sources[0] == out == STANDARD_STREAM:
+        from audiovq.cli.streams import decode_piped
+
+        decode_piped(load_model(), keywords)
+        return
     codes = _codes_of_npy(sources[0], header)
     checks.check_writable(out, force)
     _decode_one(sources[0], codes, out, how, load_model())

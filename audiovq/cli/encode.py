@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class _How:
     """Options of every recording."""
 
-    form: str | None  # npy or avq; None: by the ending of OUT
+    form: str | None  # npy, avq or raw; None: by the ending of OUT
     levels: int | None  # to keep; None: all
     partial: bool  # take what can be decoded of a damaged recording
     force: bool  # overwrite existing files
@@ -38,10 +38,17 @@ class _How:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["npy", "avq"]),
+    type=click.Choice(["npy", "avq", "raw"]),
     help="npy: an array of codes, with a .json next to it unless OUT is `-`. avq: everything in one file, "
-    "compressed with the prior. OUT must have the same extension. Default: the extension of OUT, or npy for "
-    "a folder, `-` or no OUT.",
+    "compressed with the prior. OUT must have the same extension. raw: codes as they come, for pipes; OUT "
+    "must be `-`. Default: the extension of OUT, raw if IN and OUT are `-`, else npy.",
+)
+@click.option(
+    "--gain",
+    type=click.FloatRange(min=0),
+    metavar="G",
+    help="Multiply a WAV that comes through a pipe (`encode - -`) by this number, which brings its speech to "
+    "about -23 dBFS. Default: follow its level, with 0.22 s more delay.",
 )
 @options.levels_option(
     "Keep only the first N (coarsest) levels of the codes, which lowers the bit rate and the quality. "
@@ -57,6 +64,7 @@ def encode(
     model: Path | None,
     prior: Path | None,
     form: str | None,
+    gain: float | None,
     levels: int | None,
     device: str,
     partial: bool,
@@ -83,16 +91,21 @@ def encode(
     everything and is less than half the size. Use `-` to write either to standard output, a .npy without its
     .json. docs/design.md describes both formats.
 
+    `encode - -` writes the raw form, which `decode - -` reads: a WAV is encoded while it arrives, at a level
+    that follows the speech; other formats are read to the end first. With --format npy all of them are.
+
     \b
     Examples:
       audiovq encode speech.wav                     speech.npy and speech.json
       audiovq encode speech.wav --format avq        speech.avq
       audiovq encode recordings/ codes/             codes/.../NAME.npy for every recording
       audiovq encode a.wav b.mp3 -o codes/          codes/a.npy and codes/b.npy
+      arecord -f S16_LE -r 16000 | audiovq encode - - | audiovq decode - - | aplay
     """
     sources, out = checks.split_paths(paths, out)
-    how = _How(form, levels, partial, force, as_json)
     many = len(sources) > 1 or sources[0].is_dir()
+    form = _choose_form(sources, out, form, gain)
+    how = _How(form, levels, partial, force, as_json)
     if not many:
         out = checks.out_or_default(sources[0], out, f".{form or 'npy'}")
         _check_form(out, how)
@@ -110,10 +123,29 @@ def encode(
         return
     assert out is not None
     checks.check_files(*sources)
+    if form == "raw":
+        from audiovq.cli.streams import encode_raw
+
+        encode_raw(load_model(), sources[0], gain, levels, partial)
+        return
     checks.check_writable(out, force)
     if out.suffix == ".npy":
         checks.check_writable(out.with_suffix(".json"), force)
     _encode_one(sources[0], out, how, load_model())
+
+
+def _choose_form(
+    sources: Sequence[Path], out: Path | None, form: str | None, gain: float | None
+) -> str | None:
+    """The form asked for, or the raw one from pipe to pipe. Raises: click.UsageError where that cannot be."""
+    is_pipe = len(sources) == 1 and sources[0] == STANDARD_STREAM
+    if form is None and is_pipe and out == STANDARD_STREAM:
+        form = "raw"
+    if form == "raw" and (out != STANDARD_STREAM or len(sources) > 1 or sources[0].is_dir()):
+        raise click.UsageError("The raw form of one recording goes to standard output: OUT must be `-`.")
+    if gain is not None and not (form == "raw" and is_pipe):
+        raise click.UsageError("--gain goes with `encode - -`.")
+    return form
 
 
 def _check_form(out: Path, how: _How) -> None:

@@ -184,7 +184,7 @@ def _header_facts(path: Path, header: Bitstream) -> dict[str, object]:
 def _stored_rate(path: Path, tokenizer: Tokenizer, codes: CodeSequence) -> float | None:
     """Bits a second as `.avq`, header and voice included; None where the model has no prior."""
     from audiovq.errors import AudiovqError
-    from audiovq.prior.sampler import find_prior_path
+    from audiovq.speech.modelfolder import find_prior_path
 
     if path.suffix == ".avq":
         return 8 * path.stat().st_size / codes.seconds

@@ -18,10 +18,13 @@ from audiovq.errors import AudiovqError
 from audiovq.io import JsonObject
 from audiovq.io.atomic import PartialFile
 from audiovq.io.regular import read_regular_file
-from audiovq.io.stdio import binary_stdin, binary_stdout
+from audiovq.io.stdio import PrefixedStream, binary_stdin, binary_stdout
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+AVQ_MAGIC = b"AVQ"
+"""What every `.avq` file begins with."""
 
 _STDIN = "standard input"
 _LARGEST_SIDECAR = 1 << 20
@@ -148,14 +151,15 @@ def write_codes(
         sidecar.discard()
 
 
-def read_codes(path: str | os.PathLike[str], kind: CodeFileKind) -> CodeFile:
+def read_codes(path: str | os.PathLike[str] | PrefixedStream, kind: CodeFileKind) -> CodeFile:
     """Read codes, and the sidecar if there is one; `"-"` reads an array from standard input.
 
     Raises: AudiovqError if the file is missing or is no plain array of integers from 0 to 65535, or if the
         sidecar is broken, of another version or of another kind.
     """
-    if os.fspath(path) == "-":
-        return CodeFile(_STDIN, _read_array(_STDIN, binary_stdin().read(), kind), None, {})
+    if isinstance(path, PrefixedStream) or os.fspath(path) == "-":
+        content = path.read() if isinstance(path, PrefixedStream) else binary_stdin().read()
+        return CodeFile(_STDIN, _read_array(_STDIN, content, kind), None, {})
     path = Path(path)
     codes = _read_array(str(path), read_regular_file(path), kind)
     sidecar = path.with_suffix(".json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from typing import BinaryIO, TextIO
 
@@ -19,13 +18,36 @@ def binary_stdout() -> BinaryIO:
     return _bytes_of(sys.stdout, "standard output")
 
 
-def next_stdin_byte() -> bytes:
-    """The byte that standard input gives next, left there; b"" at its end, or where it cannot look ahead.
+class PrefixedStream:
+    """A stream of which the first bytes were read before, as a stream that still holds them.
 
-    One byte tells kinds of files apart, and a pipe may bring no more at a time.
+    Args:
+        head: these bytes.
+        raw: the rest.
     """
-    stream = binary_stdin()
-    return stream.peek(1)[:1] if isinstance(stream, io.BufferedReader) else b""
+
+    name = "standard input"
+
+    def __init__(self, head: bytes, raw: BinaryIO) -> None:
+        self.head = head
+        """The first bytes, as long as they were not read again."""
+        self._raw = raw
+
+    def fileno(self) -> int:
+        """The descriptor of the rest."""
+        return self._raw.fileno()
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes, all for -1, none at the end."""
+        if count < 0:
+            content = self.head + self._raw.read()
+            self.head = b""
+            return content
+        if self.head:
+            content = self.head[:count]
+            self.head = self.head[count:]
+            return content
+        return self._raw.read(count)
 
 
 def _bytes_of(stream: TextIO | None, name: str) -> BinaryIO:

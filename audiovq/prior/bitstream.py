@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, resampled_length
 from audiovq.errors import AudiovqError
-from audiovq.io.codefile import other_model_error
+from audiovq.io.codefile import AVQ_MAGIC, other_model_error
 from audiovq.io.regular import read_regular_file
 from audiovq.io.stdio import binary_stdin
 from audiovq.io.varint import ByteReader, encode_varint
@@ -47,7 +47,6 @@ from audiovq.prior import kernel, rangecoder
 from audiovq.prior.engine import PriorEngine
 from audiovq.speech.codes import CodeFormat, CodeSequence, is_gain
 
-_MAGIC = b"AVQ"
 _VERSION = 2
 _FIXED = struct.Struct("<3sBB4s4s")
 _GAINS = {1: struct.Struct("<f"), 2: struct.Struct("<d")}
@@ -108,7 +107,7 @@ def compress_codes(codes: CodeSequence, engine: PriorEngine, form: BitstreamForm
     model, prior = (bytes.fromhex(value)[:4] for value in (form.codes.fingerprint, form.prior))
     voice = b"" if codes.voice is None else _pack_voice(codes.voice, form)
     words = rangecoder.range_encode(codes.rows, engine, form.point(codes.voice)).astype("<u4").tobytes()
-    head = _FIXED.pack(_MAGIC, _VERSION, flags, model, prior) + facts
+    head = _FIXED.pack(AVQ_MAGIC, _VERSION, flags, model, prior) + facts
     content = head + voice + _checksum(codes.codes) + words
     return content + struct.pack("<I", zlib.crc32(content))
 
@@ -125,7 +124,7 @@ def read_bitstream(path: str | os.PathLike[str]) -> Bitstream:
 
 def parse_bitstream(content: bytes, name: str) -> Bitstream:
     """Parse a file. Raises: AudiovqError if it is no `.avq`, damaged, or of another version."""
-    if len(content) < 4 or not content.startswith(_MAGIC):
+    if len(content) < 4 or not content.startswith(AVQ_MAGIC):
         raise AudiovqError(f"{name}: is not an .avq file, or cut off; encode the recording again")
     if content[3] != _VERSION:
         remedy = "encode the recording again" if content[3] < _VERSION else "update audiovq"

@@ -300,6 +300,12 @@ class PriorSampler:
         """
         return bitstream.decompress_codes(bitstream.read_bitstream(path), self.engine, self.stream_format)
 
+    def parse(self, content: bytes, name: str) -> CodeSequence:
+        """The codes of an `.avq` file's content; errors as for `load`, with this name."""
+        return bitstream.decompress_codes(
+            bitstream.parse_bitstream(content, name), self.engine, self.stream_format
+        )
+
     def made(self, stream: bitstream.Bitstream) -> bool:
         """Whether a file was made with this model and prior."""
         return (stream.model, stream.prior) == (self.model.fingerprint[:8], self.fingerprint[:8])
@@ -308,10 +314,3 @@ class PriorSampler:
 def _array(point: Tensor | None) -> NDArray[np.float32] | None:
     """A voice `(1, V)` as `(V,)`."""
     return None if point is None else point[0].float().cpu().numpy()
-
-
-def find_prior_path(model: Path) -> Path:
-    """Path of the prior of a model file: MODEL-prior.safetensors, else prior.safetensors beside it."""
-    own = model.with_name(f"{model.stem}-prior{model.suffix}")
-    common = model.with_name("prior.safetensors")
-    return common if common.exists() and not own.exists() else own

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import reprlib
 from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
@@ -23,6 +23,7 @@ from audiovq.io.codefile import (
     validate_codes,
     write_codes,
 )
+from audiovq.io.stdio import PrefixedStream
 
 _KIND = CodeFileKind("audiovq-codes", 2, "recording", 1, ("num_steps", "hop", "codebook_size", "levels"))
 
@@ -46,11 +47,13 @@ class CodeFormat(NamedTuple):
         return self.levels * self.codebook_size
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CodeSequence:
     """Codes, `levels` of them for every `hop` samples, and the facts that decoding needs.
 
-    `len` and slices count code steps.
+    `len` and slices count code steps. `numpy.asarray` and `torch.from_dlpack` take it as `(T, levels)`,
+    uint16 or any `dtype` asked of numpy. It cannot be changed, its array included: two are equal, and have
+    one hash, if codes and facts are the same. `name` is no fact.
 
     Raises: AudiovqError if codes or facts make no sense, by themselves or together.
     """
@@ -87,7 +90,9 @@ class CodeSequence:
     """Number of levels of the codes."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codes", validate_codes(self.name, np.asarray(self.codes), _KIND))
+        codes = validate_codes(self.name, np.asarray(self.codes), _KIND).copy()
+        codes.flags.writeable = False
+        object.__setattr__(self, "codes", codes)
         self._check_facts()
         if self.voice is not None:
             object.__setattr__(self, "voice", tuple(int(value) for value in self.voice))
@@ -162,6 +167,35 @@ class CodeSequence:
             raise TypeError("a code sequence takes slices of neighbouring steps; .rows is an array")
         return replace(self, codes=self.rows[steps].reshape(-1), num_samples=None)
 
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """The codes `(T, levels)`; read-only unless copied or converted."""
+        wanted = self.rows.dtype if dtype is None else np.dtype(dtype)
+        if copy is False and wanted != self.rows.dtype:
+            raise ValueError(f"codes are {self.rows.dtype}: as {wanted} they have to be copied")
+        return self.rows.astype(wanted, copy=bool(copy))
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """A copy of the codes `(T, levels)`, uint16, for `torch.from_dlpack` and its like."""
+        return self.rows.copy().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.rows.__dlpack_device__()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CodeSequence):
+            return NotImplemented
+        return self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        return hash(self._facts())
+
+    def __repr__(self) -> str:
+        codes = f"{len(self)} steps of {self.levels} codes" if self.levels > 1 else f"{len(self)} codes"
+        return f"CodeSequence({codes}, {self.seconds:.2f} s at {self.sample_rate} Hz)"
+
+    def _facts(self) -> tuple[object, ...]:
+        return (self.codes.tobytes(), *(getattr(self, name) for name in _KNOWN))
+
     @property
     def rows(self) -> NDArray[np.uint16]:
         """The codes by step and level, `(T, levels)`, as rows of the model's table."""
@@ -234,11 +268,11 @@ class CodeSequence:
         write_codes(path, checked.codes, checked._sidecar(), _KIND, force)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, hop: int = _DEFAULT_HOP) -> CodeSequence:
+    def load(cls, path: str | os.PathLike[str] | PrefixedStream, *, hop: int = _DEFAULT_HOP) -> CodeSequence:
         """Read codes, and their sidecar if there is one.
 
         Args:
-            path: of the array, or `"-"` for an array on standard input.
+            path: of the array, or `"-"` for an array on standard input, of which a part may have been read.
             hop: samples per step at the model's rate, used if there is no sidecar.
 
         Raises:

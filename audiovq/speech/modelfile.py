@@ -16,8 +16,6 @@ from audiovq.speech.codes import CodeFormat
 if TYPE_CHECKING:
     from audiovq.speech.model import WaveformModel
 
-DEFAULT_MODEL_PATH = Path(__file__).parents[1] / "assets" / "default.safetensors"
-"""The model that ships with the package."""
 _KIND = tensorfile.ModelFileKind("audiovq-model", 2, "an audiovq model")
 TRAINING_ONLY_TENSORS = (
     "codebook.ema_counts",
