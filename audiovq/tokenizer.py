@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, BinaryIO, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audiovq.audio.block_processor import process_blocks
+from audiovq.audio.block_processor import RepeatedBlocks, process_blocks
 from audiovq.audio.highpass import high_pass_blocks
 from audiovq.audio.loudness import LoudnessMeter
 from audiovq.audio.reader import MAX_SAMPLE_MAGNITUDE, AudioReader, Recording, check_sample_rate
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from audiovq.prior.sampler import PriorSampler
 
 _logger = logging.getLogger(__name__)
+
+_KEPT_SAMPLES = 1 << 21
+"""Of a recording up to this length (two minutes) the signal is kept, not read again to be encoded."""
 
 _DEFAULT_MODEL = Path(__file__).parent / "assets" / "default.safetensors"
 
@@ -132,7 +135,7 @@ class Tokenizer:
     @guarded()
     def encode(
         self,
-        source: str | os.PathLike[str] | NDArray[np.floating] | NDArray[np.int16],
+        source: str | os.PathLike[str] | BinaryIO | NDArray[np.floating] | NDArray[np.int16],
         sample_rate: int | None = None,
         *,
         levels: int | None = None,
@@ -141,8 +144,8 @@ class Tokenizer:
         """Codes of a recording.
 
         Args:
-            source: path of any recording (docs/formats.md), `"-"` for standard input, or samples `(T,)`,
-                floats in -1..1 or int16.
+            source: path of any recording (docs/formats.md), `"-"` for standard input, a binary stream, or
+                samples `(T,)`, floats in -1..1 or int16.
             sample_rate: of an array, Hz (default 16,000); files know their own.
             levels: first levels of the codes to keep; None: all.
             partial: take what can be decoded of a damaged file; the codes' `partial` says so.
@@ -150,19 +153,23 @@ class Tokenizer:
         Raises: AudiovqError for what cannot be read (see `AudioReader`), an unusable array, or more
             levels than the model has.
         """
-        count = self.code_format.levels
         if levels is not None:
-            check_whole("levels", levels)
-        if levels is not None and not 1 <= levels <= count:
-            raise AudiovqError(
-                f"{self.path.name}: has {count} levels of codes; ask for 1 to {count}, not {levels}"
-            )
+            self.check_levels(levels)
         codes = self._encode(source, sample_rate, partial)
         return codes if levels is None else codes.coarse(levels)
 
+    def check_levels(self, levels: int) -> None:
+        """Raise AudiovqError unless the model has as many levels of codes."""
+        count = self.code_format.levels
+        check_whole("levels", levels)
+        if not 1 <= levels <= count:
+            raise AudiovqError(
+                f"{self.path.name}: has {count} levels of codes; ask for 1 to {count}, not {levels}"
+            )
+
     def _encode(
         self,
-        source: str | os.PathLike[str] | NDArray[np.floating] | NDArray[np.int16],
+        source: str | os.PathLike[str] | BinaryIO | NDArray[np.floating] | NDArray[np.int16],
         sample_rate: int | None,
         partial: bool,
     ) -> CodeSequence:
@@ -306,19 +313,20 @@ class Tokenizer:
         """Codes and voice of a 16 kHz signal.
 
         Args:
-            blocks: starts a pass over the signal, in blocks of any size; called twice.
+            blocks: starts a pass over the signal, in blocks of any size; called again if the signal is long.
             source_rate: of the recording, Hz.
             source_samples: length of the recording at that rate; called after the passes.
         """
         cutoff_hz = self.header.config.high_pass_hz
+        passes = RepeatedBlocks(lambda: high_pass_blocks(blocks(), cutoff_hz), _KEPT_SAMPLES)
         meter = LoudnessMeter()
         length = 0
-        for block in high_pass_blocks(blocks(), cutoff_hz):
+        for block in passes():
             meter.push(block)
             length += len(block)
         # As a float32 it takes four bytes in an .avq, and the sound comes out the same to the bit.
         gain = float(np.float32(meter.gain()))
-        codes, voice = self._windows.encode(high_pass_blocks(blocks(), cutoff_hz), length, gain)
+        codes, voice = self._windows.encode(passes(), length, gain)
         return CodeSequence(
             codes=codes.reshape(-1),
             hop=self.hop,
