@@ -88,5 +88,5 @@ $(STAMP): pyproject.toml
 	touch $@
 
 $(CHECKS): $(STAMP)
-	$(BIN)/python -m pip install -e '.[dev,docs,eval,words]'
+	$(BIN)/python -m pip install -e '.[dev,docs,eval,words,ray,interop]'
 	touch $@

@@ -66,12 +66,13 @@ def decode(
 ) -> None:
     """Turn codes into speech.
 
-    CODES is a .npy file, an .avq file, `-` for a .npy array on standard input, or a folder. The model and the
-    prior must be those that made the codes; .avq files can be decoded on any device.
+    CODES is a .npy file, an .avq file, `-` for a .npy array on standard input, a folder, or a table (.parquet
+    or .tar: what encode writes of a folder, or a part of it). The model and the prior must be those that made
+    the codes; .avq files can be decoded on any device.
 
-    If CODES is a folder, every code file in it, including subfolders, is decoded to WAV. A file that cannot
-    be decoded is reported and does not stop the others. If interrupted, rerun the command: files already
-    done are skipped. Processes started with torchrun share the files.
+    If CODES is a folder, every code file in it, including subfolders, is decoded to WAV, and so is every row
+    of a table. A file that cannot be decoded is reported and does not stop the others. If interrupted, rerun
+    the command: files already done are skipped. Processes started with torchrun share the files.
 
     OUT must end in .wav, .flac, .ogg or .mp3. By default speech.npy is decoded to speech_decoded.wav (a
     folder: to CODES_decoded, with the same directory structure). OUT is required if CODES is `-`. Use `-` to
@@ -103,7 +104,11 @@ def decode(
         how["speaker"] = options.speaker_name(speaker, tokenizer)
         return tokenizer
 
-    if source.is_dir():
+    if source.suffix in (".parquet", ".tar"):
+        from audiovq.cli.tables import decode_table
+
+        decode_table(source, out, force, load_model, how)
+    elif source.is_dir():
         _decode_folder(source, out, force, load_model, how)
     else:
         _decode_file(source, out, force, load_model, how)

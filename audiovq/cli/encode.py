@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["npy", "avq"]),
-    help="npy: an array of codes, with a .json next to it. avq: one file, compressed with the prior. OUT "
-    "must have the same extension. Default: the extension of OUT, or npy for a folder, `-` or no OUT.",
+    type=click.Choice(["npy", "avq", "parquet", "tar"]),
+    help="npy: an array of codes, with a .json next to it. avq: one file, compressed with the prior. "
+    "parquet, tar: one table of a whole folder. The OUT of a file or table must have the same extension. "
+    "Default: the extension of OUT, or npy for another folder, `-` or no OUT.",
 )
 @options.levels_option(
     "Keep only the first N (coarsest) levels of the codes, which lowers the bit rate and the quality. "
@@ -56,8 +57,12 @@ def encode(
     skipped. Processes started with torchrun share the files. Of two recordings that differ in their extension
     alone, a.mp3 and a.wav, the codes are named a.mp3.npy and a.wav.npy.
 
-    OUT must end in .npy or .avq. By default it is IN with its extension replaced (for a folder: IN_codes,
-    with the same directory structure). OUT is required if IN is `-`.
+    If OUT ends in .parquet or .tar, the codes of a folder go into a table: a folder of finished parts,
+    Parquet (with audiovq[parquet]) or WebDataset shards, with a row for each recording. Rerun the command to
+    add what is missing.
+
+    OUT must end in .npy or .avq if IN is a file. By default it is IN with its extension replaced (for a
+    folder: IN_codes, with the same directory structure). OUT is required if IN is `-`.
 
     A .npy file contains only the codes, a one-dimensional uint16 array with the coarsest level first in each
     step; the .json file next to it stores the length, sample rate, loudness and voice. An .avq file contains
@@ -69,6 +74,7 @@ def encode(
       audiovq encode speech.wav                     speech.npy and speech.json
       audiovq encode speech.wav --format avq        speech.avq
       audiovq encode recordings/ codes/             codes/.../NAME.npy for every recording
+      audiovq encode recordings/ codes.parquet      codes.parquet/part-00000-00000.parquet, ...
     """
 
     def load_model() -> Tokenizer:
@@ -77,8 +83,10 @@ def encode(
         return load(model, device=device, prior=prior)
 
     if source.is_dir():
-        _encode_folder(source, out, form or "npy", levels, partial, force, load_model)
+        _encode_folder(source, out, form, levels, partial, force, load_model)
         return
+    if form in ("parquet", "tar"):
+        raise click.UsageError(f"--format {form} is for a folder of recordings.")
     out = options.out_or_default(source, out, f".{form or 'npy'}")
     _check_out(out, form, force)
     tokenizer = load_model()
@@ -106,7 +114,7 @@ def _check_out(out: Path, form: str | None, force: bool) -> None:
 def _encode_folder(
     folder: Path,
     out: Path | None,
-    form: str,
+    form: str | None,
     levels: int | None,
     partial: bool,
     force: bool,
@@ -117,6 +125,21 @@ def _encode_folder(
     from audiovq.cli.folders import FolderRun, default_out, find_jobs
     from audiovq.io.progress import ProgressBar
 
+    def encode_job(tokenizer: Tokenizer, job: FileJob, run: FolderRun) -> CodeSequence:
+        codes = tokenizer.encode(job.source, levels=levels, partial=partial)
+        if codes.partial:
+            run.note(f"{job.source}: damaged, {codes.seconds:.2f} s of it taken")
+        return codes
+
+    form = form or (out.suffix[1:] if out is not None and out.suffix in (".parquet", ".tar") else "npy")
+    if form in ("parquet", "tar"):
+        from audiovq.cli.tables import encode_to_table
+
+        out = out or default_out(folder, f"_codes.{form}")
+        if out.suffix != f".{form}":
+            raise click.UsageError(f"OUT must end in .{form}.")
+        encode_to_table(folder, out, encode_job, load_model, levels, force)
+        return
     out = out or default_out(folder, "_codes")
     jobs = find_jobs(folder, out, AUDIO_EXTENSIONS, f".{form}")
     tokenizer = load_model()
@@ -135,14 +158,9 @@ def _encode_folder(
             run.done(job, error)
             bar.update()
 
-        def encode_job(job: FileJob) -> CodeSequence:
-            codes = tokenizer.encode(job.source, levels=levels, partial=partial)
-            if codes.partial:
-                bar.clear()
-                click.echo(f"{job.source}: damaged, {codes.seconds:.2f} s of it taken", err=True)
-            return codes
-
-        encode_files(tokenizer, run.todo, done=done, force=force, encode=encode_job)
+        encode_files(
+            tokenizer, run.todo, done=done, force=force, encode=lambda job: encode_job(tokenizer, job, run)
+        )
     run.summarize()
 
 

@@ -106,9 +106,13 @@ class FolderRun:
         if error is None:
             return
         self.failed += 1
+        self.note(f"audiovq: error: {error}")
+
+    def note(self, line: str) -> None:
+        """Print a line on standard error, above the bar."""
         if self.bar is not None:
             self.bar.clear()
-        click.echo(f"audiovq: error: {error}", err=True)
+        click.echo(line, err=True)
 
     def each(self, work: Callable[[FileJob], None]) -> None:
         """Call `work` on every job that is left, one after another."""
