@@ -99,5 +99,5 @@ $(STAMP): pyproject.toml
 	touch $@
 
 $(CHECKS): $(STAMP)
-	$(BIN)/python -m pip install -e '.[dev,docs,eval,words,integration]'
+	$(BIN)/python -m pip install -e '.[dev,docs,eval,words,integration,ray,interop]'
 	touch $@

@@ -164,9 +164,9 @@ class Tokenizer(SpeechCodec):
         """Codes of a recording, or of several: each gets exactly those that it would get alone.
 
         Args:
-            source: path of any recording (docs/formats.md), `"-"` for standard input, or samples: an array or
-                a tensor `(T,)`, or `(C, T)`, of which the channels are averaged. Floats count as they are,
-                full scale ±1, integers by the range of their type. A list of any of these gives a list.
+            source: path of any recording (docs/formats.md), `"-"` for standard input, a binary stream, or
+                samples: an array or a tensor `(T,)`, or `(C, T)`, of which the channels are averaged, floats
+                of full scale ±1 or integers by the range of their type. A list of these gives a list.
             sample_rate: of samples, Hz (default 16,000), for a list also one for each; files know their own.
             lengths: makes `(B, T)` or `(B, C, T)` a padded batch, of which so many samples of each row count,
                 and gives a list; `(B, T)` without lengths is B channels.
@@ -176,7 +176,7 @@ class Tokenizer(SpeechCodec):
         Raises: AudiovqError for what cannot be read (see `AudioReader`), unusable samples, or more levels
             than the model has.
         """
-        self._check_levels(levels)
+        self.check_levels(levels)
         if lengths is not None:
             if not is_samples(source):
                 raise TypeError("lengths goes with a batch of samples, an array or a tensor")
@@ -202,7 +202,7 @@ class Tokenizer(SpeechCodec):
 
         Raises: AudiovqError for a value out of range.
         """
-        self._check_levels(levels)
+        self.check_levels(levels)
         return self._encoder.stream(sample_rate, gain, levels)
 
     @overload
@@ -292,7 +292,7 @@ class Tokenizer(SpeechCodec):
         Raises: AudiovqError as `stream`, or for a rate or gain out of range.
         """
         how = self._with_voice(DecodeOptions(speaker, voice, seed, temperature, fast, levels, corrections))
-        self._check_levels(levels)
+        self.check_levels(levels)
         self._check_head(how)
         return self._open_decoder_stream(how, sample_rate, gain)
 
@@ -335,7 +335,7 @@ class Tokenizer(SpeechCodec):
         `load` and `from_pretrained` read the folder; to publish it, upload it as it is. The prior is left out
         if there is none, or if the weights have changed since it was trained.
 
-        Returns: the fingerprint. Raises: AudiovqError if a file exists (without `force`) or cannot be written.
+        Returns: the fingerprint. Raises: AudiovqError if a file exists (without `force`) or cannot be made.
         """
         return modelfolder.save_folder(
             Path(folder), self.model, self.header, self.path, self._prior_path, force

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from audiovq.audio.reader import read_recording
+from audiovq.audio.reader import AudioReader, read_recording
 from audiovq.errors import AudiovqError
 from audiovq.speech import chunked_encoder as module
 from audiovq.speech.codes import CodeSequence
@@ -214,3 +214,25 @@ def test_codes_of_a_part_say_so(tiny_tokenizer: Tokenizer, tmp_path: Path) -> No
     assert codes.num_samples == 10_000
     codes.save(tmp_path / "in.npy")
     assert CodeSequence.load(tmp_path / "in.npy").partial
+
+
+@pytest.mark.parametrize(("kept", "passes"), [(20_000, 1), (19_999, 2)])
+def test_a_short_recording_is_decoded_once(
+    tiny_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, passes: int
+) -> None:
+    samples = speech(20_000)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    started = []
+    begin = AudioReader.source_blocks
+
+    def counted(reader: AudioReader) -> Iterator[Array]:
+        started.append(reader.name)
+        return begin(reader)
+
+    monkeypatch.setattr(AudioReader, "source_blocks", counted)
+    monkeypatch.setattr("audiovq.tokenizer._KEPT_SAMPLES", kept)
+    found = tiny_tokenizer.encode(tmp_path / "a.wav")
+    assert len(started) == passes
+    alone = tiny_tokenizer.encode(samples)
+    np.testing.assert_array_equal(found.codes, alone.codes)
+    assert (found.gain, found.voice) == (alone.gain, alone.voice)

@@ -83,14 +83,14 @@ def decode(
 ) -> None:
     """Turn codes into speech.
 
-    CODES is a .npy file, an .avq file, `-` for either or the raw form of `encode - -` on standard input, or a
-    folder. The model and the prior must be those that made the codes. .avq files can be decoded on any
-    device.
+    CODES is a .npy file, an .avq file, `-` for either or the raw form of `encode - -` on standard input, a
+    folder, or a table (.parquet or .tar: what encode writes of a folder, or a part of it). The model and the
+    prior must be those that made the codes. .avq files can be decoded on any device.
 
-    If CODES is a folder, every code file in it, including subfolders, is decoded to WAV; the same goes for
-    several CODES with -o. A file that cannot be decoded is reported and does not stop the others. If
-    interrupted, rerun the command: files already done are skipped. Processes started with torchrun share the
-    files.
+    If CODES is a folder, every code file in it, including subfolders, is decoded to WAV, and so is every row
+    of a table; the same goes for several CODES with -o. A file that cannot be decoded is reported and does
+    not stop the others. If interrupted, rerun the command: files already done are skipped. Processes started
+    with torchrun share the files.
 
     OUT must end in .wav, .flac, .ogg or .mp3. By default speech.npy is decoded to speech_decoded.wav (a
     folder: to CODES_decoded, with the same directory structure). OUT is required if CODES is `-`. Use `-` to
@@ -108,7 +108,7 @@ def decode(
     """
     checks.check_one_voice(speaker, voice)
     sources, out = checks.split_paths(paths, out, "CODES")
-    many = len(sources) > 1 or sources[0].is_dir()
+    many = len(sources) > 1 or sources[0].is_dir() or sources[0].suffix in checks.TABLE_ENDINGS
     if not many:
         # Another name than the recording's: the result must not be mistaken for the original.
         out = checks.out_or_default(sources[0], out, "_decoded.wav", "CODES")
@@ -133,6 +133,11 @@ def decode(
 
         return load(model, device=device, precision=precision, prior=prior)
 
+    if len(sources) == 1 and sources[0].suffix in checks.TABLE_ENDINGS:
+        from audiovq.cli.tables import decode_table
+
+        decode_table(sources[0], out, load_model, keywords, force, as_json)
+        return
     if many:
         _decode_many(sources, out, how, load_model)
         return

@@ -15,15 +15,19 @@ from audiovq.cli.messages import echo_json, part_of, say, stage_bars
 
 if TYPE_CHECKING:
     from audiovq.batch import FileJob
+    from audiovq.cli.folders import FolderRun
     from audiovq.speech.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer
+
+
+_TABLES = ("parquet", "tar")
 
 
 @dataclass(frozen=True)
 class _How:
     """Options of every recording."""
 
-    form: str | None  # npy, avq or raw; None: by the ending of OUT
+    form: str | None  # None: by the ending of OUT
     levels: int | None  # to keep; None: all
     partial: bool  # take what can be decoded of a damaged recording
     force: bool  # overwrite existing files
@@ -38,10 +42,11 @@ class _How:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["npy", "avq", "raw"]),
+    type=click.Choice(["npy", "avq", "raw", "parquet", "tar"]),
     help="npy: an array of codes, with a .json next to it unless OUT is `-`. avq: everything in one file, "
-    "compressed with the prior. OUT must have the same extension. raw: codes as they come, for pipes; OUT "
-    "must be `-`. Default: the extension of OUT, raw if IN and OUT are `-`, else npy.",
+    "compressed with the prior. raw: codes as they come, for pipes; OUT must be `-`. parquet, tar: one table "
+    "of a whole folder. The OUT of a file or table must have the same extension. Default: the extension of "
+    "OUT, raw if IN and OUT are `-`, else npy.",
 )
 @click.option(
     "--gain",
@@ -83,8 +88,12 @@ def encode(
     recordings that differ in their extension alone, a.mp3 and a.wav, the codes are named a.mp3.npy and
     a.wav.npy.
 
-    OUT must end in .npy or .avq. By default it is IN with its extension replaced (for a folder: IN_codes,
-    with the same directory structure). OUT is required if IN is `-`.
+    If OUT ends in .parquet or .tar, the codes of a folder go into a table: a folder of finished parts,
+    Parquet (with audiovq[parquet]) or WebDataset shards, with a row for each recording. Rerun the command to
+    add what is missing.
+
+    OUT must end in .npy or .avq if IN is a file. By default it is IN with its extension replaced (for a
+    folder: IN_codes, with the same directory structure). OUT is required if IN is `-`.
 
     A .npy file contains only the codes, a one-dimensional uint16 array with the coarsest level first in each
     step; the .json file next to it stores the length, sample rate, loudness and voice. An .avq file contains
@@ -100,6 +109,7 @@ def encode(
       audiovq encode speech.wav --format avq        speech.avq
       audiovq encode recordings/ codes/             codes/.../NAME.npy for every recording
       audiovq encode a.wav b.mp3 -o codes/          codes/a.npy and codes/b.npy
+      audiovq encode recordings/ codes.parquet      codes.parquet/part-00000-00000.parquet, ...
       arecord -f S16_LE -r 16000 | audiovq encode - - | audiovq decode - - | aplay
     """
     sources, out = checks.split_paths(paths, out)
@@ -118,6 +128,9 @@ def encode(
 
         return load(model, device=device, prior=prior)
 
+    if form in _TABLES:
+        _encode_table(sources, out, how, load_model)
+        return
     if many:
         _encode_many(sources, out, how, load_model)
         return
@@ -145,6 +158,13 @@ def _choose_form(
         raise click.UsageError("The raw form of one recording goes to standard output: OUT must be `-`.")
     if gain is not None and not (form == "raw" and is_pipe):
         raise click.UsageError("--gain goes with `encode - -`.")
+    is_folder = len(sources) == 1 and sources[0].is_dir()
+    if form is None and is_folder and out is not None and out.suffix in checks.TABLE_ENDINGS:
+        form = out.suffix[1:]
+    if form in _TABLES and not is_folder:
+        raise click.UsageError(f"--format {form} is for a folder of recordings.")
+    if form in _TABLES and out is not None and out.suffix != f".{form}":
+        raise click.UsageError(f"OUT must end in .{form}.")
     return form
 
 
@@ -169,6 +189,27 @@ def _encode_one(source: Path, out: Path, how: _How, tokenizer: Tokenizer) -> Non
         echo_json({"file": str(out), **_facts(source, codes)})
     if out != STANDARD_STREAM or codes.partial:
         say(f"{out}: {_counted(codes)}, {codes.seconds:.2f} s{part_of(codes)}")
+
+
+def _encode_table(
+    sources: Sequence[Path], out: Path | None, how: _How, load_model: Callable[[], Tokenizer]
+) -> None:
+    from audiovq.cli.folders import default_out
+    from audiovq.cli.tables import encode_to_table
+
+    def encode_job(tokenizer: Tokenizer, job: FileJob, run: FolderRun) -> CodeSequence:
+        return _encode_of_many(tokenizer, job, run, how)
+
+    out = out or default_out(sources[0], f"_codes.{how.form}")
+    encode_to_table(sources[0], out, encode_job, load_model, how.levels, how.force, how.as_json)
+
+
+def _encode_of_many(tokenizer: Tokenizer, job: FileJob, run: FolderRun, how: _How) -> CodeSequence:
+    codes = tokenizer.encode(job.source, levels=how.levels, partial=how.partial)
+    run.facts[job] = _facts(job.source, codes)
+    if codes.partial:
+        run.note(f"{job.source}: damaged, {codes.seconds:.2f} s of it taken")
+    return codes
 
 
 def _encode_many(
@@ -198,12 +239,7 @@ def _encode_many(
             bar.update()
 
         def encode_job(job: FileJob) -> CodeSequence:
-            codes = tokenizer.encode(job.source, levels=how.levels, partial=how.partial)
-            run.facts[job] = _facts(job.source, codes)
-            if codes.partial:
-                bar.clear()
-                say(f"{job.source}: damaged, {codes.seconds:.2f} s of it taken")
-            return codes
+            return _encode_of_many(tokenizer, job, run, how)
 
         encode_files(tokenizer, run.todo, done=done, force=how.force, encode=encode_job)
     run.summarize()

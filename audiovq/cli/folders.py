@@ -193,10 +193,13 @@ class FolderRun:
         if self.as_json:
             echo_json({"source": str(job.source), "error": str(error)})
         self.failed += 1
+        self.note(f"audiovq: error: {os_error_line(error) if isinstance(error, OSError) else error}")
+
+    def note(self, line: str) -> None:
+        """Print a line on standard error, above the bar."""
         if self.bar is not None:
             self.bar.clear()
-        line = os_error_line(error) if isinstance(error, OSError) else str(error)
-        click.echo(f"audiovq: error: {line}", err=True)
+        click.echo(line, err=True)
 
     def each(self, work: Callable[[FileJob], None]) -> None:
         """Call `work` on every job that is left, one after another."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from audiovq.audio.loudness import MAX_GAIN_FACTOR, MIN_GAIN_FACTOR
@@ -48,6 +48,19 @@ def list_recordings(root: Path) -> Iterator[ListedRecording]:
     if (root / MANIFEST_NAME).exists():
         return _from_manifest(root / MANIFEST_NAME)
     return _from_folder(root, "", "", frozenset())
+
+
+def speakers_by_path(root: Path) -> Callable[[str], str | None]:
+    """Who speaks in a recording, by its path below `root`: the manifest says it, else the recording's folder.
+
+    Recordings that lie in `root` itself, and those that the manifest leaves out, are by nobody known.
+
+    Raises: AudiovqError if the manifest cannot be read.
+    """
+    if not (root / MANIFEST_NAME).exists():
+        return lambda path: PurePosixPath(path).parent.name or None
+    known = {row.path: row.speaker for row in list_recordings(root)}
+    return lambda path: known.get(path) or None
 
 
 def _from_manifest(manifest: Path) -> Iterator[ListedRecording]:

@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from audiovq.speech.decoder_stream import DecoderStream
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import ModelHeader, Speaker, describe_model, save_model
 from audiovq.speech.output import DecodeOptions, OutputFormat, OutputStage, decoded_length
-from audiovq.speech.recording_encoder import RecordingEncoder
+from audiovq.speech.recording_encoder import AudioFile, RecordingEncoder
 from audiovq.speech.samples import AudioSource, is_samples
 from audiovq.speech.synthesis import DecodeJob, Synthesiser
 from audiovq.speech.voices import VoiceSpace
@@ -136,13 +136,14 @@ class SpeechCodec:
     # Encoding
 
     def _encode(self, source: object, rate: int | None, levels: int | None, partial: bool) -> CodeSequence:
-        """Codes of one recording, a path or samples."""
+        """Codes of one recording: a path, a stream or samples."""
         if is_samples(source):
             codes = self._encoder.encode_samples(source, rate)
-        elif isinstance(source, str | os.PathLike):
-            codes = self._encoder.encode_file(source, rate, partial)
+        elif isinstance(source, str | os.PathLike) or hasattr(source, "read"):
+            codes = self._encoder.encode_file(cast(AudioFile, source), rate, partial)
         else:
-            raise TypeError(f"a recording is a path, an array or a tensor, not {type(source).__name__}")
+            kind = type(source).__name__
+            raise TypeError(f"a recording is a path, a binary stream, an array or a tensor, not {kind}")
         return codes if levels is None else codes.coarse(levels)
 
     @guarded()
@@ -150,11 +151,12 @@ class SpeechCodec:
         self, source: PrefixedStream, *, levels: int | None = None, partial: bool = False
     ) -> CodeSequence:
         """Codes of a recording on standard input of which the first bytes were read before."""
-        self._check_levels(levels)
+        self.check_levels(levels)
         codes = self._encoder.encode_file(source, None, partial)
         return codes if levels is None else codes.coarse(levels)
 
-    def _check_levels(self, levels: int | None) -> None:
+    def check_levels(self, levels: int | None) -> None:
+        """Raise AudiovqError unless the model has as many levels of codes; None: all."""
         if levels is None:
             return
         check_whole("levels", levels)

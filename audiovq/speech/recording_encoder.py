@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiovq.audio.block_processor import RepeatedBlocks
 from audiovq.audio.highpass import high_pass_blocks
 from audiovq.audio.loudness import LoudnessMeter
 from audiovq.audio.reader import AudioReader, check_sample_rate
@@ -25,6 +26,12 @@ from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import ModelHeader
 from audiovq.speech.samples import mono_samples
 
+AudioFile = str | os.PathLike[str] | BinaryIO | PrefixedStream
+"""What has the bytes of a recording's file."""
+
+_KEPT_SAMPLES = 1 << 21
+"""Of a recording up to this length (two minutes) the signal is kept, not read again to be encoded."""
+
 
 class RecordingEncoder:
     """Encodes with one model.
@@ -38,9 +45,7 @@ class RecordingEncoder:
         self.header = header
         self.windows = ChunkedEncoder(model)
 
-    def encode_file(
-        self, source: str | os.PathLike[str] | PrefixedStream, sample_rate: int | None, partial: bool
-    ) -> CodeSequence:
+    def encode_file(self, source: AudioFile, sample_rate: int | None, partial: bool) -> CodeSequence:
         """Codes of a file; errors as for `Tokenizer.encode`."""
         if sample_rate is not None:
             raise ValueError("sample_rate goes with an array; a file has its own")
@@ -70,19 +75,20 @@ class RecordingEncoder:
         """Codes and voice of a 16 kHz signal.
 
         Args:
-            blocks: starts a pass over the signal, in blocks of any size; called twice.
+            blocks: starts a pass over the signal, in blocks of any size; called again if the signal is long.
             source_rate: of the recording, Hz.
             source_samples: length of the recording at that rate; called after the passes.
         """
         cutoff_hz = self.header.config.high_pass_hz
+        passes = RepeatedBlocks(lambda: high_pass_blocks(blocks(), cutoff_hz), _KEPT_SAMPLES)
         meter = LoudnessMeter()
         count = 0
-        for block in high_pass_blocks(blocks(), cutoff_hz):
+        for block in passes():
             meter.push(block)
             count += len(block)
         # As a float32 it takes four bytes in an .avq, and the sound comes out the same to the bit.
         gain = float(np.float32(meter.gain()))
-        codes, voice = self.windows.encode(_reported(high_pass_blocks(blocks(), cutoff_hz), count), gain)
+        codes, voice = self.windows.encode(_reported(passes(), count), gain)
         form = self.header.code_format
         return CodeSequence(
             codes=codes.reshape(-1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from audiovq.errors import AudiovqError
 
 Samples = NDArray[Any] | Tensor
 """Samples of any float or integer type, on any device."""
-AudioSource = str | os.PathLike[str] | NDArray[Any] | Tensor
-"""A recording: its path, or its samples."""
+AudioSource = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Tensor
+"""A recording: its path, the content of its file as a stream, or its samples."""
 Lengths = Sequence[int] | NDArray[np.integer[Any]] | Tensor
 """How much of each row of a padded batch counts."""
 
