@@ -498,7 +498,7 @@ def test_a_prior_that_was_asked_for_must_be_there(
 ) -> None:
     options = ["--model", str(tiny_model_path), "--prior", str(tmp_path / "none.safetensors")]
     assert run(["evaluate", str(DATA), "--system", "fast", *options]) == 1
-    assert "no such prior" in capsys.readouterr().err
+    assert "does not exist; check the path" in capsys.readouterr().err
 
 
 # The picture

@@ -20,6 +20,7 @@ from audiovq.cli.main import cli, run
 from audiovq.cli.messages import stage_bars
 from audiovq.io.progress import ProgressBar
 from audiovq.io.stages import listen_to_stages
+from audiovq.tables.table import TABLE_ENDINGS
 from audiovq.tokenizer import load
 from helpers.models import speech
 from helpers.process import HEAVY, loaded_by
@@ -194,6 +195,7 @@ def test_an_output_that_exists_hides_no_other_mistake(
 
 def test_endings_are_those_of_the_writers() -> None:
     assert tuple(_WRITABLE) == checks.SOUND_ENDINGS
+    assert TABLE_ENDINGS == checks.CODE_TABLE_ENDINGS
 
 
 def test_long_steps_are_reported(place: Path, model: list[str]) -> None:

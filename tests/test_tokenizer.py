@@ -230,7 +230,7 @@ def test_a_short_recording_is_decoded_once(
         return begin(reader)
 
     monkeypatch.setattr(AudioReader, "source_blocks", counted)
-    monkeypatch.setattr("audiovq.tokenizer._KEPT_SAMPLES", kept)
+    monkeypatch.setattr("audiovq.speech.recording_encoder._KEPT_SAMPLES", kept)
     found = tiny_tokenizer.encode(tmp_path / "a.wav")
     assert len(started) == passes
     alone = tiny_tokenizer.encode(samples)

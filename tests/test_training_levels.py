@@ -218,7 +218,7 @@ def test_only_listed_speakers_are_listed(folder: Path, tmp_path: Path) -> None:
     config = load_speech_config(folder / "levels.toml", ['train.listed_speakers=["vcc*"]'])
     task = SpeechTask(config, open_corpus(folder / "corpus"))
     assert task.speakers == ("vcc1",)
-    task.write(tmp_path / "model.safetensors", [])
+    task.write(tmp_path / "model.safetensors", [], False)
     assert [s.name for s in load_model(tmp_path / "model.safetensors")[1].speakers] == ["vcc1"]
 
 

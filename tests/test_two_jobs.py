@@ -14,9 +14,9 @@ import click
 import pytest
 
 from audiovq.batch import FileJob
+from audiovq.cli.checks import check_writable
 from audiovq.cli.folders import FolderRun
 from audiovq.cli.main import cli
-from audiovq.cli.options import check_writable
 from audiovq.data.prepare import prepare_corpus
 from audiovq.data.splits import find_recordings_in_folder
 from audiovq.errors import AudiovqError

@@ -208,7 +208,8 @@ def test_words_are_not_scored_without_transcripts(tmp_path: Path, capsys: pytest
     captured = capsys.readouterr()
     assert "WER" not in captured.out
     assert "words: " not in captured.err
-    assert run(evaluate(tmp_path, "--asr", "model")) == 0
+    (tmp_path / "model").mkdir()
+    assert run(evaluate(tmp_path, "--asr", str(tmp_path / "model"))) == 0
     captured = capsys.readouterr()
     assert "WER" not in captured.out
     assert "has no transcripts; if it is English, score words with --words" in captured.err

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STANDARD_STREAM = Path("-")
 SOUND_ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 """Of the sound files that can be written; a test compares them with the writer's."""
-TABLE_ENDINGS = (".parquet", ".tar")
+CODE_TABLE_ENDINGS = (".parquet", ".tar")
 FIGURE_ENDINGS = (".png", ".pdf", ".svg")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 """Of images that can be written."""

@@ -108,7 +108,7 @@ def decode(
     """
     checks.check_one_voice(speaker, voice)
     sources, out = checks.split_paths(paths, out, "CODES")
-    many = len(sources) > 1 or sources[0].is_dir() or sources[0].suffix in checks.TABLE_ENDINGS
+    many = len(sources) > 1 or sources[0].is_dir() or sources[0].suffix in checks.CODE_TABLE_ENDINGS
     if not many:
         # Another name than the recording's: the result must not be mistaken for the original.
         out = checks.out_or_default(sources[0], out, "_decoded.wav", "CODES")
@@ -133,7 +133,7 @@ def decode(
 
         return load(model, device=device, precision=precision, prior=prior)
 
-    if len(sources) == 1 and sources[0].suffix in checks.TABLE_ENDINGS:
+    if len(sources) == 1 and sources[0].suffix in checks.CODE_TABLE_ENDINGS:
         from audiovq.cli.tables import decode_table
 
         decode_table(sources[0], out, load_model, keywords, force, as_json)

@@ -159,7 +159,7 @@ def _choose_form(
     if gain is not None and not (form == "raw" and is_pipe):
         raise click.UsageError("--gain goes with `encode - -`.")
     is_folder = len(sources) == 1 and sources[0].is_dir()
-    if form is None and is_folder and out is not None and out.suffix in checks.TABLE_ENDINGS:
+    if form is None and is_folder and out is not None and out.suffix in checks.CODE_TABLE_ENDINGS:
         form = out.suffix[1:]
     if form in _TABLES and not is_folder:
         raise click.UsageError(f"--format {form} is for a folder of recordings.")

@@ -264,8 +264,7 @@ class CodeSequence:
         Raises:
             AudiovqError: wrong ending, one of the files exists (without `force`), or cannot be written.
         """
-        checked = replace(self)  # the array may have been changed since this object was made
-        write_codes(path, checked.codes, checked._sidecar(), _KIND, force)
+        write_codes(path, self.codes, self._sidecar(), _KIND, force)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | PrefixedStream, *, hop: int = _DEFAULT_HOP) -> CodeSequence:

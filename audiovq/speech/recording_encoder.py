@@ -32,6 +32,8 @@ AudioFile = str | os.PathLike[str] | BinaryIO | PrefixedStream
 _KEPT_SAMPLES = 1 << 21
 """Of a recording up to this length (two minutes) the signal is kept, not read again to be encoded."""
 
+_REPORTED_SAMPLES = 10 * SAMPLE_RATE
+
 
 class RecordingEncoder:
     """Encodes with one model.
@@ -109,9 +111,11 @@ class RecordingEncoder:
 
 
 def _reported(blocks: Iterator[NDArray[np.float32]], count: int) -> Iterator[NDArray[np.float32]]:
-    """Blocks of `count` samples, reported when the next one is asked for."""
+    """Blocks of `count` samples in pieces, each reported when the next one is asked for."""
     done = 0
     for block in blocks:
-        yield block
-        done += len(block)
-        report_stage("encoding", done, count)
+        for start in range(0, len(block), _REPORTED_SAMPLES):
+            piece = block[start : start + _REPORTED_SAMPLES]
+            yield piece
+            done += len(piece)
+            report_stage("encoding", done, count)
