@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -27,6 +28,10 @@ from audiovq.training.speech import train_speech_model
 from helpers.models import DATA, save_tiny_prior, speech, tiny_config
 from helpers.server import Server
 from helpers.training import TWO_STAGES
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background has interrupts ignored, also by what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,6 @@ from audiovq.tokenizer import Tokenizer
 from helpers.models import speech
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Windows are others")
-
-
-@pytest.fixture(autouse=True)
-def interrupts() -> Iterator[None]:
-    """A shell that starts the tests in the background has interrupts ignored, by what they start too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
 
 INTERRUPT = "signal.raise_signal(signal.SIGINT)"
 MOMENTS = {

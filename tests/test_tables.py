@@ -285,7 +285,7 @@ def test_wrong_outputs_are_refused(
     for code, args, message in (
         (2, (recordings / "top.wav", "--format", "tar"), "is for a folder"),
         (2, (recordings, tmp_path / "out.tar", "--format", "parquet"), "OUT must end in .parquet"),
-        (2, (recordings / "top.wav", tmp_path / "out.tar"), "OUT must end in .npy or .avq"),
+        (2, (recordings / "top.wav", tmp_path / "out.tar"), "'out.tar' must end in .npy or .avq"),
         (1, (recordings, tmp_path / "file.tar"), "file.tar: no folder for the parts can be made here"),
         (1, (recordings, tmp_path / "other.tar"), "was made by another model; use another output folder"),
         (1, (recordings, tmp_path / "out.tar", "--levels", 9), "ask for 1 to"),
