@@ -64,8 +64,10 @@ def image_encode(
     array; the .json file next to it stores the image size, greyscale or colour, and the class. Use `-` to
     write the array to standard output, without the .json.
     """
+    from audiovq.image.files import require_pillow
     from audiovq.image.tokenizer import load_image_tokenizer
 
+    require_pillow()
     if source.is_dir():
         _encode_folder(source, out, load_image_tokenizer(model, device=device), label, force)
         return
@@ -131,9 +133,10 @@ def image_decode(source: Path, out: Path | None, model: Path | None, device: str
     to standard output.
     """
     from audiovq.image.codes import CodeGrid
-    from audiovq.image.files import write_picture
+    from audiovq.image.files import require_pillow, write_picture
     from audiovq.image.tokenizer import load_image_tokenizer
 
+    require_pillow()
     if source.is_dir():
         _decode_folder(source, out, load_image_tokenizer(model, device=device), force)
         return

@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, reading, shorten
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -18,12 +18,22 @@ _PRESETS = Path(__file__).parent / "presets"
 _Tree = dict[str, Any]
 """A parsed TOML table."""
 _Dataclass = TypeVar("_Dataclass", bound="DataclassInstance")
+_LARGEST_FILE = 1 << 18
+"""Bytes."""
+_MOST_DOTS = 500
+"""In a line: of nested keys, and of numbers."""
+_LARGEST_NUMBER = 2**63
 
 
 def raise_unless(condition: bool, message: str) -> None:
     """Raise AudiovqError unless a condition on a configuration holds."""
     if not condition:
         raise AudiovqError(f"configuration: {message}")
+
+
+def require_range(name: str, value: float, least: float, most: float) -> None:
+    """Raise AudiovqError unless a number of a configuration lies in a range; nan lies in none."""
+    raise_unless(least <= value <= most, f"{name} must lie in {least}..{most}, not {value}")
 
 
 def load_toml(path: str | Path, overrides: list[str] | None, kind: type[_Dataclass]) -> _Dataclass:
@@ -36,40 +46,46 @@ def load_toml(path: str | Path, overrides: list[str] | None, kind: type[_Datacla
     Raises: AudiovqError for a missing or invalid file, an unknown key or a value out of range.
     """
     path = Path(path)
-    if not path.suffix and not path.is_file():
-        path = _PRESETS / f"{path.name}.toml"
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        shipped = ", ".join(sorted(p.stem for p in _PRESETS.glob("*.toml")))
-        raise AudiovqError(f"{path}: no such configuration; shipped ones are {shipped}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise AudiovqError(f"{path}: not a readable TOML configuration ({error}); correct it") from None
+    with reading(path, "not a readable TOML configuration", "correct it"):
+        if not path.suffix and not path.is_file():
+            path = _PRESETS / f"{path.name}.toml"
+        if not path.exists():
+            shipped = ", ".join(sorted(p.stem for p in _PRESETS.glob("*.toml")))
+            raise AudiovqError(f"{path}: no such configuration; shipped ones are {shipped}")
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        tree = _parse_toml(content.decode("utf-8-sig"))
     for override in overrides or []:
         apply_override(tree, override)
-    try:
+    with reading(path, "not a readable TOML configuration", "correct it"):
         return dataclass_from_dict(kind, tree)
-    except AudiovqError as error:
-        raise AudiovqError(f"{path}: {error}") from None
+
+
+def _parse_toml(text: str) -> _Tree:
+    """A TOML table. Raises: ValueError, RecursionError and what else tomllib raises."""
+    # tomllib takes a time that grows with the square of the parts of a key, and more than that of a file.
+    if len(text) > _LARGEST_FILE or max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
+        raise ValueError("is too long for a configuration")
+    return tomllib.loads(text)
 
 
 def apply_override(tree: _Tree, override: str) -> None:
     """Apply one `key.path=value` to a parsed TOML tree; `train.stages.0.steps=10` indexes the list."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise AudiovqError(f"override {override!r}: expected key=value, such as model.codebook.size=256")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = key.strip().split(".")
-    node: Any = tree
-    try:
+        raise AudiovqError(
+            f"override {shorten(override)}: expected key=value, such as model.codebook.size=256"
+        )
+    with reading(f"override {shorten(override)}", "no such key in the configuration", "correct it"):
+        try:
+            value = _parse_toml(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, last = key.strip().split(".")
+        node: Any = tree
         for name in parents:
             node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
         node[int(last) if isinstance(node, list) else last] = value
-    except (IndexError, ValueError, TypeError, AttributeError):
-        raise AudiovqError(f"override {override!r}: no such key in the configuration") from None
 
 
 def dataclass_from_dict(kind: type[_Dataclass], tree: object, where: str = "") -> _Dataclass:
@@ -78,9 +94,9 @@ def dataclass_from_dict(kind: type[_Dataclass], tree: object, where: str = "") -
         raise AudiovqError(f"configuration: {where[:-1] or 'top level'} must be a table")
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(tree) - set(hints))
-    raise_unless(
-        not unknown, f"unknown key {where + unknown[0] if unknown else ''}; known: {', '.join(hints)}"
-    )
+    if unknown:
+        key = shorten(where + str(unknown[0])).strip("'")
+        raise AudiovqError(f"configuration: unknown key {key}; known: {', '.join(hints)}")
     return kind(**{name: _convert(hints[name], value, f"{where}{name}.") for name, value in tree.items()})
 
 
@@ -97,11 +113,13 @@ def _convert(hint: object, value: object, where: str) -> object:
         if not isinstance(value, dict):
             raise AudiovqError(f"configuration: {name} must be a table")
         return {k: _convert(float, v, f"{where}{k}.") for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        # JSON and TOML have integers that no library holds.
+        raise_unless(abs(value) < _LARGEST_NUMBER, f"{name} is out of range, {shorten(value)}")
+        value = float(value) if hint is float else value
     if isinstance(hint, type) and not isinstance(hint, types.UnionType):
         ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-        raise_unless(ok, f"{name} must be {hint.__name__}, not {value!r}")
+        raise_unless(ok, f"{name} must be {hint.__name__}, not {shorten(value)}")
     return value
 
 

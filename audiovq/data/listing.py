@@ -6,12 +6,12 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from audiovq.audio.loudness import MAX_GAIN_FACTOR, MIN_GAIN_FACTOR
 from audiovq.audio.reader import AUDIO_EXTENSIONS
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, reading
 from audiovq.io.folder import Identity, identity
 
 MANIFEST_NAME = "manifest.tsv"
@@ -46,27 +46,31 @@ def list_recordings(root: Path) -> Iterator[ListedRecording]:
 
 
 def _from_manifest(manifest: Path) -> Iterator[ListedRecording]:
-    try:
-        with open(manifest, encoding="utf-8", newline="") as file:
-            rows = csv.reader(file, delimiter="\t")
-            names = next(rows, [])
-            column_of = {name: i for i, name in enumerate(names)}
-            measures = [column_of[name] for name in RecordingMeasures._fields if name in column_of]
-            if len(measures) < len(RecordingMeasures._fields):
-                measures = []
-            for row in rows:
-                if not {"path", "speaker"} <= column_of.keys():
-                    raise AudiovqError(f"{manifest}: needs the columns path and speaker (and split)")
-                row += [""] * (len(names) - len(row))
-                if row[column_of["path"]]:
-                    yield ListedRecording(
-                        row[column_of["path"]],
-                        row[column_of["speaker"]],
-                        row[column_of["split"]] if "split" in column_of else "",
-                        tuple(row[i] for i in measures),
-                    )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AudiovqError(f"{manifest}: cannot be read ({error}); write it as UTF-8") from None
+    with reading(manifest, "cannot be read", "write it as UTF-8"), _opened(manifest) as file:
+        rows = csv.reader(file, delimiter="\t")
+        names = next(rows, [])
+        column_of = {name: i for i, name in enumerate(names)}
+        measures = [column_of[name] for name in RecordingMeasures._fields if name in column_of]
+        if len(measures) < len(RecordingMeasures._fields):
+            measures = []
+        for row in rows:
+            if not {"path", "speaker"} <= column_of.keys():
+                raise AudiovqError(f"{manifest}: needs the columns path and speaker (and split)")
+            row += [""] * (len(names) - len(row))
+            if "\0" in row[column_of["path"]]:
+                raise AudiovqError(f"{manifest}: holds a NUL in line {rows.line_num}; write it as UTF-8")
+            if row[column_of["path"]]:
+                yield ListedRecording(
+                    row[column_of["path"]],
+                    row[column_of["speaker"]],
+                    row[column_of["split"]] if "split" in column_of else "",
+                    tuple(row[i] for i in measures),
+                )
+
+
+def _opened(manifest: Path) -> TextIO:
+    # Excel puts a byte-order mark in front.
+    return open(manifest, encoding="utf-8-sig", newline="")
 
 
 def _from_folder(

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.errors import AudiovqError, reading, shorten
 from audiovq.io import JsonObject
 from audiovq.io.atomic import PartialFile
+from audiovq.io.npyfile import NPY_MAGIC, parse_npy
 from audiovq.io.stdio import binary_stdin, binary_stdout
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ class CodeFile(NamedTuple):
     def build(self, make: Callable[..., _Codes], keys: Collection[str]) -> _Codes:
         """The codes as a dataclass with some keys of the metadata; errors in these name the sidecar."""
         known = {key: self.metadata[key] for key in keys if key in self.metadata}
-        return replace(make(self.codes, **known, name=str(self.sidecar)), name=self.name)
+        with reading(str(self.sidecar), "makes no sense", "encode again or remove it"):
+            made = make(self.codes, **known, name=str(self.sidecar))
+        return replace(made, name=self.name)
 
     def mismatch(self, found: str) -> AudiovqError:
         """The error for metadata that contradict the array, which is `found`."""
@@ -76,6 +79,13 @@ def validate_codes(name: str, codes: NDArray[np.generic], kind: CodeFileKind) ->
         wrong = lowest if lowest < 0 else highest
         raise AudiovqError(f"{name}: {wrong} is out of range; codes are 0 to 65535, {again}")
     return np.ascontiguousarray(codes, dtype=np.uint16)
+
+
+def is_text_or_none(value: object) -> bool:
+    """Whether a value is None, or a text that a file can hold: JSON knows halves of characters too."""
+    if not isinstance(value, str):
+        return value is None
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def other_model_error(name: str, made_by: str, loaded: str) -> AudiovqError:
@@ -141,9 +151,11 @@ def read_codes(path: str | os.PathLike[str], kind: CodeFileKind) -> CodeFile:
         sidecar is broken, of another version or of another kind.
     """
     if os.fspath(path) == "-":
-        return CodeFile(_STDIN, _read_array(_STDIN, binary_stdin().read(), kind), None, {})
+        return CodeFile(_STDIN, _parse_array(_STDIN, binary_stdin().read(), kind), None, {})
     path = Path(path)
-    codes = _read_array(str(path), _read_bytes(path), kind)
+    with reading(path, "cannot be read", "check the path"):
+        content = path.read_bytes()
+    codes = _parse_array(str(path), content, kind)
     sidecar = path.with_suffix(".json")
     if sidecar == path or not sidecar.exists():
         return CodeFile(str(path), codes, None, {})
@@ -161,42 +173,26 @@ def _checksum(codes: NDArray[np.uint16]) -> str:
     return f"{zlib.crc32(codes.astype('<u2').tobytes()):08x}"
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unreadable_file_error(path, error) from error
-
-
-def _read_array(name: str, content: bytes, kind: CodeFileKind) -> NDArray[np.uint16]:
+def _parse_array(name: str, content: bytes, kind: CodeFileKind) -> NDArray[np.uint16]:
     """The codes of an npy file. Pickled objects, which run code when loaded, are refused unread."""
     if not content:
         raise AudiovqError(f"{name}: is empty (0 bytes); give an array of codes in npy format")
-    if not content.startswith(b"\x93NUMPY"):
+    if not content.startswith(NPY_MAGIC):
         raise AudiovqError(f"{name}: is not an npy file; give an array of codes as numpy.save writes it")
-    try:
-        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:
-        # What a damaged header raises is not documented, and depends on the damage.
-        if "allow_pickle" in str(error):
-            raise AudiovqError(
-                f"{name}: holds pickled objects, never loaded here; save plain integers"
-            ) from error
-        raise AudiovqError(f"{name}: is a damaged npy file; encode the {kind.of} again") from error
-    return validate_codes(name, array, kind)
+    with reading(name, "is a damaged npy file", f"encode the {kind.of} again"):
+        return validate_codes(name, parse_npy(content), kind)
 
 
 def _read_sidecar(path: Path, kind: CodeFileKind) -> JsonObject:
-    try:
-        metadata = json.loads(_read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise AudiovqError(f"{path}: is not JSON ({error}); fix it or remove it") from error
+    with reading(path, "is not JSON", "fix it or remove it"):
+        metadata = json.loads(path.read_bytes())
     if not isinstance(metadata, dict) or metadata.get("format") != kind.format:
         raise AudiovqError(f"{path}: is not a sidecar of codes of a {kind.of}; rename it or the .npy")
     if (version := metadata.get("version")) != kind.version:
         older = isinstance(version, int) and version < kind.version
         remedy = f"encode the {kind.of} again" if older else "update audiovq"
-        raise AudiovqError(f"{path}: is of version {version!r}, this audiovq reads {kind.version}; {remedy}")
+        stated = shorten(version)
+        raise AudiovqError(f"{path}: is of version {stated}, this audiovq reads {kind.version}; {remedy}")
     if missing := {*kind.required, "checksum"} - metadata.keys():
         raise AudiovqError(f"{path}: lacks {' and '.join(sorted(missing))}; encode again or remove it")
     return metadata

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, shorten
 from audiovq.io import JsonObject
 from audiovq.io.codefile import (
     CodeFileKind,
     check_code_range,
+    is_text_or_none,
     other_model_error,
     read_codes,
     validate_codes,
@@ -26,6 +27,17 @@ _KIND = CodeFileKind("audiovq-codes", 2, "recording", 1, ("num_steps", "hop", "c
 
 _DEFAULT_HOP = 128
 """Default samples at the model's rate per code step."""
+
+_LARGEST = {
+    "hop": 1 << 20,
+    "frames_per_step": 1 << 10,
+    "model_rate": MAX_SAMPLE_RATE_HZ,
+    "num_samples": 1 << 48,
+    "codebook_size": 1 << 16,
+}
+"""Numbers above these are a mistake, and JSON has integers that numpy has not."""
+_LARGEST_VALUE = (1 << 16) - 1
+"""Of a voice."""
 
 
 class CodeFormat(NamedTuple):
@@ -97,18 +109,20 @@ class CodeSequence:
             value = getattr(self, name)
             unknown = value is None and name in ("num_samples", "codebook_size")
             self._require(name, unknown or (_is_count(value) and value > 0), "a positive integer")
-        self._require("codebook_size", (self.codebook_size or 0) <= 65_536, "at most 65536")
+            self._require(
+                name, unknown or value <= _LARGEST.get(name, value), f"at most {_LARGEST.get(name)}"
+            )
         in_bounds = MIN_SAMPLE_RATE_HZ <= self.sample_rate <= MAX_SAMPLE_RATE_HZ
         self._require("sample_rate", in_bounds, f"between {MIN_SAMPLE_RATE_HZ} and {MAX_SAMPLE_RATE_HZ} Hz")
         self._require("gain", _is_gain(self.gain), "a number from 0 up, or null")
-        self._require("voice", self.voice is None or _are_counts(self.voice), "integers from 0 up")
+        self._require("voice", self.voice is None or _is_voice(self.voice), "integers from 0 to 65535")
         for name in ("speaker", "fingerprint"):
-            self._require(name, isinstance(getattr(self, name), str | None), "a text")
+            self._require(name, is_text_or_none(getattr(self, name)), "a text")
         self._require("partial", isinstance(self.partial, bool), "true or false")
 
     def _require(self, name: str, valid: bool, rule: str) -> None:
         if not valid:
-            raise AudiovqError(f"{self.name}: {name} is {getattr(self, name)!r}; it must be {rule}")
+            raise AudiovqError(f"{self.name}: {name} is {shorten(getattr(self, name))}; it must be {rule}")
 
     def _check_length(self) -> None:
         if self.num_samples is None:
@@ -269,8 +283,8 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
 
 
-def _are_counts(value: object) -> bool:
-    return isinstance(value, tuple | list) and all(_is_count(entry) for entry in value)
+def _is_voice(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(_is_count(v) and v <= _LARGEST_VALUE for v in value)
 
 
 def _is_gain(value: object) -> bool:

@@ -7,6 +7,7 @@ starts as a filterbank, which learns several times faster from little speech (do
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,11 +57,7 @@ class FilterbankFrontend(nn.Module):
         self.long = long
         self.short = short
         n_fft = 512
-        # librosa's filters, from a library that loads forty times faster.
-        mel = melscale_fbanks(
-            n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, norm=None, mel_scale="slaney"
-        )
-        mel = mel.T.numpy()
+        mel = _mel_filters(n_fft, bands, sample_rate)
         used = int(np.flatnonzero(mel.sum(0))[-1]) + 1
         self.short_filters = nn.Parameter(_fourier_filters(short, n_fft, np.arange(used)))
         self.bands = nn.Parameter(torch.from_numpy(np.sqrt(mel[:, :used])).float())
@@ -182,6 +179,17 @@ class Encoder(nn.Module):
         """Trunk over the frontend's output `(B, F, C)`. The outer `reach_frames` see zeros as neighbours."""
         latents: Tensor = self.trunk(self.smooth(frames))
         return latents
+
+
+@functools.cache
+def _mel_filters(n_fft: int, bands: int, sample_rate: int) -> np.ndarray:
+    """Mel filters `(bands, n_fft // 2 + 1)`: librosa's, from a library that loads forty times faster."""
+    with torch.device("cpu"):  # wherever the module is made: numpy reads them
+        mel = melscale_fbanks(
+            n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, norm=None, mel_scale="slaney"
+        )
+    filters: np.ndarray = mel.T.numpy()
+    return filters
 
 
 def _fourier_filters(window: int, n_fft: int, bins: np.ndarray) -> Tensor:

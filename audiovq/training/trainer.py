@@ -22,7 +22,7 @@ from audiovq.data.sharding import MicroBatch, Shard, undivided_batch
 from audiovq.errors import AudiovqError
 from audiovq.nn.dropout import dropout_generator
 from audiovq.training.best import BestScore, final_stage_weights
-from audiovq.training.checkpoint import Checkpoint
+from audiovq.training.checkpoint import Checkpoint, resuming
 from audiovq.training.finite import SkippedSteps, not_finite_error
 from audiovq.training.metrics_log import MetricsLog, ProgressLog
 from audiovq.training.optimizer import DeclaresParameterGroups, Optimizer, WeightEMA
@@ -92,10 +92,9 @@ class Trainer:
                 raise AudiovqError(
                     f"{self.folder / CHECKPOINT_NAME}: was made with {other}; resume with the same"
                 )
-        self.task.model.load_state_dict(checkpoint.groups["model"])
-        self.stage_number = header["stage"]
-        self.step = header["step"]
-        self.seconds = header["seconds"]
+        with resuming(self.folder / CHECKPOINT_NAME):
+            self.task.model.load_state_dict(checkpoint.groups["model"])
+            self.stage_number, self.step, self.seconds = checkpoint.progress(len(self.task.stages))
         self._pending = checkpoint
 
     def run(self) -> Path:
@@ -162,10 +161,11 @@ class Trainer:
         self._best = BestScore()
         if self._pending is not None:
             groups = self._pending.groups
-            optimizer.load_state(groups.get("optimizer", {}))
-            stage.load_state(self._to_device(groups.get("stage", {})))
-            average.values.update(self._to_device(groups.get("ema", {})))
-            score, misses, step = self._pending.header["best"]
+            with resuming(self.folder / CHECKPOINT_NAME):
+                optimizer.load_state(groups.get("optimizer", {}))
+                stage.load_state(self._to_device(groups.get("stage", {})))
+                average.values.update(self._to_device(groups.get("ema", {})))
+                score, misses, step = self._pending.header["best"]
             self._best = BestScore(score, misses, step, self._to_device(groups.get("best", {})))
             before = self._to_device(groups.get("before", before))
             self._pending = None
