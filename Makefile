@@ -6,6 +6,7 @@
 #   make check                           what is slower: coverage, documentation, packages
 #   make docs                            the documentation site, in site/
 #   make coverage                        share of the lines that the tests run; fails under 92 %
+#   make fuzz SECONDS=600                damaged and forged files to every reader
 #   make bench                           measure this machine, write docs/benchmarks.md
 
 PYTHON    ?= python3
@@ -13,6 +14,7 @@ RECORDING ?= data/ls1998_008.flac
 OUT       ?= out
 TESTS     ?=
 BENCH     ?=
+FUZZ      ?=
 # STRICT=1: `make test` of all tests measures coverage, and a skipped test fails (scripts/strict_tests.py lists exceptions).
 STRICT    ?=
 
@@ -26,7 +28,7 @@ FULL    := $(if $(TESTS),,$(STRICT))
 MEASURE := PYTHONPATH=scripts $(BIN)/python -m pytest -p strict_tests \
     --cov --cov-report= --cov-fail-under=0
 
-.PHONY: demo test lint format check coverage docs package bench hooks clean
+.PHONY: demo test lint format check coverage docs package bench fuzz hooks clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -74,6 +76,10 @@ package: $(CHECKS)
 # BENCH=--quick: the shortest settings, to try the script.
 bench: $(STAMP)
 	$(BIN)/python scripts/write_benchmarks.py $(BENCH)
+
+# FUZZ='--reader picture --seed 7' and other options of scripts/fuzz.py.
+fuzz: $(STAMP)
+	$(BIN)/python scripts/fuzz.py --seconds $(or $(SECONDS),60) $(FUZZ)
 
 hooks: $(STAMP)
 	$(BIN)/pre-commit install

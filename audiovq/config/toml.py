@@ -23,6 +23,7 @@ _LARGEST_FILE = 1 << 18
 _MOST_DOTS = 500
 """In a line: of nested keys, and of numbers."""
 _LARGEST_NUMBER = 2**63
+_LONGEST_LIST = 1 << 16
 
 
 def raise_unless(condition: bool, message: str) -> None:
@@ -108,6 +109,7 @@ def _convert(hint: object, value: object, where: str) -> object:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise AudiovqError(f"configuration: {name} must be a list")
+        raise_unless(len(value) <= _LONGEST_LIST, f"{name} has {len(value)} entries, far too many")
         return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
     if origin is dict:
         if not isinstance(value, dict):

@@ -11,7 +11,7 @@ from typing import NamedTuple, TextIO
 from audiovq.audio.loudness import MAX_GAIN_FACTOR, MIN_GAIN_FACTOR
 from audiovq.audio.reader import AUDIO_EXTENSIONS
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
-from audiovq.errors import AudiovqError, reading
+from audiovq.errors import AudiovqError, reading, shorten
 from audiovq.io.folder import Identity, identity
 
 MANIFEST_NAME = "manifest.tsv"
@@ -106,7 +106,7 @@ def parse_measures(texts: Sequence[str]) -> RecordingMeasures:
         and MIN_GAIN_FACTOR <= measures.gain <= MAX_GAIN_FACTOR
     ):
         raise AudiovqError(
-            f"the manifest's samples, rate and gain are {', '.join(texts)}; correct them, "
+            f"the manifest's samples, rate and gain are {shorten(', '.join(texts))}; correct them, "
             "or remove the three columns to have them measured"
         )
     return measures
