@@ -6,7 +6,9 @@
 #   make check                           what is slower: coverage, documentation, packages
 #   make docs                            the documentation site, in site/
 #   make coverage                        share of the lines that the tests run; fails under 92 %
-#   make fuzz SECONDS=600                damaged and forged files to every reader
+#   make fuzz                            damaged and forged files to every reader, for SECONDS
+#   make soak                            everything in one process for SECONDS, memory and results watched
+#   make faults                          kills and full disks (docs/reliability.md); FAULTS="--kills 5" tries it
 #   make bench                           measure this machine, write docs/benchmarks.md
 
 PYTHON    ?= python3
@@ -14,6 +16,8 @@ RECORDING ?= data/ls1998_008.flac
 OUT       ?= out
 TESTS     ?=
 BENCH     ?=
+SECONDS   ?= 600
+FAULTS    ?=
 FUZZ      ?=
 # STRICT=1: `make test` of all tests measures coverage, and a skipped test fails (scripts/strict_tests.py lists exceptions).
 STRICT    ?=
@@ -28,7 +32,7 @@ FULL    := $(if $(TESTS),,$(STRICT))
 MEASURE := PYTHONPATH=scripts $(BIN)/python -m pytest -p strict_tests \
     --cov --cov-report= --cov-fail-under=0
 
-.PHONY: demo test lint format check coverage docs package bench fuzz hooks clean
+.PHONY: demo test lint format check coverage docs package soak faults fuzz bench hooks clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -73,13 +77,20 @@ docs: $(CHECKS)
 package: $(CHECKS)
 	$(BIN)/python scripts/check_packages.py
 
+# SECONDS=7200: how long. scripts/soak.py --long 10 is the other half: ten hours of audio in one file.
+soak: $(STAMP)
+	$(BIN)/python scripts/soak.py $(SECONDS) --picture docs/soak.png
+
 # BENCH=--quick: the shortest settings, to try the script.
 bench: $(STAMP)
 	$(BIN)/python scripts/write_benchmarks.py $(BENCH)
 
+faults: $(CHECKS)
+	nice -n 15 $(BIN)/python scripts/faults.py $(FAULTS)
+
 # FUZZ='--reader picture --seed 7' and other options of scripts/fuzz.py.
 fuzz: $(STAMP)
-	$(BIN)/python scripts/fuzz.py --seconds $(or $(SECONDS),60) $(FUZZ)
+	$(BIN)/python scripts/fuzz.py --seconds $(SECONDS) $(FUZZ)
 
 hooks: $(STAMP)
 	$(BIN)/pre-commit install
@@ -94,5 +105,5 @@ $(STAMP): pyproject.toml
 	touch $@
 
 $(CHECKS): $(STAMP)
-	$(BIN)/python -m pip install -e '.[dev,docs,eval,words]'
+	$(BIN)/python -m pip install -e '.[dev,docs,eval,words,integration,ray,interop]'
 	touch $@

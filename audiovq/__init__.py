@@ -10,19 +10,16 @@ What is named here is imported on first use: `import audiovq` alone loads neithe
 
 from __future__ import annotations
 
-import logging
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+# Nothing is imported here, not even `typing`: the command comes this way before it can take an interrupt.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from audiovq.errors import AudiovqError
     from audiovq.speech.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer, load
 
 __version__ = "0.1.0"
-
-# A library is silent; the command line adds a handler that writes to standard error.
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = ["AudiovqError", "CodeSequence", "Tokenizer", "__version__", "load"]
 
@@ -37,6 +34,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'audiovq' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value

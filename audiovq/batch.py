@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class FileJob(NamedTuple):
 
 _Done = Callable[[FileJob, Exception | None], None]
 _Heard = Callable[[float], None]
+_Result = TypeVar("_Result")
 
 
 def targets(sources: Sequence[Path], suffix: str) -> list[Path]:
@@ -78,27 +79,78 @@ def encode_files(
         threads: files at a time; None takes all cores.
         encode: encodes a job in place of `Tokenizer.encode`.
     """
+
+    def save(job: FileJob) -> None:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        codes = tokenizer.encode(job.source) if encode is None else encode(job)
+        tokenizer.save_codes(codes, job.target, force=force)
+
+    lock = threading.Lock()
+
+    def work(_number: int, job: FileJob) -> None:
+        _, failure = _tried(save, job)
+        with lock:
+            done(job, failure)
+
+    _each_job(jobs, work, threads)
+
+
+def encode_in_order(
+    jobs: Sequence[FileJob],
+    encode: Callable[[FileJob], CodeSequence],
+    *,
+    take: Callable[[FileJob, CodeSequence], None],
+    done: _Done,
+    threads: int | None = None,
+) -> None:
+    """Encode recordings and hand their codes over in the order of the jobs, one at a time.
+
+    Args:
+        jobs: recordings; nothing is written to their targets.
+        encode: gives the codes of a job.
+        take: takes them. What it raises ends everything.
+        done: called once for each job, with its AudiovqError or OSError, or None.
+        threads: files at a time; None takes all cores.
+    """
+    lock = threading.Lock()
+    waiting: dict[int, CodeSequence | None] = {}
+    given = 0
+
+    def work(number: int, job: FileJob) -> None:
+        nonlocal given
+        codes, failure = _tried(encode, job)
+        with lock:
+            done(job, failure)
+            waiting[number] = codes
+            while given in waiting:
+                if (ready := waiting.pop(given)) is not None:
+                    take(jobs[given], ready)
+                given += 1
+
+    _each_job(jobs, work, threads)
+
+
+def _tried(call: Callable[[FileJob], _Result], job: FileJob) -> tuple[_Result | None, Exception | None]:
+    """The result of a call, or what went wrong with this one file."""
+    try:
+        return call(job), None
+    except (AudiovqError, OSError) as error:
+        return None, error
+
+
+def _each_job(jobs: Sequence[FileJob], work: Callable[[int, FileJob], None], threads: int | None) -> None:
+    """Call `work` with each job and its number, on several threads, the first one first."""
     lock = threading.Lock()
     stop = threading.Event()
-    queue = list(jobs)[::-1]
+    queue = iter(enumerate(jobs))
 
     def run() -> None:
         while not stop.is_set():
             with lock:
-                if not queue:
-                    return
-                job = queue.pop()
-            failure: Exception | None = None
-            try:
-                job.target.parent.mkdir(parents=True, exist_ok=True)
-                # Codes without their sidecar were left by a run that was killed between the two.
-                half_done = job.target.suffix == ".npy" and not job.target.with_suffix(".json").exists()
-                codes = tokenizer.encode(job.source) if encode is None else encode(job)
-                tokenizer.save_codes(codes, job.target, force=force or half_done)
-            except (AudiovqError, OSError) as error:
-                failure = error
-            with lock:
-                done(job, failure)
+                item = next(queue, None)
+            if item is None:
+                return
+            work(*item)
 
     _on_threads(max(1, min(threads or _cores(), len(jobs))), run, stop)
 
@@ -112,6 +164,7 @@ def decode_files(
     heard: _Heard | None = None,
     force: bool = False,
     threads: int | None = None,
+    load: Callable[[FileJob], CodeSequence] | None = None,
 ) -> None:
     """Decode code files to sound files, some in lockstep on every core; each as it would be alone.
 
@@ -122,6 +175,7 @@ def decode_files(
         heard: called with the seconds of each block of audio.
         force: overwrite files that exist.
         threads: how many draw; None takes all cores.
+        load: gives the codes of a job in place of `Tokenizer.load_codes`.
 
     Raises: AudiovqError if the voice asked for cannot be read.
     """
@@ -129,7 +183,7 @@ def decode_files(
     if how.voice is not None and not isinstance(how.voice, tuple):
         how = replace(how, voice=tokenizer.voice_of(how.voice))
     workers = max(1, min(threads or _cores(), len(jobs)))
-    work = _Work(tokenizer, jobs, how, force, done, heard)
+    work = _Work(tokenizer, jobs, how, force, done, heard, load)
     slots = max(1, min(_SLOTS_PER_CORE, len(jobs) // workers))
     _on_threads(workers, lambda: work.run(slots), work.stop)
 
@@ -169,8 +223,10 @@ class _Work:
         force: bool,
         done: _Done,
         heard: _Heard | None,
+        load: Callable[[FileJob], CodeSequence] | None,
     ) -> None:
         self.tokenizer = tokenizer
+        self.load = load or (lambda job: tokenizer.load_codes(job.source))
         self.how = how
         self.force = force
         self.stop = threading.Event()
@@ -205,7 +261,7 @@ class _Work:
                     return
                 job = self._jobs.pop()
             try:
-                codes = self.tokenizer.load_codes(job.source).for_model(self.tokenizer.code_format)
+                codes = self.load(job).for_model(self.tokenizer.code_format)
                 decode_job = self.tokenizer.decode_job(codes, self.how)
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 length = decoded_length(codes)

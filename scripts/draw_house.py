@@ -33,6 +33,8 @@ BOXES = {
     "tokenizer": (0.2, "load, encode, decode"),
     "batch": (0.2, "folders on all cores"),
     "evaluation": (2.5, "scores, other codecs"),
+    "tables": (1.35, "Parquet, WebDataset shards"),
+    "ray": (2.1, "a class for Ray Data"),
     "training": (1.05, "trainer, stages, losses"),
     "recipe": (1.05, "stages of a recipe"),
     "cli": (1.8, "the verbs"),

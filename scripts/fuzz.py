@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Give every reader damaged and forged files: only AudiovqError may come out, soon, and in bounded memory.
 
-usage: fuzz.py [--seconds N] [--seed N] [--reader NAME ...] [--keep FOLDER] [--case READER NUMBER]
+usage: fuzz.py [--seconds N] [--seed N] [--reader NAME ...] [--keep FOLDER] [--recordings FOLDER]
 
 Readers, good files and mutations are those of the property tests (tests/helpers/readers.py). All readers take
 turns in a child process, which is started again after a crash or a hang. A case is its seed, reader and
-number: the same three make it again. Findings are printed, and their files kept in FOLDER.
+number: the same three make it again. Findings are printed, and their files kept in the folder of --keep.
+--recordings names good recordings, small ones of each kind, that are damaged besides those of the tests.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 SECONDS = 10.0
-"""Most a case may take."""
+"""Most that a case may take, in processor time: others may use the machine too."""
+HANGING_SECONDS = 60.0
+"""A case that takes longer by the clock hangs."""
 MOST_BYTES = 1 << 30
 TIMES_FILE = 20
 """A case may take so much memory, and so many times the size of its file, beyond what the process had."""
@@ -67,7 +70,8 @@ def one_case(reader: object, seed: int, number: int, folder: Path) -> tuple[str,
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    printed = os.fstat(sys.stderr.fileno()).st_size
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         reader.read(path)  # type: ignore[attr-defined]
         outcome = "read"
@@ -79,7 +83,9 @@ def one_case(reader: object, seed: int, number: int, folder: Path) -> tuple[str,
         place = traceback.extract_tb(error.__traceback__)[-1]
         outcome = f"{type(error).__name__}: {str(error)[:100]} ({Path(place.filename).name}:{place.lineno})"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    if os.fstat(sys.stderr.fileno()).st_size > printed:
+        outcome = f"printed something ({outcome})"
     grown = resident("VmHWM") - before
     if grown > MOST_BYTES + TIMES_FILE * len(content):
         outcome = f"took {grown >> 20} MB for {len(content)} bytes ({outcome})"
@@ -91,12 +97,13 @@ def child(arguments: argparse.Namespace, starts: dict[str, int]) -> None:
     from helpers.readers import make_readers
 
     warnings.simplefilter("error")
-    signal.signal(signal.SIGALRM, too_slow)
+    signal.signal(signal.SIGPROF, too_slow)
     folder = Path(arguments.folder)
     (folder / "good").mkdir(exist_ok=True)
     shutil.rmtree(folder / "good")
     (folder / "good").mkdir()
-    readers = [r for r in make_readers(folder / "good") if not arguments.reader or r.name in arguments.reader]
+    all_readers = make_readers(folder / "good", arguments.recordings)
+    readers = [r for r in all_readers if not arguments.reader or r.name in arguments.reader]
     print(json.dumps({"names": [reader.name for reader in readers]}), flush=True)
     for reader in readers:
         for name, content in reader.seeds:
@@ -190,7 +197,7 @@ def run_child(arguments: argparse.Namespace, tally: Tally) -> None:
         while process.poll() is None:
             time.sleep(1)
             _, number, began = STATE.unpack(state.read_bytes())
-            if number >= 0 and time.time() - began > 3 * SECONDS:
+            if number >= 0 and time.time() - began > HANGING_SECONDS:
                 hung = True
                 process.kill()
                 process.wait()
@@ -217,6 +224,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reader", action="append")
     parser.add_argument("--keep")
+    parser.add_argument("--recordings", type=Path)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--starts", type=json.loads, help=argparse.SUPPRESS)

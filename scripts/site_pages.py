@@ -19,11 +19,16 @@ PAGES = (
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "audiovq/assets/MODEL_CARD.md",
     "data/README.md",
+    "examples/README.md",
     *sorted(str(path.relative_to(ROOT).as_posix()) for path in (ROOT / "recipes").rglob("README.md")),
 )
-LINKED = ("LICENSE", "CITATION.cff", "recipes/default/files.tsv.gz")
+LINKED = (
+    *("LICENSE", "CITATION.cff", "recipes/default/files.tsv.gz"),
+    *("examples/language_model.py", "examples/lhotse_codes.py"),
+)
 """Files that pages link to."""
 
 

@@ -14,13 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from audiovq.audio.resample import resampled_length
 from audiovq.errors import AudiovqError
 from audiovq.io.varint import ByteReader, encode_varint
 from audiovq.prior import bitstream, rangecoder
 from audiovq.prior.bitstream import BitstreamFormat
 from audiovq.prior.engine import PriorEngine
 from audiovq.speech.codes import CodeFormat, CodeSequence
+from audiovq.tokenizer import Tokenizer
+from helpers.models import speech
 from helpers.priors import CONFIG, FORM, HOP, LEVELS, MODEL, K, V, drawn, sequence, tiny_prior
 
 
@@ -80,6 +85,90 @@ def test_everything_comes_back(engine: PriorEngine, known: dict[str, Any]) -> No
     assert stream.sample_rate == (None if codes.sample_rate == 16_000 else codes.sample_rate)
     assert stream.has_voice == (codes.voice is not None)
     assert bitstream._count_steps(stream, MODEL) == 30
+
+
+@st.composite
+def code_sequences(draw: st.DrawFn) -> CodeSequence:
+    """Codes of any facts that a recording may have, of any number of levels and steps."""
+    levels = draw(st.integers(1, LEVELS))
+    steps = draw(st.integers(1, 12))
+    count = steps * levels
+    indices = np.array(draw(st.lists(st.integers(0, K - 1), min_size=count, max_size=count)))
+    rate = draw(st.sampled_from([1_000, 8_000, 16_000, 44_100, 768_000]) | st.integers(1_000, 768_000))
+    samples = draw(st.none() | st.integers(1, steps * HOP * rate // 16_000 + 1))
+    if samples is not None and -(-resampled_length(samples, rate, 16_000) // HOP) != steps:
+        samples = None
+    narrow = st.floats(2.0**-20, 128, width=32)
+    return sequence(
+        indices.reshape(steps, levels) + np.arange(levels) * K,
+        sample_rate=rate,
+        num_samples=samples,
+        gain=draw(st.none() | st.just(0.0) | st.floats(1e-29, 1e29) | narrow),
+        voice=draw(st.none() | st.tuples(*[st.integers(0, 63)] * V)),
+        speaker=draw(st.none() | st.text(st.characters(codec="utf-8"), max_size=20)),
+        partial=draw(st.booleans()),
+    )
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(code_sequences())
+def test_both_formats_hold_the_same(engine: PriorEngine, tmp_path: Path, codes: CodeSequence) -> None:
+    """In every field: the gain, a float64, was once cut to float32 in one of them."""
+    codes.save(tmp_path / "x.npy", force=True)
+    plain = CodeSequence.load(tmp_path / "x.npy")
+    packed = there_and_back(codes, engine)
+    assert_equal(replace(plain, name=packed.name), packed)
+    assert_equal(replace(plain, name=codes.name), codes)
+
+
+RECORDINGS = {
+    "speech": (speech(20_000), 16_000),
+    "one sample": (np.array([0.5], np.float32), 16_000),
+    "digital silence": (np.zeros(3_000, np.float32), 16_000),
+    "nearly silence": (1e-7 * speech(3_000), 16_000),
+    "beyond full scale": (1e5 * speech(3_000), 16_000),
+    "telephone": (speech(3_000), 8_000),
+    "compact disc": (speech(9_001), 44_100),
+    "the highest rate": (speech(50_000), 768_000),
+    "int16": ((speech(3_000) * 20_000).astype(np.int16), 22_050),
+}
+
+
+@pytest.mark.parametrize("kind", RECORDINGS)
+def test_both_formats_decode_to_the_same(
+    tiny_tokenizer: Tokenizer, tiny_prior_path: Path, tmp_path: Path, kind: str
+) -> None:
+    codes = tiny_tokenizer.encode(*RECORDINGS[kind])
+    for ending in ("npy", "avq"):
+        tiny_tokenizer.save_codes(codes, tmp_path / f"x.{ending}")
+    plain = tiny_tokenizer.load_codes(tmp_path / "x.npy")
+    packed = tiny_tokenizer.load_codes(tmp_path / "x.avq")
+    assert_equal(replace(plain, name=packed.name), packed)
+    assert_equal(replace(plain, name=codes.name), codes)
+    sounds = [tiny_tokenizer.decode(found, fast=True).samples.tobytes() for found in (plain, packed)]
+    assert sounds[0] == sounds[1]
+
+
+def test_what_the_model_could_not_decode_is_not_saved(
+    tiny_tokenizer: Tokenizer, tiny_prior_path: Path, tmp_path: Path
+) -> None:
+    codes = tiny_tokenizer.encode(speech(3_000))
+    for ending in ("npy", "avq"):
+        for change, said in (
+            ({"voice": (1, 2, 3, 64)}, "its voice does not fit this model"),
+            ({"voice": (1, 2, 3)}, "its voice does not fit this model"),
+            ({"voice": None, "speaker": "nobody"}, "no speaker 'nobody'"),
+            ({"codes": codes.codes + 64, "codebook_size": None}, "is out of range"),
+        ):
+            with pytest.raises(AudiovqError, match=said):
+                tiny_tokenizer.save_codes(replace(codes, **change), tmp_path / f"x.{ending}")
+    assert os.listdir(tmp_path) == []
 
 
 def test_more_than_three_levels() -> None:
@@ -235,7 +324,9 @@ def test_what_could_not_be_read_is_not_written(engine: PriorEngine) -> None:
         ({"voice": (1, 2, 3, 4)}, "voice does not fit"),
         ({"voice": (1, 2, 3, 4, 64)}, "voice does not fit"),
         ({"voice": ()}, "voice does not fit"),
-        ({"speaker": "\ud800"}, "must be a text"),
+        ({"speaker": "\ud800"}, "it must be a text"),
+        ({"gain": 1e-50}, "gain is 1e-50"),
+        ({"gain": float("nan")}, "gain is nan"),
     ]:
         with pytest.raises(AudiovqError, match=said):
             bitstream.compress_codes(replace(codes, **change), engine, FORM)

@@ -82,10 +82,14 @@ def test_every_option_has_help_and_every_page_that_it_names_is_there() -> None:
         ["decode", "x.npy", "--temperature", "-0.5"],
         ["encode", "x.wav", "x.txt"],
         ["encode", "x.wav", "x.npy", "--format", "avq"],
-        ["encode", "x.wav", "-", "--format", "avq"],
+        ["encode", "x.wav", "-", "--json"],
+        ["encode", ""],
+        ["encode", "a.wav", "b.wav", "c.wav"],
+        ["encode", "a.wav", "b.wav", "-o", "-"],
         ["generate", "--speaker", "1", "--voice", "v.wav"],
         ["generate", "--count", "2", "-o", "x.wav"],
         ["generate", "--count", "0"],
+        ["generate", "--seconds", "0"],
         ["info", "x.safetensors", "--model", "m.safetensors"],
         ["generate", "--codes", "-o", "-"],
         ["generate", "--guidance", "100"],
@@ -106,8 +110,8 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert run(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "Error: " in captured.err
-    assert "Traceback" not in captured.err
+    (line,) = captured.err.splitlines()
+    assert re.match(r"audiovq[\w ]*: error: .*; see `audiovq[\w ]* --help`$", line)
 
 
 # What becomes of errors
@@ -198,8 +202,8 @@ def test_info_of_a_model(tokenizer: StandInTokenizer, capsys: pytest.CaptureFixt
     assert run(["info"]) == 0
     assert tokenizer.model is None
     assert "bits per second          1,125\n" in capsys.readouterr().out
-    assert run(["info", "my.safetensors"]) == 0
-    assert tokenizer.model == Path("my.safetensors")
+    assert run(["info", str(RECORDING)]) == 0
+    assert tokenizer.model == RECORDING
 
 
 def test_speakers(tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,8 +222,12 @@ def test_speakers(tokenizer: StandInTokenizer, capsys: pytest.CaptureFixture[str
 
 
 def test_train_passes_its_options_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my", "d"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "my/own.toml").write_text("[model.codebook]\nsize = 64\n[train]\n")
     seen: list[Any] = []
 
     def train_speech_model(*arguments: Any) -> Path:
@@ -236,9 +244,9 @@ def test_train_passes_its_options_on(
         "--threads",
         "2",
         "--set",
-        "a.b=1",
+        "model.codebook.dim=8",
         "--set",
-        "c=x=y",
+        "model.name=x=y",
         "--stage",
         "codes",
         "--device",
@@ -252,7 +260,7 @@ def test_train_passes_its_options_on(
         Path("my/own.toml"),
         Path("d"),
         RunOptions(Path("runs/own"), resume=True, threads=2, device="cuda", grad_accum=4),
-        ["a.b=1", "c=x=y"],
+        ["model.codebook.dim=8", "model.name=x=y"],
         None,
         ("codes",),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from audiovq.prior.sampler import _DEFAULT_PRIOR_GUIDANCE
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.output import DEFAULT_TEMPERATURE
 from audiovq.tokenizer import load
+from helpers.models import speech
 from helpers.stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
 
@@ -84,7 +86,7 @@ def test_encode_folder_keeps_the_tree_and_skips_what_is_done(
     assert left_out == f"{folder}: 1 other file left out (1 .txt)"
     assert "3 encoded, 0 skipped" in summary
 
-    (out / "a.json").unlink()  # as if killed between the two files
+    (out / "a.npy").unlink()  # as if killed between the two files
     (out / "b.npy").unlink()
     (out / "b.json").unlink()
     kept = (out / "deep/er/c.npy").stat().st_mtime_ns
@@ -196,7 +198,9 @@ def test_decode_passes_its_options_on(
         "levels": 2,
         "corrections": None,
     }
-    assert one_line(capsys.readouterr()).endswith("x_decoded.wav: 0.08 s at 16000 Hz")
+    speaker, done = capsys.readouterr().err.splitlines()
+    assert speaker == "speaker p225, number 0"
+    assert done.endswith("x_decoded.wav: 0.08 s at 16000 Hz")
     assert soundfile.info(tmp_path / "x_decoded.wav").frames == 1250
 
 
@@ -229,7 +233,7 @@ def test_the_help_knows_the_bundled_model() -> None:
     assert f"({1000 / config.steps_per_second:g} ms with the bundled model)" in texts["score"]
 
 
-@pytest.mark.parametrize(("text", "speaker"), [("p225", "p225"), ("1", 1), ("1998", "1998"), ("77", 77)])
+@pytest.mark.parametrize(("text", "speaker"), [("p225", "p225"), ("1", 1), ("1998", "1998")])
 def test_speaker_is_a_name_before_it_is_a_number(
     text: str, speaker: object, tmp_path: Path, tokenizer: StandInTokenizer
 ) -> None:
@@ -262,3 +266,32 @@ def test_decode_folder(
     assert run(["decode", str(tmp_path / "c")]) == 0
     assert "0 decoded, 2 skipped" in one_line(capsys.readouterr())
     assert run(["decode", str(tmp_path / "c"), str(tmp_path / "c")]) == 2
+
+
+def test_other_verbs_take_a_part_if_asked(
+    tmp_path: Path, tiny_prior_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tiny_prior_path.with_name("tiny.safetensors"))
+    whole = tmp_path / "whole.flac"
+    path = tmp_path / "cut.flac"
+    soundfile.write(whole, speech(16_000), 16_000)
+    path.write_bytes(whole.read_bytes()[:15_000])
+    convert = ["convert", str(path), str(tmp_path / "out.wav"), "--fast", "--model", model]
+    assert run([*convert, "--speaker", "ann"]) == 1
+    assert "(--partial of encode, convert and score)" in one_line(capsys.readouterr())
+    assert not (tmp_path / "out.wav").exists()
+    assert run([*convert, "--speaker", "ann", "--partial"]) == 0
+    assert "all that can be decoded of a damaged recording" in one_line(capsys.readouterr())
+    assert 4_000 < soundfile.info(tmp_path / "out.wav").frames < 16_000
+    assert run([*convert, "--voice", str(path), "--partial", "--force"]) == 0
+    assert f"{path}: damaged, " in capsys.readouterr().err
+    score = ["score", str(whole), str(path), "--bound", "--model", model]
+    assert run(score) == 1
+    assert "--partial" in capsys.readouterr().err
+    assert run([*score, "--partial", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert f"{path}: damaged, " in captured.err
+    assert str(whole) not in captured.err
+    first, second = map(json.loads, captured.out.splitlines())
+    assert "partial" not in first
+    assert second["partial"] is True

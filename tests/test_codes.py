@@ -6,7 +6,10 @@ import io
 import json
 import os
 import pickle
+import resource
+import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,9 +205,16 @@ def test_damaged_headers_never_raise_anything_else(tmp_path: Path, at: int, dama
         ({"gain": "1"}, "gain is '1'"),
         ({"gain": float("nan")}, "gain is nan"),
         ({"gain": 10**400}, "gain is 1"),
+        ({"gain": 1e-300}, "gain is 1e-300; it must be 0, a number from 1e-30"),
+        ({"hop": 10**320, "num_samples": None}, "it must be at most 16777216"),
+        ({"frames_per_step": 10**9}, "frames_per_step is 1000000000"),
+        ({"model_rate": 10**9}, "model_rate is 1000000000"),
+        ({"num_samples": 10**30}, "num_samples is 1"),
+        ({"speaker": "\ud800"}, "speaker is "),
         ({"voice": [1, 2.5]}, "voice is"),
         ({"voice": "12"}, "voice is '12'"),
         ({"voice": [-1]}, "voice is"),
+        ({"voice": [65_536]}, "voice is"),
         ({"speaker": 5}, "speaker is 5"),
         ({"fingerprint": ["a"]}, "fingerprint is"),
     ],
@@ -248,17 +258,20 @@ def test_nothing_is_overwritten_or_left_half_done(tmp_path: Path, monkeypatch: p
     assert ".npy" in refusal(lambda: example().save(tmp_path / "codes.json"))
     assert "folder does not exist" in refusal(lambda: example().save(tmp_path / "no" / "codes.npy"))
 
-    real = os.replace
+    real = os.fsync
+    for failing in (1, 2):
+        files: list[int] = []
 
-    def fail_on_sidecar(old: Path, new: Path) -> None:
-        if Path(new).suffix == ".json":
-            raise OSError(28, "No space left on device")
-        real(old, new)
+        def fail(descriptor: int, failing: int = failing, files: list[int] = files) -> None:
+            files.append(descriptor)
+            if len(files) == failing:
+                raise OSError(28, "No space left on device")
+            real(descriptor)
 
-    monkeypatch.setattr(atomic.os, "replace", fail_on_sidecar)
-    assert "No space left" in refusal(lambda: example().save(path))
-    assert os.listdir(tmp_path) == []
-    monkeypatch.undo()
+        monkeypatch.setattr(atomic.os, "fsync", fail)
+        assert "No space left" in refusal(lambda: example().save(path))
+        assert os.listdir(tmp_path) == []
+        monkeypatch.undo()
     example().save(path)
     example().save(path, force=True)
     assert len(os.listdir(tmp_path)) == 2
@@ -357,3 +370,74 @@ def test_a_codebook_as_large_as_codes_allow(tmp_path: Path) -> None:
     assert codes.levels == 1
     assert codes.indices.tolist() == [[0], [65_535]]
     assert "at most 65536" in refusal(lambda: CodeSequence(np.array([0]), codebook_size=65_537))
+
+
+def test_codes_changed_since_they_were_made_are_checked_again(tmp_path: Path) -> None:
+    codes = CodeSequence(ROWS.reshape(-1), 256).for_model(THREE)
+    codes.codes[4] = 7
+    assert "of level 1 where one of level 2 belongs" in refusal(lambda: codes.save(tmp_path / "codes.npy"))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("place", range(4))
+def test_a_kill_leaves_no_codes_without_their_sidecar(tmp_path: Path, place: int, again: bool) -> None:
+    """Whenever it comes: the files as they were, a sidecar alone, or a pair that is refused or whole."""
+    path = tmp_path / "codes.npy"
+    if again:
+        CodeSequence(np.arange(3)).save(path)
+    program = f"""
+        import os
+        import numpy as np
+        from audiovq.io import atomic
+        from audiovq.speech.codes import CodeSequence
+        left = [{place}]
+        def killing(name):
+            real = getattr(os, name)
+            def call(*arguments):
+                if left[0] == 0:
+                    os._exit(9)
+                left[0] -= 1
+                result = real(*arguments)
+                return result
+            setattr(atomic.os, name, call)
+        killing("link"), killing("replace")
+        CodeSequence(np.arange(5)).save({str(path)!r}, force={again})
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert done.returncode == (9 if place < 2 else 0), done.stderr
+    state = {name.suffix for name in tmp_path.glob("codes.*")}
+    assert state == ({".json", ".npy"} if again or place > 1 else {".json"} if place else set())
+    if again and place == 1:
+        assert "was not written with codes.npy" in refusal(lambda: CodeSequence.load(path))
+    elif again or place > 1:
+        assert len(CodeSequence.load(path)) == (5 if place > 1 else 3)
+    if not again and place < 2:
+        CodeSequence(np.arange(7)).save(path)
+        assert len(CodeSequence.load(path)) == 7
+
+
+def test_a_sidecar_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    for content in ("{}", '{"format": "audiovq-image-codes"}', "precious", "[" * 100_000):
+        (tmp_path / "codes.json").write_text(content)
+        assert "--force" in refusal(lambda: example().save(tmp_path / "codes.npy"))
+        assert (tmp_path / "codes.json").read_text() == content
+
+
+@pytest.mark.parametrize("shape", [(1 << 31,), (1 << 62,), (1 << 31, 1 << 31), (10**30,), (-5,)])
+def test_a_claim_of_more_codes_than_there_are_is_refused_at_once(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    header = str({"descr": "<u2", "fortran_order": False, "shape": shape}).encode().ljust(117) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(44)
+    (tmp_path / "codes.npy").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "is a damaged npy file" in refusal(lambda: CodeSequence.load(tmp_path / "codes.npy"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_sidecar_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+    example().save(tmp_path / "codes.npy")
+    with open(tmp_path / "codes.json", "r+b") as sidecar:
+        sidecar.truncate(1 << 30)
+    assert "more than such a file can have" in refusal(lambda: CodeSequence.load(tmp_path / "codes.npy"))

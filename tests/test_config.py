@@ -115,7 +115,7 @@ def test_a_file_that_is_no_text(path: Path) -> None:
 
 def test_a_missing_file_names_those_that_ship(path: Path) -> None:
     for name in (path, Path("nowhere")):
-        with pytest.raises(AudiovqError, match="shipped ones are default"):
+        with pytest.raises(AudiovqError, match="the bundled ones are default"):
             load_speech_config(name)
 
 

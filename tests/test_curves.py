@@ -103,7 +103,7 @@ def test_what_is_no_run_is_one_line(content: str | None, problem: str, tmp_path:
 )
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["curves", *arguments]) == 2
-    assert "Error: " in capsys.readouterr().err
+    assert ": error: " in capsys.readouterr().err
 
 
 def test_levels_have_panels_of_their_own(tmp_path: Path) -> None:

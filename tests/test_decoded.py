@@ -14,8 +14,6 @@ from audiovq.data.corpus import open_corpus
 from audiovq.data.crops import CropReader
 from audiovq.data.decoded import DecodedCopies
 from audiovq.errors import AudiovqError
-from audiovq.training.launch import RunOptions
-from audiovq.training.speech import train_speech_model
 from helpers.recordings import (
     RATE,
     by_ffmpeg,
@@ -27,7 +25,6 @@ from helpers.recordings import (
     sine,
     with_flac_total,
 )
-from helpers.training import CONFIG, STAGE
 
 DECODED = ["chain.ogg", "few.flac", "joined.mp3", "phone.m4a", "pipe.flac", "telephone.wav", "vbr.mp3"]
 """Those in which places cannot be found exactly."""
@@ -153,15 +150,3 @@ def test_a_crashed_recorder_counts_for_what_it_wrote(tmp_path: Path) -> None:
     (tmp_path / "in/a.wav").write_bytes(crashed_wav(2))
     corpus = open_corpus(tmp_path / "in", tmp_path / "run.safetensors")
     assert corpus.utterances[0].samples == 32_000
-
-
-@pytest.mark.slow
-def test_a_folder_of_everything_trains(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "tiny.toml").write_text(CONFIG + STAGE % ("codes", 3))
-    caplog.set_level(logging.INFO)
-    train_speech_model(tmp_path / "tiny.toml", folder, RunOptions(tmp_path / "run", threads=1))
-    skipped = [message for message in caplog.messages if ": skipped (" in message]
-    assert [message.partition(":")[0] for message in skipped] == UNREADABLE
-    assert len(list((tmp_path / "run/decoded").glob("*.flac"))) == len(DECODED)

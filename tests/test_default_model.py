@@ -13,9 +13,12 @@ from audiovq.audio.reader import read_recording
 from audiovq.config.speech import load_speech_config
 from audiovq.nn.stft import log_magnitude, stft
 from audiovq.speech.engine import WaveNetEngine
-from audiovq.tokenizer import _DEFAULT_MODEL, Tokenizer, load
+from audiovq.speech.modelfolder import find_model
+from audiovq.tokenizer import Tokenizer, load
 from helpers.models import DATA, loudness_gain
 from helpers.wavenets import OneSlot
+
+DEFAULT_MODEL_PATH = find_model(None).model
 
 UNHEARD = ("ls1998_008.flac", "ls2033_005.flac")
 
@@ -33,7 +36,7 @@ def spectrum(samples: np.ndarray) -> torch.Tensor:
 
 
 def test_what_it_is(default: Tokenizer) -> None:
-    assert _DEFAULT_MODEL.stat().st_size < 20_000_000
+    assert DEFAULT_MODEL_PATH.stat().st_size < 20_000_000
     facts = default.info()
     assert (facts["hop_samples"], facts["levels"], facts["codebook_size"]) == (256, 3, 640)
     assert facts["voice_bits"] == 96
@@ -44,7 +47,7 @@ def test_what_it_is(default: Tokenizer) -> None:
     )
     assert facts["look_ahead_s"] <= 0.8
     assert default.header.config == load_speech_config("default").model, "the shipped configuration made it"
-    card = (Path(_DEFAULT_MODEL).parent / "MODEL_CARD.md").read_text()
+    card = (Path(DEFAULT_MODEL_PATH).parent / "MODEL_CARD.md").read_text()
     assert default.fingerprint in card, "the card must be of this model"
 
 
@@ -96,7 +99,7 @@ def test_its_steps_equal_its_parallel_form(default: Tokenizer) -> None:
 def test_the_prior_that_ships(default: Tokenizer) -> None:
     """It is the model's own, knows its codes far better than chance, and fits into 12 MB."""
     prior = default.prior
-    assert prior.path.parent == _DEFAULT_MODEL.parent
+    assert prior.path.parent == DEFAULT_MODEL_PATH.parent
     assert prior.path.stat().st_size < 12_000_000
     codes = [default.encode(path) for path in sorted(DATA.glob("*.flac"))]
     bits = [prior.bits(c.rows, [None, default.voices.own(c)]).sum(2).mean(1) for c in codes]

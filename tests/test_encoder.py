@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from audiovq.config.speech import CodebookConfig, EncoderConfig, SpectralHeadConfig, VoiceConfig
 from audiovq.errors import AudiovqError
 from audiovq.nn.blocks import ResidualStack, TimeConv
-from audiovq.speech.encoder import _LOG_FLOOR, Encoder, FilterbankFrontend, StridedFrontend
+from audiovq.speech.encoder import _LOG_FLOOR, Encoder, FilterbankFrontend, StridedFrontend, _mel_bands
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.voice_encoder import VoiceEncoder, VoiceTable
 from helpers.models import tiny_config
@@ -128,6 +128,26 @@ def test_filterbank_starts_as_a_mel_spectrogram() -> None:
         expected = np.concatenate([mel @ spectrum, pitch[1 : bins + 1]])
         expected = 0.25 * np.log(expected + _LOG_FLOOR) + 1
         np.testing.assert_allclose(powers[frame], expected, atol=2e-4)
+
+
+def test_an_untrained_filterbank_is_torchaudios_but_for_rounding() -> None:
+    functional = pytest.importorskip("torchaudio.functional")
+    for sample_rate in (8_000, 16_000, 22_050, 24_000, 48_000):
+        theirs = functional.melscale_fbanks(
+            257, 0.0, sample_rate / 2, 80, sample_rate, norm=None, mel_scale="slaney"
+        )
+        ours = _mel_bands(80, 512, sample_rate)
+        assert ours[:, 256].max() < 1e-12, "the bin that the filterbank leaves out"
+        torch.testing.assert_close(ours, theirs.T, rtol=0, atol=1e-5)
+
+
+def test_a_filterbank_that_is_loaded_next_has_no_bands_yet() -> None:
+    loaded = FilterbankFrontend(128, 8, untrained=False)
+    untrained = FilterbankFrontend(128, 8)
+    assert not loaded.bands.any()
+    assert {n: v.shape for n, v in loaded.state_dict().items()} == {
+        n: v.shape for n, v in untrained.state_dict().items()
+    }
 
 
 def test_time_convolution_is_a_convolution() -> None:

@@ -571,4 +571,4 @@ def test_the_picture_is_written_and_not_overwritten(tmp_path: Path) -> None:
 )
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 2
-    assert "Error: " in capsys.readouterr().err
+    assert ": error: " in capsys.readouterr().err

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 
 from audiovq.batch import FileJob, decode_files, encode_files
+from audiovq.cli.main import run
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile, remove_leftover_files
 from audiovq.speech.codes import CodeSequence
@@ -169,3 +171,25 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path
     assert not dead.exists()
     living.commit()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "mine.part", "whole.npy"]
+
+
+def test_compressed_codes_of_another_model_or_damaged_ones_are_not_finished(
+    tiny_model_path: Path, tiny_prior_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b", "c"):
+        soundfile.write(tmp_path / "in" / f"{name}.wav", speech(3_000), 16_000)
+    arguments = ["encode", str(tmp_path / "in"), str(tmp_path / "out"), "--format", "avq"]
+    arguments += ["--model", str(tiny_model_path)]
+    assert run(arguments) == 0
+    content = bytearray((tmp_path / "out" / "a.avq").read_bytes())
+    content[5] ^= 1  # in the fingerprint of the model
+    content[-4:] = zlib.crc32(content[:-4]).to_bytes(4, "little")
+    (tmp_path / "out" / "a.avq").write_bytes(content)
+    (tmp_path / "out" / "b.avq").write_bytes(content[:-1])
+    capsys.readouterr()
+    assert run(arguments) == 1
+    said = capsys.readouterr().err
+    assert "a.avq: was made by another model" in said
+    assert "b.avq: is damaged (its checksum does not fit)" in said
+    assert "0 encoded, 1 skipped as finished, 2 failed" in said

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,12 +55,27 @@ def medium_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision("highest")
 
 
+@contextlib.contextmanager
+def products(kind: Any, precision: str) -> Iterator[None]:
+    """Torch's newer way to set a precision, which makes reading the older one an error."""
+    kind.fp32_precision = precision
+    try:
+        yield
+        assert kind.fp32_precision == precision
+    finally:
+        kind.fp32_precision = "none"
+
+
 AMBIENT: dict[str, Ambient] = {
     "float64": lambda: default_dtype(torch.float64),
     "bfloat16": lambda: default_dtype(torch.bfloat16),
     "device": default_device,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float16": lambda: default_dtype(torch.float16),
     "precision": medium_precision,
+    "precision of all products": lambda: products(torch.backends, "bf16"),
+    "precision of products": lambda: products(torch.backends.mkldnn.matmul, "bf16"),
+    "precision of a GPU": lambda: products(torch.backends.cuda.matmul, "tf32"),
     "no_grad": torch.no_grad,
     "inference": torch.inference_mode,
     "numpy": lambda: np.errstate(all="raise"),
@@ -72,6 +88,14 @@ def everything() -> Iterator[None]:
         for name in ("float64", "device", "autocast", "precision", "inference", "numpy"):
             stack.enter_context(AMBIENT[name]())
         yield
+
+
+def streamed(tokenizer: Tokenizer) -> list[bytes]:
+    """Codes at a running level, and their sound."""
+    encoder = tokenizer.encoder_stream(22_050)
+    decoder = tokenizer.decoder_stream(seed=1)
+    rows = [encoder.push(speech(9_000)), encoder.flush()]
+    return [part.tobytes() for part in (*rows, *map(decoder.push, rows), decoder.flush())]
 
 
 def compute(model: Path, recording: Path, folder: Path) -> dict[str, object]:
@@ -88,6 +112,7 @@ def compute(model: Path, recording: Path, folder: Path) -> dict[str, object]:
         "speech": tokenizer.decode(codes, seed=3).samples.tobytes(),
         "converted": tokenizer.decode(codes, speaker=1, temperature=0.5).samples.tobytes(),
         "fast": tokenizer.decode(codes, fast=True).samples.tobytes(),
+        "streamed": streamed(tokenizer),
         "generated": [c.codes.tobytes() for c in tokenizer.prior.generate(0.5, 2, speaker=1)],
         "unconditional": tokenizer.prior.generate(0.2)[0].speaker,
         "avq": (folder / "codes.avq").read_bytes(),
@@ -225,6 +250,15 @@ def test_precision_is_put_back_when_the_last_thread_leaves() -> None:
         assert torch.get_float32_matmul_precision() == "highest"
         second.__exit__(None, None, None)
         assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_a_precision_that_is_inherited_stays_inherited() -> None:
+    with products(torch.backends, "bf16"):
+        assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
+        with guarded():
+            assert torch.backends.mkldnn.conv.fp32_precision == "ieee"
+        assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
+    assert torch.backends.mkldnn.conv.fp32_precision == "none"
 
 
 def test_weights_are_drawn_as_after_a_seed_without_the_global_generator() -> None:

@@ -78,6 +78,9 @@ class Application:
             "decode fast": lambda: t.decode(self.codes, fast=True),
             "convert": lambda: t.decode(self.codes, speaker=0),
             "stream": lambda: next(t.stream(self.codes)),
+            "push": self.push,
+            "vectors": lambda: (t.latents(torch.from_numpy(speech(3_000))), t.embed(self.codes)),
+            "folder": lambda: t.save_pretrained(self.folder / "hub", force=True),
             "voice": lambda: t.voice_of(self.wav),
             "generate": lambda: t.prior.generate(0.3, 2),
             "avq": self.avq,
@@ -96,6 +99,14 @@ class Application:
             "train prior": self.train_prior,
             "train images": self.train_images,
         }
+
+    def push(self) -> None:
+        """Both streams."""
+        encoder = self.tokenizer.encoder_stream()
+        decoder = self.tokenizer.decoder_stream()
+        decoder.push(encoder.push(speech(9_000)))
+        decoder.push(encoder.flush())
+        decoder.flush()
 
     def done(self, job: FileJob, error: Exception | None) -> None:
         assert error is None
@@ -148,6 +159,7 @@ def application(
 
 NAMES = (
     *("load", "load prior", "encode", "encode array", "decode", "decode fast", "convert", "stream", "voice"),
+    *("push", "vectors", "folder"),
     *("generate", "avq", "npy", "score", "info", "save", "decode file", "encode files", "decode files"),
     *("error", "load images", "picture", "new picture", "train", "train prior", "train images"),
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from audiovq.data.sharding import SINGLE_SHARD, Shard
 from audiovq.errors import AudiovqError
@@ -261,3 +264,15 @@ def test_what_does_not_fit_is_not_kept(folder: PictureDataset, monkeypatch: pyte
     for n in range(3):
         assert np.array_equal(source[n], source[n])
     assert list(source._kept) == [1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_names_that_are_not_utf8_are_classes(tmp_path: Path) -> None:
+    for name in (b"fu\xdf", b"hand"):
+        folder = os.path.join(os.fsencode(tmp_path), name)
+        os.mkdir(folder)
+        for number in range(2):
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(os.path.join(folder, b"%d.png" % number))
+    kept, _ = open_pictures(tmp_path, 1)
+    assert kept.classes == ("fu%DF", "hand")
+    assert kept.source[0].shape == (4, 4, 1)

@@ -249,7 +249,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 )
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["image", *arguments]) == 2
-    assert "Error: " in capsys.readouterr().err
+    assert ": error: " in capsys.readouterr().err
 
 
 def test_the_default_model_knows_its_pictures() -> None:

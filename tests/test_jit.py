@@ -55,6 +55,21 @@ def test_a_damaged_cache_is_said_once_and_renewed(
     assert caplog.records == []
 
 
+def test_compiling_is_said_once_and_only_if_nothing_is_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jit, "_announced", set())
+    caplog.set_level(logging.INFO, "audiovq")
+    assert jit.njit(cache=True)(add_one)(X).tolist() == [1, 2, 3, 4]
+    assert caplog.records == []
+    for path in cache.rglob("*.nb?"):
+        path.unlink()
+    for kind in (np.float64, np.float32):
+        jit.njit(cache=True)(add_one)(X.astype(kind))
+    (record,) = caplog.records
+    assert "the first time only" in record.getMessage()
+
+
 @pytest.mark.parametrize("step", ["__init__", "save_overload"])
 def test_a_full_or_missing_disk_is_said_once(
     cache: Path, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -119,7 +119,7 @@ def test_an_existing_file_is_kept(tiny_model: WaveformModel, tmp_path: Path) -> 
 
 def test_no_such_file(tmp_path: Path) -> None:
     assert "no such model" in refusal(tmp_path / "none.safetensors")
-    assert "not an audiovq model" in refusal(tmp_path)
+    assert "is a folder; name a file in it" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", bytes(100), b"\xff" * 100, b"\x02" + bytes(7) + b"{}"])

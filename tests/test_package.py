@@ -5,25 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import audiovq
+from helpers.process import HEAVY, loaded_by
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "audiovq").rglob("*.py"))
-HEAVY = {"torch", "torchaudio", "librosa", "numba", "scipy", "matplotlib"}
-
-
-def loaded_by(code: str) -> set[str]:
-    """Names of the modules that a fresh interpreter has loaded after `code`."""
-    code += "\nimport sys; print('\\n'.join(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(result.stdout.split())
 
 
 def test_import_is_light() -> None:
@@ -48,10 +39,16 @@ def test_version_is_that_of_the_installed_package() -> None:
     assert importlib.metadata.version("audiovq") == audiovq.__version__
 
 
-def test_torch_and_torchaudio_are_a_matched_pair() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins = dict(d.split("==") for d in project["dependencies"] if d.startswith("torch"))
-    assert pins["torch"] == pins["torchaudio"]
+def test_torchaudio_comes_with_its_torch_and_in_extras_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (base,) = [entry for entry in project["dependencies"] if entry.startswith("torch")]
+    assert re.fullmatch(r"torch>=[\d.]+", base), "any torch from the oldest that works"
+    pairs = {
+        name: dict(entry.split("==") for entry in entries if entry.startswith("torch"))
+        for name, entries in project["optional-dependencies"].items()
+    }
+    assert {name for name, pins in pairs.items() if "torchaudio" in pins} == {"eval", "vctk"}
+    assert len({version for pins in pairs.values() for version in pins.values()}) == 1
 
 
 def test_every_folder_of_modules_is_a_package() -> None:
@@ -82,4 +79,4 @@ def test_encoding_loads_no_compiler() -> None:
     recording = ROOT / "data" / "ls1998_008.flac"
     modules = loaded_by(f"import audiovq; audiovq.load().encode({str(recording)!r})")
     assert "torch" in modules
-    assert not modules & {"librosa", "matplotlib", "numba", "scipy"}
+    assert not modules & {"librosa", "matplotlib", "numba", "scipy", "torchaudio"}

@@ -242,14 +242,14 @@ def test_only_what_is_missing_is_done_again(recordings: Path, tmp_path: Path) ->
     assert len(rows(out)) == 7
     # Killed before the manifest, in the middle of a line.
     (out / "manifest.tsv").unlink()
-    journal = (out / prepare._JOURNAL).read_bytes()
-    (out / prepare._JOURNAL).write_bytes(journal[:-20])
+    journal = (out / "prepared.jsonl").read_bytes()
+    (out / "prepared.jsonl").write_bytes(journal[:-20])
     assert prepare.prepare_corpus(find_recordings_in_folder(recordings), out).made == 1
     assert len(rows(out)) == 7
     # Prepared with other settings.
-    lines = (out / prepare._JOURNAL).read_text().splitlines()
+    lines = (out / "prepared.jsonl").read_text().splitlines()
     lines[0] = json.dumps({"settings": {"version": 0}})
-    (out / prepare._JOURNAL).write_text("\n".join(lines))
+    (out / "prepared.jsonl").write_text("\n".join(lines))
     assert prepare.prepare_corpus(find_recordings_in_folder(recordings), out).made == 7
 
 

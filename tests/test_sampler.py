@@ -157,7 +157,7 @@ def test_bad_requests(tokenizer: Tokenizer, paper_tokenizer: Tokenizer) -> None:
     for seconds in (0, -1, math.nan, math.inf, 1e9):
         with pytest.raises(AudiovqError, match="cannot be generated"):
             prior.generate(seconds)
-    with pytest.raises(AudiovqError, match="0 sequences: nothing to generate"):
+    with pytest.raises(AudiovqError, match="count 0: must be from 1 to 100000"):
         prior.generate(1, 0)
     with pytest.raises(AudiovqError, match="no speaker 'nobody'"):
         prior.generate(1, speaker="nobody")
@@ -195,7 +195,7 @@ def test_generate(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFi
     out = tmp_path / "made.wav"
     command = ["generate", *model_of(tokenizer), "--speaker", "ann", "--seconds", "0.4", "--seed", "7"]
     assert run([*command, "-o", str(out), "--codes"]) == 0
-    assert capsys.readouterr().err == f"{out}: 1 generated, 0.40 s\n"
+    assert capsys.readouterr().err == f"speaker ann, number 0\n{out}: 1 generated, 0.40 s\n"
     assert soundfile.info(out).frames == 50 * 128
     codes = CodeSequence.load(out.with_suffix(".npy"))
     assert (len(codes), codes.speaker) == (50, "ann")
@@ -224,7 +224,7 @@ def test_convert(tokenizer: Tokenizer, wav: Path, capsys: pytest.CaptureFixture[
     codes = tokenizer.encode(wav)
     expected = tokenizer.decode(codes, speaker="bob").samples
     np.testing.assert_allclose(soundfile.read(out)[0], np.clip(expected, -1, 1), atol=1e-4)
-    assert capsys.readouterr().err == f"{out}: 0.50 s at 48000 Hz\n"
+    assert capsys.readouterr().err == f"speaker bob, number 1\n{out}: 0.50 s at 48000 Hz\n"
 
 
 def test_avq_from_end_to_end(
@@ -296,10 +296,9 @@ def test_score_by_level(tiny_levels: Tokenizer, wav: Path, capsys: pytest.Captur
     [
         (["generate", "--speaker", "nobody"], "no speaker 'nobody'"),
         (["generate", "--speaker", "99"], "no speaker 99"),
-        (["generate", "--seconds", "0"], "cannot be generated"),
         (["generate", "--top-k", "1000"], "top-k 1000"),
-        (["generate", "--levels", "2"], "2 levels: the model has 1"),
-        (["generate", "--prior", "absent.safetensors"], "absent.safetensors: no such prior"),
+        (["generate", "--levels", "2"], "--levels 2: the model has 1"),
+        (["generate", "--prior", "absent.safetensors"], "absent.safetensors: does not exist"),
         (["generate", "--prompt", "absent.wav"], "absent.wav"),
         (["convert", "absent.wav", "--speaker", "ann"], "absent.wav"),
         (["convert", "WAV", "--speaker", "nobody"], "no speaker 'nobody'"),

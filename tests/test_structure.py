@@ -17,8 +17,8 @@ FLOORS = (
     {"speech", "image"},
     {"prior"},
     {"tokenizer"},
-    {"batch", "evaluation"},
-    {"training"},
+    {"batch", "tables", "evaluation"},
+    {"training", "ray"},
     {"recipe"},
     {"cli"},
 )

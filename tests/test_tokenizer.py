@@ -13,7 +13,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from audiovq.audio.reader import read_recording
+from audiovq.audio.reader import AudioReader, read_recording
 from audiovq.errors import AudiovqError
 from audiovq.speech import chunked_encoder as module
 from audiovq.speech.codes import CodeSequence
@@ -68,7 +68,7 @@ def test_blocks_of_arrival_do_not_matter(tiny_tokenizer: Tokenizer, monkeypatch:
         return (signal[i : i + size] for i in range(0, len(signal), size))
 
     for size in (100, 6_400, 29_999):
-        codes = tiny_tokenizer._encode_blocks(partial(in_blocks, size), 16_000, lambda: len(signal))
+        codes = tiny_tokenizer._encoder.encode_blocks(partial(in_blocks, size), 16_000, lambda: len(signal))
         assert same(codes, whole), size
 
 
@@ -77,7 +77,7 @@ def test_memory_does_not_grow_with_the_recording(
 ) -> None:
     """No array in the encoder's loop may hold more than a window and a block."""
     monkeypatch.setattr(module, "_WINDOW_FRAMES", 20)
-    left, right = tiny_tokenizer._windows.reach_samples
+    left, right = tiny_tokenizer._encoder.windows.reach_samples
     longest = 0
     concatenate = np.concatenate
 
@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_recording(
     def blocks() -> Iterator[Array]:
         return (speech(1_000, seed=i) for i in range(60))
 
-    codes = tiny_tokenizer._encode_blocks(blocks, 16_000, lambda: 60_000)
+    codes = tiny_tokenizer._encoder.encode_blocks(blocks, 16_000, lambda: 60_000)
     assert len(codes) == 469
     assert longest <= left + 2 * 20 * 128 + 2 * right + 1_000
 
@@ -140,8 +140,11 @@ def test_silence_is_encoded_and_stays_finite(tiny_tokenizer: Tokenizer) -> None:
     ("samples", "rate", "said"),
     [
         (np.zeros(0, np.float32), 16_000, "at least one"),
-        (np.zeros((2, 100), np.float32), 16_000, "mono"),
-        (np.zeros(100, np.int32), 16_000, "holds int32; give floats"),
+        (np.zeros((100, 2), np.float32), 16_000, "channels come first"),
+        (np.zeros((64, 100), np.float32), 16_000, "a padded batch"),
+        (np.zeros((2, 2, 100), np.float32), 16_000, "mono"),
+        (np.zeros(100, np.complex64), 16_000, "holds complex64; give floats"),
+        (np.full(100, 20_000, np.int64), 16_000, "far below the range"),
         (np.array([0.0, np.nan], np.float32), 16_000, "finite floats"),
         (np.array([0.0, 1e300]), 16_000, "finite floats"),
         (np.zeros(100, np.float32), 10, "sample rate of 10 Hz"),
@@ -203,7 +206,7 @@ def test_codes_of_a_part_say_so(tiny_tokenizer: Tokenizer, tmp_path: Path) -> No
     assert not tiny_tokenizer.encode(path, partial=True).partial
     path.write_bytes(path.read_bytes()[:20_044])
     with pytest.raises(
-        AudiovqError, match=r"20000 of 32000 bytes .* take the 0\.62 s that there are with encode --partial"
+        AudiovqError, match=r"20000 of 32000 bytes .* take the 0\.62 s that there are \(--partial of encode, "
     ):
         tiny_tokenizer.encode(path)
     codes = tiny_tokenizer.encode(path, partial=True)
@@ -211,3 +214,25 @@ def test_codes_of_a_part_say_so(tiny_tokenizer: Tokenizer, tmp_path: Path) -> No
     assert codes.num_samples == 10_000
     codes.save(tmp_path / "in.npy")
     assert CodeSequence.load(tmp_path / "in.npy").partial
+
+
+@pytest.mark.parametrize(("kept", "passes"), [(20_000, 1), (19_999, 2)])
+def test_a_short_recording_is_decoded_once(
+    tiny_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, passes: int
+) -> None:
+    samples = speech(20_000)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    started = []
+    begin = AudioReader.source_blocks
+
+    def counted(reader: AudioReader) -> Iterator[Array]:
+        started.append(reader.name)
+        return begin(reader)
+
+    monkeypatch.setattr(AudioReader, "source_blocks", counted)
+    monkeypatch.setattr("audiovq.tokenizer._KEPT_SAMPLES", kept)
+    found = tiny_tokenizer.encode(tmp_path / "a.wav")
+    assert len(started) == passes
+    alone = tiny_tokenizer.encode(samples)
+    np.testing.assert_array_equal(found.codes, alone.codes)
+    assert (found.gain, found.voice) == (alone.gain, alone.voice)

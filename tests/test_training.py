@@ -275,7 +275,7 @@ def test_training_starts_from_a_model(
 @pytest.mark.parametrize(
     ("overrides", "stages", "said"),
     [
-        ([], ["spectral"], "no stages to train"),
+        ([], ["spectral"], "no stage spectral; its stages are codes, wavenet"),
         (["train.stages.0.weights={loudness=1}"], [], "no loss term loudness"),
         (
             ["train.stages.0.stage='spectral'", "model.spectral_head.enabled=false"],

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from audiovq.audio.decoding import DamageError, DecodedBlock, UnusableError
 from audiovq.audio.layout import FilePart, Kind, Layout
+from audiovq.io.readers import may_read, switched_off
 
 if TYPE_CHECKING:
     from av import AudioFrame
@@ -55,6 +56,9 @@ _BLOCK_VALUES = 65_536
 
 _BUFFER_BYTES = 1 << 16
 
+_SKIP_MANUAL = 1 << 29
+"""AV_CODEC_FLAG2_SKIP_MANUAL: leave samples alone that the container wants cut off."""
+
 
 class AvDecoder:
     """Decodes the first audio track through PyAV.
@@ -65,6 +69,8 @@ class AvDecoder:
     exact = False
 
     def __init__(self, raw: FilePart, layout: Layout) -> None:
+        if not may_read("ffmpeg"):
+            raise UnusableError(switched_off("ffmpeg"))
         self._layout = layout
         self._opened: InputContainer | None = None
         self._failed = 0
@@ -111,7 +117,8 @@ class AvDecoder:
         is_mp3 = self._layout.kind is Kind.MP3
         slack = _MP3_SLACK if is_mp3 else 0
         if self._layout.cut:
-            raise DamageError(f"is cut short ({self._layout.cut})")
+            problem = "is damaged" if self._layout.patch else "is cut short"
+            raise DamageError(f"{problem} ({self._layout.cut})")
         if self._stated is not None and self._count < self._stated - slack:
             raise DamageError(
                 f"is damaged or cut short ({self._count} of {self._stated} samples can be decoded)"
@@ -138,7 +145,11 @@ class AvDecoder:
             raise UnusableError(f"FFmpeg: {_reason(error)}") from error
         self._opened = container
         stream = _first_track(container)
-        if container.format.name in _STATE_LENGTH and stream.duration and stream.time_base:
+        is_caf_alac = container.format.name == "caf" and stream.codec_context.name == "alac"
+        if is_caf_alac:
+            # Its last packet is short already; FFmpeg would shorten it once more.
+            stream.codec_context.flags2 |= _SKIP_MANUAL
+        if (is_caf_alac or container.format.name in _STATE_LENGTH) and stream.duration and stream.time_base:
             self._stated = round(stream.duration * stream.time_base * stream.rate)
         is_flac = container.format.name == "flac"
         expected: int | None = None
@@ -205,11 +216,25 @@ _SCALES = {"u1": 1 / 128, "i2": 1 / 32_768, "i4": 1 / 2**31, "i8": 1 / 2**63}
 
 
 def _values(frame: AudioFrame) -> NDArray[np.float32]:
-    """The samples of a frame, `(T, C)`."""
-    array: NDArray[Any] = frame.to_ndarray()
+    """The samples of a frame, `(T, C)`. Raises DamageError for values that PyAV does not hand over."""
+    try:
+        array = _array(frame)
+    except ValueError as error:
+        raise DamageError(f"cannot be read (FFmpeg: {error})") from error
     values = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
     if values.dtype.kind == "f":
-        return values.astype(np.float32)
+        # What does not fit is infinite, and refused as such.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.astype(np.float32)
     scale = np.float32(_SCALES[values.dtype.str[1:]])
     shift = np.float32(128 if values.dtype.kind == "u" else 0)
     return (values.astype(np.float32) - shift) * scale
+
+
+def _array(frame: AudioFrame) -> NDArray[Any]:
+    """As PyAV gives it, `(C, T)`, or `(1, T * C)` where channels alternate."""
+    if frame.format.packed.name != "s64":
+        return frame.to_ndarray()
+    # PyAV has no array for these, and its planes may be longer than the frame.
+    values = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
+    return np.stack([np.frombuffer(bytes(plane), np.int64)[:values] for plane in frame.planes])

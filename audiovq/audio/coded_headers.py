@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 import struct
 from typing import IO
 
 from audiovq.audio.layout import Kind, Layout, Link
 
+_ASF_HEAD = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 # MP3
@@ -101,8 +104,10 @@ def _next_page(raw: IO[bytes], at: int) -> int:
 
 
 def mp4_layout(raw: IO[bytes], size: int) -> Layout:
-    """By the sizes of its outermost boxes."""
+    """By the sizes of its outermost boxes; a second head begins another recording."""
     at = 0
+    starts = [0]
+    has_index = False
     while at + 8 <= size:
         raw.seek(at)
         head = raw.read(16)
@@ -111,9 +116,41 @@ def mp4_layout(raw: IO[bytes], size: int) -> Layout:
             length = struct.unpack(">Q", head[8:16])[0]
         if length < 8 or not all(32 <= byte < 127 or byte == 0xA9 for byte in head[4:8]):
             break
+        if head[4:8] == b"ftyp" and has_index:
+            starts.append(at)
+            has_index = False
+        has_index |= head[4:8] == b"moov"
         at += length
     cut = f"{size} of {at} bytes are there" if at > size else ""
-    return Layout(Kind.MP4, cut=cut)
+    return Layout(Kind.MP4, cut=cut, links=joined_links(starts, size))
+
+
+def joined_links(starts: list[int], size: int) -> tuple[Link, ...]:
+    """Recordings for FFmpeg that begin at some places of a file; none if there is but one."""
+    if len(starts) < 2:
+        return ()
+    return tuple(Link(start, end, False) for start, end in zip(starts, [*starts[1:], size], strict=True))
+
+
+_LOSSLESS_HEADS = (
+    re.compile(rb"TTA1[\x01\x03]\0[\x01-\x10]\0"),
+    re.compile(rb"MAC [\0-\xff][\x0f\x10]\0\0\x34\0\0\0"),
+    re.compile(rb"MP\+[\x07\x17\x27]..[\0-\x0f]\0", re.DOTALL),
+    re.compile(rb"MPCKSH"),
+)
+"""Of True Audio, Monkey's Audio and Musepack. FFmpeg reads as much as the first head counts."""
+
+
+def counted_layout(raw: IO[bytes], size: int) -> Layout:
+    """By the heads of recordings that are joined."""
+    raw.seek(0)
+    head = raw.read(16)
+    for pattern in _LOSSLESS_HEADS:
+        if pattern.match(head):
+            with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                starts = [found.start() for found in pattern.finditer(content)]
+            return Layout(Kind.OTHER, links=joined_links(starts, size))
+    return Layout(Kind.OTHER)
 
 
 def matroska_layout(raw: IO[bytes], size: int) -> Layout:
@@ -140,13 +177,29 @@ def _ebml_size(raw: IO[bytes]) -> tuple[int | None, int]:
 
 
 def asf_layout(raw: IO[bytes], size: int) -> Layout:
-    """By the size of the file that it states."""
+    """By the size of the file that it states; another one may follow."""
+    starts: list[int] = []
+    cut = ""
+    at = 0
     raw.seek(0)
+    while raw.read(16) == _ASF_HEAD and not cut:
+        starts.append(at)
+        announced = _asf_size(raw, at)
+        if not announced:
+            break
+        if at + announced > size:
+            cut = f"{size} of {at + announced} bytes are there"
+        at += announced
+        raw.seek(at)
+    return Layout(Kind.ASF, cut=cut, links=joined_links(starts, size))
+
+
+def _asf_size(raw: IO[bytes], at: int) -> int:
+    """Of the file that begins there; 0 if it states none, as a broadcast."""
+    raw.seek(at)
     head = raw.read(1 << 16)
-    at = head.find(_ASF_FILE_PROPERTIES)
-    if at < 0:
-        return Layout(Kind.ASF)
-    announced = struct.unpack("<Q", head[at + 40 : at + 48])[0]
-    is_broadcast = head[at + 88] & 1
-    cut = f"{size} of {announced} bytes are there" if announced > size and not is_broadcast else ""
-    return Layout(Kind.ASF, cut=cut)
+    found = head.find(_ASF_FILE_PROPERTIES)
+    if found < 0 or head[found + 88] & 1:
+        return 0
+    announced: int = struct.unpack("<Q", head[found + 40 : found + 48])[0]
+    return announced

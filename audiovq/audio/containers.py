@@ -10,9 +10,24 @@ import struct
 from contextlib import suppress
 from typing import IO
 
-from audiovq.audio.coded_headers import asf_layout, matroska_layout, mp3_layout, mp4_layout, ogg_layout
+from audiovq.audio.coded_headers import (
+    asf_layout,
+    counted_layout,
+    matroska_layout,
+    mp3_layout,
+    mp4_layout,
+    ogg_layout,
+)
+from audiovq.audio.flac_header import flac_layout
 from audiovq.audio.layout import Kind, Layout
-from audiovq.audio.pcm_headers import aiff_layout, au_layout, flac_layout, wav_layout
+from audiovq.audio.pcm_headers import (
+    aiff_layout,
+    au_layout,
+    caf_layout,
+    nist_layout,
+    w64_layout,
+    wav_layout,
+)
 
 _HEAD_BYTES = 64
 
@@ -27,9 +42,9 @@ _SIGNATURES = (
     (0, b"ID3", Kind.MP3),
     (0, b".snd", Kind.AU),
     (0, b"dns.", Kind.AU),
-    (0, b"caff", Kind.SNDFILE),
-    (0, b"riff\x2e\x91\xcf\x11", Kind.SNDFILE),
-    (0, b"NIST_1A", Kind.SNDFILE),
+    (0, b"caff", Kind.CAF),
+    (0, b"riff\x2e\x91\xcf\x11", Kind.W64),
+    (0, b"NIST_1A", Kind.NIST),
     (0, b"Creative Voice File", Kind.SNDFILE),
     (0, b"\x64\xa3\x01\x00", Kind.SNDFILE),
     (0, b"\x64\xa3\x02\x00", Kind.SNDFILE),
@@ -40,6 +55,10 @@ _SIGNATURES = (
     (0, b"fap ", Kind.SNDFILE),
     (0, b"2BIT", Kind.SNDFILE),
 )
+
+
+_BY_LIBSNDFILE = (Kind.SNDFILE, Kind.CAF, Kind.W64, Kind.NIST)
+"""Kinds that libsndfile is to read even where their headers make no sense."""
 
 
 def sniff(head: bytes) -> Kind:
@@ -62,9 +81,9 @@ def layout(raw: IO[bytes]) -> Layout:
     raw.seek(0)
     kind = sniff(raw.read(_HEAD_BYTES))
     look = _LOOKS.get(kind)
-    found = Layout(kind, plain=kind is Kind.SNDFILE)
-    # Headers that end early or lie: the decoder says what is wrong with them.
-    with suppress(struct.error, ValueError, IndexError):
+    found = Layout(kind, plain=kind in _BY_LIBSNDFILE)
+    # Headers that end early or lie, even of places that no file has: the decoder says what is wrong.
+    with suppress(struct.error, ValueError, LookupError, OverflowError, OSError):
         found = look(raw, size) if look is not None else found
     raw.seek(0)
     return found
@@ -74,10 +93,14 @@ _LOOKS = {
     Kind.WAV: wav_layout,
     Kind.AIFF: aiff_layout,
     Kind.AU: au_layout,
+    Kind.CAF: caf_layout,
+    Kind.W64: w64_layout,
+    Kind.NIST: nist_layout,
     Kind.FLAC: flac_layout,
     Kind.MP3: mp3_layout,
     Kind.OGG: ogg_layout,
     Kind.MP4: mp4_layout,
     Kind.MATROSKA: matroska_layout,
     Kind.ASF: asf_layout,
+    Kind.OTHER: counted_layout,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from audiovq.audio.layout import FilePart, Layout, SoundFileLike
+from audiovq.io.readers import may_read, switched_off
 
 _BLOCK_VALUES = 32_768
 """Values (frames × channels) decoded at a time."""
@@ -20,6 +22,13 @@ _PIECE = 8_192
 
 # The length in samples that libsndfile gives where the file states none.
 _UNKNOWN_LENGTH = 2**62
+
+_MOST_VALUES_PER_BYTE = 16
+"""What GSM and ADPCM come to at the most. libsndfile makes up sound for a header that counts more."""
+
+_UNBOUNDED = ("PCM_S8", "PCM_16", "PCM_24", "VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II",
+              "MPEG_LAYER_III", "ALAC_16", "ALAC_20", "ALAC_24", "ALAC_32")  # fmt: skip
+"""Of FLAC, Ogg and others in which silence takes hardly any bytes. PCM ends where its bytes end."""
 
 _EXACT = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
@@ -59,6 +68,10 @@ class SndfileDecoder:
 
     def __init__(self, raw: SoundFileLike, layout: Layout) -> None:
         self._cut = layout.cut
+        if not may_read("libsndfile"):
+            raise UnusableError(switched_off("libsndfile"))
+        size = raw.seek(0, os.SEEK_END)
+        raw.seek(0)
         try:
             # By descriptor: libsndfile would go by the ending of a name too.
             source = raw if isinstance(raw, FilePart) else raw.fileno()
@@ -66,9 +79,13 @@ class SndfileDecoder:
         except soundfile.LibsndfileError as error:
             raise UnusableError(f"libsndfile: {_reason(error)}") from error
         self.rate = self._file.samplerate
-        self.frames = self._file.frames
+        self.frames = min(self._file.frames, layout.stated or self._file.frames)
         """Samples per channel that the file states."""
         known = self.frames < _UNKNOWN_LENGTH
+        most = _MOST_VALUES_PER_BYTE * size
+        if known and self.frames * self._file.channels > most and self._file.subtype not in _UNBOUNDED:
+            self.close()
+            raise UnusableError(f"libsndfile: its header counts {self.frames} samples in {size} bytes")
         self.exact = known and self._file.subtype.startswith(_EXACT)
 
     def close(self) -> None:

@@ -26,6 +26,8 @@ class HighPassFilter:
 
     Args:
         cutoff_hz: where it is 3 dB down; 0 passes everything through.
+        eager: give every sample as it comes, at the cost of filtering an open chunk once a push; otherwise
+            `push` waits for whole chunks.
     """
 
     # So small that OpenBLAS multiplies on one thread: handing out such products costs a hundred times more
@@ -33,9 +35,11 @@ class HighPassFilter:
     _CHUNK = 64
     _CHUNKS = 32
 
-    def __init__(self, cutoff_hz: float) -> None:
+    def __init__(self, cutoff_hz: float, eager: bool = False) -> None:
         self.cutoff_hz = cutoff_hz
+        self.eager = eager
         self._carry = np.zeros(0, dtype=np.float32)
+        self._early = 0  # samples of the carry that were returned before their chunk was whole
         self._state: NDArray[np.float64] | None = None
         if cutoff_hz:
             self._matrices = _high_pass_matrices(cutoff_hz, self._CHUNK, self._CHUNKS)
@@ -49,16 +53,29 @@ class HighPassFilter:
         whole = len(signal) // span * span
         self._carry = signal[whole:].copy()
         parts = [self._filter(signal[i : i + span]) for i in range(0, whole, span)]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+        if self.eager:
+            parts.append(self._open_chunk())
+        filtered = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+        out = filtered[self._early :]
+        self._early = len(self._carry) if self.eager else 0
+        return out
 
     def flush(self) -> NDArray[np.float32]:
         """The rest after the last block; as many samples come out as went in."""
+        rest = self._open_chunk()[self._early :]
+        self._carry = np.zeros(0, dtype=np.float32)
+        self._early = 0
+        return rest
+
+    def _open_chunk(self) -> NDArray[np.float32]:
+        """The carry, filtered; the state stays. No sample depends on those after it, here zeros."""
         count = len(self._carry)
         if count == 0:
             return np.zeros(0, dtype=np.float32)
-        padded = np.pad(self._carry, (0, self._CHUNK * self._CHUNKS - count))
-        self._carry = np.zeros(0, dtype=np.float32)
-        return self._filter(padded)[:count]
+        before = self._state
+        filtered = self._filter(np.pad(self._carry, (0, self._CHUNK * self._CHUNKS - count)))[:count]
+        self._state = before
+        return filtered
 
     def _filter(self, signal: NDArray[np.float32]) -> NDArray[np.float32]:
         m = self._matrices

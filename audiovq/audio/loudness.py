@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from audiovq.config.speech import SAMPLE_RATE
 
-_TARGET_LOUDNESS_DB = -23.0
+TARGET_LOUDNESS_DB = -23.0
 """RMS of the active part after normalisation, dB relative to full scale (a constant of ±1 is 0 dB)."""
 
 ACTIVE_SPEECH_RANGE_DB = 30.0
@@ -72,7 +72,7 @@ class LoudnessMeter:
             return 0.0 if self._silent else 1.0
         first = max(0, filled[-1] - round(ACTIVE_SPEECH_RANGE_DB / _BIN_DB) + 1)
         level_db: float = 10 * math.log10(energy[first:].sum() / samples[first:].sum())
-        gain_db = min(_MAX_GAIN_DB, max(_MIN_GAIN_DB, _TARGET_LOUDNESS_DB - level_db))
+        gain_db = min(_MAX_GAIN_DB, max(_MIN_GAIN_DB, TARGET_LOUDNESS_DB - level_db))
         return float(10 ** (gain_db / 20))
 
     @staticmethod

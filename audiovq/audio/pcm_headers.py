@@ -1,33 +1,77 @@
-"""Headers of WAV, AIFF, AU and FLAC: how much sound there should be, and whether libsndfile sees it all."""
+"""Headers of WAV, AIFF, AU, CAF, W64, NIST: how much sound there is, and whether all is counted."""
 
 from __future__ import annotations
 
-import mmap
+import re
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import IO, NamedTuple
 
-from audiovq.audio.flacframes import last_frame
-from audiovq.audio.layout import FilePart, Kind, Layout, Link, SoundFileLike
+from audiovq.audio.layout import FilePart, Kind, Layout, Link, Patch, SoundFileLike
+from audiovq.audio.trailers import uncounted_bytes
 
-# Programs that write to a pipe cannot come back to the size, and announce about the largest that fits.
-_UNKNOWN_SIZE = 0x7FFF_0000
-
-_FLAC_HEADER = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
-# Of a FLAC: holds its last frame, unless that is of many channels and loud.
-_FLAC_TAIL = 1 << 18
 # Format tags of a WAV whose samples are MPEG, AAC, Vorbis, WMA or the like. libsndfile has them from
 # libmpg123, which prints, or not at all.
 _CODED_TAGS = frozenset((0x50, 0x55, 0xFF, 0x160, 0x161, 0x162, 0x163, 0x674F, 0x6750, 0x6751, 0x1610))
 
+_LARGEST_TRAILER = 1_024
+"""Bytes of unknown content that pass for some program's trailer, such as the end of a web form."""
 
-# WAV, AIFF, AU
+_W64_CHUNKS = (bytes.fromhex("f3acd3118cd100c04f8edb8a"), bytes.fromhex("cf11a5d628db04c10000"))
+"""How the names of chunks of a W64 end."""
+
+_GSM_TAG = 0x31
+_GSM_BLOCK = (65, 320)
+"""Bytes and samples. libsndfile takes the byte that fills an odd number of bytes for one more block."""
+
+_LARGEST_SIZES = (2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 
 
 class _Chunk(NamedTuple):
     name: bytes
     start: int  # of its content
     size: int
+
+
+class _Samples(NamedTuple):
+    """Where the samples of a file are, by its header."""
+
+    start: int
+    size: int
+    """In bytes."""
+    patch: Patch | None
+    """What makes a decoder read on to the end of the file."""
+
+
+def _layout(
+    kind: Kind, plain: bool, raw: SoundFileLike, size: int, samples: _Samples, length: str = ""
+) -> Layout:
+    """By the size of the samples; `length` as for `uncounted_bytes`."""
+    present = size - samples.start
+    if _is_unknown(samples.size):
+        # Neither library believes sizes of 64 bits that no file has.
+        return Layout(kind, patch=samples.patch) if samples.size >= 2**32 else Layout(kind, plain)
+    # One byte may be the padding that a chunk of odd size gets.
+    if present + 1 < samples.size:
+        return Layout(kind, plain, f"{present} of {samples.size} bytes of samples are there")
+    trailer = _LARGEST_TRAILER if samples.size else 0
+    more = uncounted_bytes(raw, samples.start + samples.size, size, length, trailer)
+    if not more:
+        return Layout(kind, plain, empty=samples.size == 0)
+    if samples.size == 0:
+        # Its recorder lost power before it could write the size.
+        return Layout(kind, patch=samples.patch)
+    counted = f"its header counts {samples.size} of {samples.size + more} bytes of samples"
+    return Layout(kind, cut=counted, patch=samples.patch)
+
+
+def _is_unknown(announced: int) -> bool:
+    """Whether a program wrote to a pipe: it cannot come back to the size, and announces about the largest."""
+    return any(most - 0xFFFF <= announced <= most for most in _LARGEST_SIZES)
+
+
+# WAV
 
 
 def _chunks(raw: SoundFileLike, order: str, size: int) -> Iterator[_Chunk]:
@@ -55,36 +99,16 @@ def _wav_starts(raw: SoundFileLike) -> list[int]:
         at += 8 + length + length % 2
 
 
-def _is_chunk_chain(raw: SoundFileLike, at: int, order: str, size: int) -> bool:
-    """Whether chunks follow up to the end of a file, rather than samples."""
-    while at + 8 <= size:
-        raw.seek(at)
-        head = raw.read(8)
-        if not all(32 <= byte < 127 for byte in head[:4]):
-            return False
-        length = struct.unpack(order + "I", head[4:])[0]
-        at += 8 + length + length % 2
-    return size <= at <= size + 1
-
-
-def _missing(present: int, announced: int) -> str:
-    """Why samples are missing. One byte may be the padding that a chunk of odd size gets."""
-    if present + 1 < announced < _UNKNOWN_SIZE:
-        return f"{present} of {announced} bytes of samples are there"
-    return ""
-
-
 def wav_layout(raw: SoundFileLike, size: int) -> Layout:
     """By the size of its samples, whoever wrote it."""
     raw.seek(0)
-    magic = raw.read(4)
-    order = ">" if magic == b"RIFX" else "<"
+    order = ">" if raw.read(4) == b"RIFX" else "<"
     tag = 0
-    long_size = None
+    long_size: _Chunk | None = None
     for chunk in _chunks(raw, order, size):
         raw.seek(chunk.start)
         if chunk.name == b"ds64":
-            long_size = struct.unpack("<Q", raw.read(16)[8:])[0]
+            long_size = _Chunk(b"data", chunk.start + 8, struct.unpack("<Q", raw.read(16)[8:])[0])
         elif chunk.name == b"fmt ":
             content = raw.read(min(chunk.size, 40))
             tag = struct.unpack(order + "H", content[:2])[0]
@@ -92,30 +116,40 @@ def wav_layout(raw: SoundFileLike, size: int) -> Layout:
                 tag = struct.unpack(order + "H", content[24:26])[0]
         elif chunk.name == b"data":
             plain = tag not in _CODED_TAGS
-            announced = chunk.size if long_size is None else long_size
-            if announced == 0:
-                # Its recorder lost power before it could write the size, or there is nothing.
-                empty = _is_chunk_chain(raw, chunk.start, order, size)
-                return Layout(Kind.WAV, plain=empty and plain, empty=empty)
-            present = size - chunk.start
             starts = _wav_starts(raw)
             if len(starts) > 1:
-                parts = zip(starts, [*starts[1:], size], strict=True)
-                links = tuple(Link(start, end, plain) for start, end in parts)
-                cut = wav_layout(FilePart(raw, starts[-1], size), size - starts[-1]).cut
-                return Layout(Kind.WAV, cut=cut, links=links)
-            cut = _missing(present, announced)
-            if long_size is not None and present + 1 < announced:
-                cut = f"{present} of {announced} bytes of samples are there"
-            return Layout(Kind.WAV, plain, cut)
+                return _joined_wavs(raw, size, starts, plain)
+            # A size of 0 lets FFmpeg read to the end.
+            samples = _Samples(chunk.start, chunk.size, Patch(chunk.start - 4, bytes(4)))
+            if long_size is not None:
+                real = Patch(long_size.start, struct.pack("<Q", size - chunk.start))
+                samples = _Samples(chunk.start, long_size.size, real)
+            found = _layout(Kind.WAV, plain, raw, size, samples, order + "I")
+            if tag == _GSM_TAG and not found.cut:
+                return replace(found, stated=samples.size // _GSM_BLOCK[0] * _GSM_BLOCK[1] or None)
+            return found
     return Layout(Kind.WAV, tag not in _CODED_TAGS)
+
+
+def _joined_wavs(raw: SoundFileLike, size: int, starts: list[int], plain: bool) -> Layout:
+    parts = zip(starts, [*starts[1:], size], strict=True)
+    links = tuple(Link(start, end, plain) for start, end in parts)
+    cut = wav_layout(FilePart(raw, starts[-1], size), size - starts[-1]).cut
+    return Layout(Kind.WAV, cut=cut, links=links)
+
+
+# AIFF, AU, CAF, W64, NIST
 
 
 def aiff_layout(raw: IO[bytes], size: int) -> Layout:
     """By the size of its samples."""
     for chunk in _chunks(raw, ">", size):
         if chunk.name == b"SSND":
-            return Layout(Kind.AIFF, True, _missing(size - chunk.start, chunk.size))
+            # Eight bytes come before the samples.
+            start = chunk.start + 8
+            real = Patch(chunk.start - 4, struct.pack(">I", min(size - chunk.start, 0xFFFF_FFFF)))
+            samples = _Samples(start, max(0, chunk.size - 8), real)
+            return _layout(Kind.AIFF, True, raw, size, samples, ">I")
     return Layout(Kind.AIFF, True)
 
 
@@ -124,48 +158,51 @@ def au_layout(raw: IO[bytes], size: int) -> Layout:
     raw.seek(0)
     head = raw.read(12)
     start, announced = struct.unpack("<II" if head[:4] == b"dns." else ">II", head[4:])
-    return Layout(Kind.AU, True, _missing(size - start, announced))
+    return _layout(Kind.AU, True, raw, size, _Samples(start, announced, Patch(8, b"\xff" * 4)))
 
 
-# FLAC
+def caf_layout(raw: IO[bytes], size: int) -> Layout:
+    """By the size of its samples."""
+    at = 8
+    while at + 12 <= size:
+        raw.seek(at)
+        name, length = struct.unpack(">4sq", raw.read(12))
+        if name == b"data":
+            if length < 0:
+                return Layout(Kind.CAF, True)
+            # A number comes before the samples.
+            samples = _Samples(at + 16, max(0, length - 4), Patch(at + 4, b"\xff" * 8))
+            return _layout(Kind.CAF, True, raw, size, samples, ">Q")
+        at += 12 + max(0, length)
+    return Layout(Kind.CAF, True)
 
 
-def flac_layout(raw: IO[bytes], size: int) -> Layout:
-    """libsndfile believes the header; where frames say something else, FFmpeg counts."""
+def w64_layout(raw: IO[bytes], size: int) -> Layout:
+    """By the size of its samples."""
+    at = 40
+    while at + 24 <= size:
+        raw.seek(at)
+        name, length = struct.unpack("<16sQ", raw.read(24))
+        if name[:4] == b"data":
+            real = Patch(at + 16, struct.pack("<Q", size - at))
+            found = _layout(Kind.W64, True, raw, size, _Samples(at + 24, max(0, length - 24), real))
+            if not (found.cut and found.patch):
+                return found
+            raw.seek(at + (length + 7) // 8 * 8)
+            name = raw.read(16)
+            is_other = name.endswith(_W64_CHUNKS) and name[:4] not in (b"riff", b"data")
+            return Layout(Kind.W64, True) if is_other else found
+        at += max(24, (length + 7) // 8 * 8)
+    return Layout(Kind.W64, True)
+
+
+def nist_layout(raw: IO[bytes], size: int) -> Layout:
+    """By the number of its samples."""
+    raw.seek(8)
+    start = int(raw.read(8))
     raw.seek(0)
-    head = raw.read(26)
-    rate = head[18] << 12 | head[19] << 4 | head[20] >> 4
-    total = _flac_total(raw, 0)
-    starts = _flac_starts(raw)
-    if len(starts) > 1:
-        ends = [*starts[1:], size]
-        links = (
-            Link(start, end, _flac_total(raw, start) > 0) for start, end in zip(starts, ends, strict=True)
-        )
-        return Layout(Kind.FLAC, links=tuple(links))
-    if total == 0:
-        return Layout(Kind.FLAC)
-    raw.seek(max(0, size - _FLAC_TAIL))
-    block = int.from_bytes(head[10:12])
-    frame = last_frame(raw.read(_FLAC_TAIL), rate, block)
-    if frame is not None and (frame.end > total or frame.rate != rate):
-        return Layout(Kind.FLAC, stated=total)
-    return Layout(Kind.FLAC, True)
-
-
-def _flac_total(raw: IO[bytes], at: int) -> int:
-    """Samples by the header that begins there; 0: unknown."""
-    raw.seek(at + 21)
-    head = raw.read(5)
-    return (head[0] & 15) << 32 | int.from_bytes(head[1:])
-
-
-def _flac_starts(raw: IO[bytes]) -> list[int]:
-    """Where a FLAC begins in a file: at its start, and wherever another one follows."""
-    starts = [0]
-    with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        at = 0
-        while (at := content.find(b"fLaC", at + 1)) > 0:
-            if content[at : at + 8] in _FLAC_HEADER:
-                starts.append(at)
-    return starts
+    fields = dict(re.findall(rb"(\w+) -\w+ (\S+)", raw.read(min(start, 1 << 16))))
+    if b"," in fields.get(b"sample_coding", b"pcm"):
+        return Layout(Kind.NIST, True)
+    announced = int(fields[b"channel_count"]) * int(fields[b"sample_n_bytes"]) * int(fields[b"sample_count"])
+    return _layout(Kind.NIST, True, raw, size, _Samples(start, announced, Patch(0, b"")))

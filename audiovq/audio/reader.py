@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +27,12 @@ from audiovq.audio.resample import (
     StreamResampler,
     to_mono,
 )
+from audiovq.audio.spool import copy_stream
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.io.readers import may_read
 from audiovq.io.stdio import binary_stdin
+from audiovq.io.temporary import temporary_file
 
 AUDIO_EXTENSIONS = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".m4b", ".aac", ".mp4", ".mov"),
@@ -44,6 +45,8 @@ MAX_SAMPLE_MAGNITUDE = 1e6
 """Float files may exceed full scale, even hold values on the scale of int16, but not without end."""
 
 _HEAD_BYTES = 64
+
+_PARTIAL = "(--partial of encode, convert and score)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +163,7 @@ class AudioReader:
                         raise RuntimeError("another pass over this recording began before this one ended")
         except DamageError as error:
             if not self._partial:
-                rest = f", or take the {count / self.source_rate:.2f} s that there are with encode --partial"
+                rest = f", or take the {count / self.source_rate:.2f} s that there are {_PARTIAL}"
                 raise AudiovqError(
                     f"{self.name}: {error}; get a whole copy{rest if count else ''}"
                 ) from error
@@ -188,9 +191,16 @@ class AudioReader:
             yield change.flush()
 
     def _fill_spool(self, stream: BinaryIO) -> None:
-        self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the reader)
-        shutil.copyfileobj(stream, self._spool)
-        self._spool.flush()
+        self._spool = temporary_file(self.name)
+        copy_stream(stream, self.name, self._spool, self._check_beginning)
+
+    def _check_beginning(self) -> None:
+        """Refuse what is no recording before all of it is copied: it may never end."""
+        with self._raw() as raw:
+            self._layout = self._look(raw)
+        if self._layout.kind is Kind.OTHER:
+            with self._decoder():
+                pass
 
     def _look(self, raw: IO[bytes]) -> Layout:
         if os.fstat(raw.fileno()).st_size == 0:
@@ -235,17 +245,22 @@ class AudioReader:
         from audiovq.audio.av_reader import AvDecoder
 
         found = self._layout
+        # Of Vorbis FFmpeg leaves out the first samples.
+        by_ffmpeg = found.kind is not Kind.OGG and not may_read("libsndfile")
         if found.links:
             links: list[Callable[[], Decoder]] = []
             for link in found.links:
                 # What is missing at the end of the file is missing in its last part.
                 own = Layout(found.kind, cut=found.cut if link is found.links[-1] else "")
-                make = SndfileDecoder if link.plain else AvDecoder
+                make = SndfileDecoder if link.plain and not by_ffmpeg else AvDecoder
                 links.append(functools.partial(make, FilePart(raw, link.start, link.end), own))
             return [lambda: ChainDecoder(links)]
-        whole = FilePart(raw, 0, os.fstat(raw.fileno()).st_size)
+        whole = FilePart(raw, 0, os.fstat(raw.fileno()).st_size, found.patch)
         second = functools.partial(AvDecoder, whole, found)
-        return [functools.partial(SndfileDecoder, raw, found), second] if found.plain else [second]
+        if not found.plain:
+            return [second]
+        first = functools.partial(SndfileDecoder, raw, found)
+        return [first] if found.kind is Kind.OGG and not may_read("libsndfile") else [first, second]
 
 
 def _no_samples(name: str) -> AudiovqError:
@@ -325,7 +340,7 @@ def _by_seeking(
     return mono, decoder.rate
 
 
-_SEEKABLE = (Kind.WAV, Kind.AIFF, Kind.AU, Kind.FLAC, Kind.SNDFILE)
+_SEEKABLE = frozenset((Kind.WAV, Kind.AIFF, Kind.AU, Kind.CAF, Kind.W64, Kind.NIST, Kind.FLAC, Kind.SNDFILE))
 
 
 def read_recording(source: str | os.PathLike[str] | BinaryIO, *, partial: bool = False) -> Recording:

@@ -27,7 +27,12 @@ def to_mono(samples: ArrayLike) -> NDArray[np.float32]:
         return array.copy()
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(f"samples must be (T,) or (T, C), not {array.shape}")
-    return array[:, 0].copy() if array.shape[1] == 1 else array.mean(axis=1, dtype=np.float32)
+    if array.shape[1] == 1:
+        return array[:, 0].copy()
+    # Whoever takes samples from files refuses what is not finite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono: NDArray[np.float32] = array.mean(axis=1, dtype=np.float32)
+        return mono
 
 
 def resampled_length(num_samples: int, rate: int, target_rate: int) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import struct
-import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
 from audiovq.io.stdio import binary_stdout
+from audiovq.io.temporary import temporary_file
 
 _WRITABLE = {
     ".wav": ("WAV", "PCM_16"),
@@ -24,6 +25,10 @@ _WRITABLE = {
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
 """libsndfile's format and subtype by the ending of the file name."""
+
+_MAX_VORBIS_RATE = 200_000
+_MAX_ODD_FLAC_RATE = 65_535
+"""Hz; above that FLAC holds multiples of ten."""
 
 FULL_SCALE = 32_768
 """Of int16: what a sample of 1 would be."""
@@ -44,6 +49,7 @@ class AudioWriter:
             block by block where `num_samples` is known.
         sample_rate: of the file, Hz.
         num_samples: length of the file; further samples are dropped. None: all samples are written.
+        endless: write to standard output as it comes without a length: players read until the end.
         force: replace the file if it exists.
 
     Raises:
@@ -57,6 +63,7 @@ class AudioWriter:
         *,
         sample_rate: int,
         num_samples: int | None = None,
+        endless: bool = False,
         force: bool = False,
     ) -> None:
         if num_samples is not None and num_samples < 1:
@@ -69,24 +76,28 @@ class AudioWriter:
         container, self._subtype = _WRITABLE[suffix]
         self.clipped = 0
         """Samples limited so far."""
+        if not holds_rate(suffix, sample_rate):
+            raise AudiovqError(f"{self.name}: {container} cannot hold {sample_rate} Hz; use .wav")
         self._num_samples = num_samples
         self._written = 0
         self._file: soundfile.SoundFile | _WavStream | None = None
         self._to_stdout = False
         self._partial = None if to_stdout else PartialFile(path, force=force)
-        if to_stdout and num_samples is not None:
+        if to_stdout and (endless or num_samples is not None):
             self._raw: IO[bytes] = binary_stdout()
             self._to_stdout = True
             self._file = _WavStream(self._raw, sample_rate, num_samples)
             return
         # Standard output cannot be rewound to complete the header.
-        self._raw = self._partial.file if self._partial else tempfile.TemporaryFile()  # noqa: SIM115
+        self._raw = self._partial.file if self._partial else temporary_file(self.name)
         try:
             self._file = soundfile.SoundFile(
                 self._raw.fileno(), "w", sample_rate, 1, self._subtype, format=container, closefd=False
             )
         except soundfile.LibsndfileError as error:
             self.discard()
+            if _begins_in_memory(container, self._subtype, sample_rate):
+                raise self._failed(error) from error
             raise AudiovqError(f"{self.name}: {container} cannot hold {sample_rate} Hz; use .wav") from error
 
     def __enter__(self) -> AudioWriter:
@@ -175,20 +186,48 @@ class AudioWriter:
         return AudiovqError(f"{self.name}: cannot be written ({reason}); check the space left on the disk")
 
 
-class _WavStream:
-    """16-bit mono WAV of known length, written as it comes: the header needs no completion."""
+def holds_rate(suffix: str, rate: int) -> bool:
+    """Whether an encoder takes a sample rate, where libsndfile does not ask it on opening.
 
-    def __init__(self, out: IO[bytes], sample_rate: int, num_samples: int) -> None:
+    Vorbis crashes on a rate that is too high, and FLAC fails at the first block.
+
+    Args:
+        suffix: of the file, in lower case.
+        rate: in Hz.
+    """
+    if suffix == ".ogg":
+        return rate <= _MAX_VORBIS_RATE
+    return suffix != ".flac" or rate <= _MAX_ODD_FLAC_RATE or rate % 10 == 0
+
+
+def _begins_in_memory(container: str, subtype: str, sample_rate: int) -> bool:
+    """Whether a format of libsndfile knows a rate: whether a file of it can be begun in memory."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(), "w", sample_rate, 1, subtype, format=container):
+            return True
+    except soundfile.LibsndfileError:
+        return False
+
+
+class _WavStream:
+    """16-bit mono WAV written as it comes, of known length or endless: the header needs no completion.
+
+    The header goes out with the first samples: some readers of a pipe refuse a header that comes alone.
+    """
+
+    def __init__(self, out: IO[bytes], sample_rate: int, num_samples: int | None) -> None:
         self._out = out
-        size = 2 * num_samples
-        most = 2**32 - 1  # Over 4 GiB players read until the end.
-        out.write(struct.pack("<4sI8sIHHIIHH", b"RIFF", min(36 + size, most), b"WAVEfmt ", 16, 1, 1,
-                              sample_rate, 2 * sample_rate, 2, 16))  # fmt: skip
-        out.write(struct.pack("<4sI", b"data", min(size, most)))
+        most = 2**32 - 1  # From here on players read until the end.
+        size = most if num_samples is None else 2 * num_samples
+        self._header = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", min(36 + size, most), b"WAVEfmt ", 16, 1, 1,
+                                   sample_rate, 2 * sample_rate, 2, 16, b"data", min(size, most))  # fmt: skip
 
     def write(self, values: NDArray[np.int16] | NDArray[np.float32]) -> None:
-        self._out.write(values.astype("<i2").tobytes())
+        if not len(values):
+            return
+        self._out.write(self._header + values.astype("<i2").tobytes())
         self._out.flush()
+        self._header = b""
 
     def close(self) -> None:
         self._out.flush()

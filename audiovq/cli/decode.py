@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.cli import options
+from audiovq.cli import checks, options
+from audiovq.cli.checks import STANDARD_STREAM
+from audiovq.cli.messages import echo_json, say, stage_bars
 
 if TYPE_CHECKING:
+    from audiovq.batch import FileJob
     from audiovq.kernels.options import Precision
+    from audiovq.speech.codes import CodeSequence
+    from audiovq.speech.modelfile import ModelHeader
     from audiovq.speech.output import DecodeKeywords
     from audiovq.tokenizer import Tokenizer
 
 
+@dataclass(frozen=True)
+class _How:
+    """Options of every file."""
+
+    keywords: DecodeKeywords  # of `DecodeOptions`
+    force: bool  # overwrite existing files
+    as_json: bool  # print facts as JSON
+
+
 @click.command()
-@options.codes_argument
-@options.out_argument
+@options.paths_argument("CODES")
+@options.several_out_option
 @options.model_option
 @options.prior_option("It must be the one that compressed the .avq files; .npy files do not use it.")
 @options.speaker_option
@@ -47,9 +62,10 @@ if TYPE_CHECKING:
     "devices. Default: bfloat16, which sounds the same and is faster.",
 )
 @options.device_option
+@options.written_json_option
 @options.force_option
 def decode(
-    source: Path,
+    paths: tuple[Path, ...],
     out: Path | None,
     model: Path | None,
     prior: Path | None,
@@ -62,16 +78,19 @@ def decode(
     corrections: int | None,
     precision: Precision | None,
     device: str,
+    as_json: bool,
     force: bool,
 ) -> None:
     """Turn codes into speech.
 
-    CODES is a .npy file, an .avq file, `-` for a .npy array on standard input, or a folder. The model and the
-    prior must be those that made the codes; .avq files can be decoded on any device.
+    CODES is a .npy file, an .avq file, `-` for either or the raw form of `encode - -` on standard input, a
+    folder, or a table (.parquet or .tar: what encode writes of a folder, or a part of it). The model and the
+    prior must be those that made the codes. .avq files can be decoded on any device.
 
-    If CODES is a folder, every code file in it, including subfolders, is decoded to WAV. A file that cannot
-    be decoded is reported and does not stop the others. If interrupted, rerun the command: files already
-    done are skipped. Processes started with torchrun share the files.
+    If CODES is a folder, every code file in it, including subfolders, is decoded to WAV, and so is every row
+    of a table; the same goes for several CODES with -o. A file that cannot be decoded is reported and does
+    not stop the others. If interrupted, rerun the command: files already done are skipped. Processes started
+    with torchrun share the files.
 
     OUT must end in .wav, .flac, .ogg or .mp3. By default speech.npy is decoded to speech_decoded.wav (a
     folder: to CODES_decoded, with the same directory structure). OUT is required if CODES is `-`. Use `-` to
@@ -85,9 +104,20 @@ def decode(
       audiovq decode speech.npy                     speech_decoded.wav
       audiovq decode speech.avq out.flac --voice other_speaker.wav
       audiovq decode codes/ --fast                  codes_decoded/.../NAME.wav
+      audiovq encode - - | audiovq decode - - --voice someone.wav      while it arrives
     """
-    options.check_one_voice(speaker, voice)
-    how: DecodeKeywords = {
+    checks.check_one_voice(speaker, voice)
+    sources, out = checks.split_paths(paths, out, "CODES")
+    many = len(sources) > 1 or sources[0].is_dir() or sources[0].suffix in checks.TABLE_ENDINGS
+    if not many:
+        # Another name than the recording's: the result must not be mistaken for the original.
+        out = checks.out_or_default(sources[0], out, "_decoded.wav", "CODES")
+        _check_out(out, as_json)
+    checks.check_exists(*sources)
+    checks.check_files(prior, voice)
+    header = checks.read_model_header(model)
+    keywords: DecodeKeywords = {
+        "speaker": checks.choose_speaker(speaker, header, model),
         "voice": voice,
         "seed": seed,
         "temperature": temperature,
@@ -95,60 +125,107 @@ def decode(
         "levels": levels,
         "corrections": corrections,
     }
+    how = _How(keywords, force, as_json)
 
     def load_model() -> Tokenizer:
+        checks.say_speaker(keywords.get("speaker"), header)
         from audiovq.tokenizer import load
 
-        tokenizer = load(model, device=device, precision=precision, prior=prior)
-        how["speaker"] = options.speaker_name(speaker, tokenizer)
-        return tokenizer
+        return load(model, device=device, precision=precision, prior=prior)
 
-    if source.is_dir():
-        _decode_folder(source, out, force, load_model, how)
-    else:
-        _decode_file(source, out, force, load_model, how)
+    if len(sources) == 1 and sources[0].suffix in checks.TABLE_ENDINGS:
+        from audiovq.cli.tables import decode_table
+
+        decode_table(sources[0], out, load_model, keywords, force, as_json)
+        return
+    if many:
+        _decode_many(sources, out, how, load_model)
+        return
+    assert out is not None
+    if sources[0] == out == STANDARD_STREAM:
+        from audiovq.cli.streams import decode_piped
+
+        decode_piped(load_model(), keywords)
+        return
+    codes = _codes_of_npy(sources[0], header)
+    checks.check_writable(out, force)
+    _decode_one(sources[0], codes, out, how, load_model())
 
 
-def _decode_file(
-    source: Path, out: Path | None, force: bool, load_model: Callable[[], Tokenizer], how: DecodeKeywords
-) -> None:
-    # Another name than the recording's: the result must not be mistaken for the original.
-    out = options.out_or_default(source, out, "_decoded.wav", "CODES")
-    options.check_writable(out, force)
+def _check_out(out: Path, as_json: bool) -> None:
+    """Refuse an output of another format."""
+    if out == STANDARD_STREAM and as_json:
+        raise click.UsageError("--json prints to standard output, where `-` writes the sound; name a file.")
+    checks.check_ending(out, checks.SOUND_ENDINGS)
+
+
+def _codes_of_npy(source: Path, header: ModelHeader) -> CodeSequence | None:
+    """The codes of a .npy file, which are checked without torch; None for an .avq file or a pipe."""
+    checks.check_files(source)
+    if source.suffix == ".avq" or not source.is_file():
+        return None
+    from audiovq.speech.codes import CodeSequence
+
+    codes = CodeSequence.load(source, hop=header.code_format.hop)
+    codes.for_model(header.code_format)
+    return codes
+
+
+def _decode_one(source: Path, codes: CodeSequence | None, out: Path, how: _How, tokenizer: Tokenizer) -> None:
     from audiovq.io.progress import SpeechProgressBar
 
-    tokenizer = load_model()
-    codes = tokenizer.load_codes(source)
+    with stage_bars():
+        codes = tokenizer.load_codes(source) if codes is None else codes
     with SpeechProgressBar(codes.seconds) as bar:
-        tokenizer.decode_file(codes, out, force=force, progress=bar.part(codes.seconds), **how)
-    if out != Path("-"):
-        click.echo(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz", err=True)
+        progress = bar.part(codes.seconds)
+        tokenizer.decode_file(codes, out, force=how.force, progress=progress, **how.keywords)
+    if how.as_json:
+        echo_json({"file": str(out), **_facts(source, codes)})
+    if out != STANDARD_STREAM:
+        say(f"{out}: {codes.seconds:.2f} s at {codes.sample_rate} Hz")
 
 
-def _decode_folder(
-    folder: Path, out: Path | None, force: bool, load_model: Callable[[], Tokenizer], keywords: DecodeKeywords
+def _decode_many(
+    sources: Sequence[Path], out: Path | None, how: _How, load_model: Callable[[], Tokenizer]
 ) -> None:
-    from audiovq.batch import FileJob, decode_files
-    from audiovq.cli.folders import FolderRun, default_out, find_jobs
+    from audiovq.batch import decode_files
+    from audiovq.cli.folders import FolderRun, default_out, find_all_jobs
     from audiovq.config.speech import SAMPLE_RATE
     from audiovq.io.progress import SpeechProgressBar
     from audiovq.speech.output import DecodeOptions
 
-    out = out or default_out(folder, "_decoded")
-    if out.resolve() == folder.resolve():
+    out = out or default_out(sources[0], "_decoded")
+    if len(sources) == 1 and out.resolve() == sources[0].resolve():
         raise click.UsageError("OUT must be another folder than CODES.")
-    jobs = find_jobs(folder, out, {".npy", ".avq"}, ".wav", {".json"})
+    jobs = find_all_jobs(sources, out, {".npy", ".avq"}, ".wav", {".json"})
     tokenizer = load_model()
-    how = DecodeOptions(**keywords)
 
     def finished(job: FileJob) -> bool:
-        return not force and job.target.exists()
+        return not how.force and job.target.exists()
 
-    run = FolderRun(jobs, finished, "decoded", out)
+    def load(job: FileJob) -> CodeSequence:
+        codes = tokenizer.load_codes(job.source)
+        run.facts[job] = _facts(job.source, codes)
+        return codes
+
+    run = FolderRun(jobs, finished, "decoded", out, how.as_json)
     # Two bytes a code: near enough for a bar, without opening every file first.
     step_bytes = 2 * tokenizer.code_format.levels
-    seconds = sum(job.source.stat().st_size for job in run.todo) / step_bytes * tokenizer.hop / SAMPLE_RATE
-    with SpeechProgressBar(seconds) as bar:
+    size = sum(job.source.stat().st_size for job in run.todo)
+    with SpeechProgressBar(size / step_bytes * tokenizer.hop / SAMPLE_RATE) as bar:
         run.bar = bar
-        decode_files(tokenizer, run.todo, how, done=run.done, heard=bar.update, force=force)
+        keywords = DecodeOptions(**how.keywords)
+        decode_files(
+            tokenizer, run.todo, keywords, done=run.done, heard=bar.update, force=how.force, load=load
+        )
     run.summarize()
+
+
+def _facts(source: Path, codes: CodeSequence) -> dict[str, object]:
+    """What `--json` says of decoded codes."""
+    return {
+        "source": str(source),
+        "seconds": codes.seconds,
+        "sample_rate_hz": codes.sample_rate,
+        "samples": codes.num_samples,
+    }

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from audiovq.cli import options
+from audiovq.cli import checks, options
+from audiovq.cli.messages import say
 
 
 @click.command()
@@ -29,10 +30,13 @@ def picture(recordings: tuple[Path, ...], out: Path, titles: tuple[str, ...], fo
       audiovq picture speech.wav speech_decoded.wav -o compare.png --title original --title decoded
     """
     _check_titles(titles, len(recordings), "recordings")
+    checks.check_ending(out, checks.FIGURE_ENDINGS, several=False)
+    checks.check_files(*recordings)
+    checks.check_writable(out, force)
     from audiovq.plots.spectrogram import draw_spectrograms
 
     draw_spectrograms(recordings, out, titles=titles, force=force)
-    click.echo(f"{out}: {len(recordings)} spectrograms" if len(recordings) > 1 else f"{out}", err=True)
+    say(f"{out}: {len(recordings)} spectrograms" if len(recordings) > 1 else f"{out}")
 
 
 @click.command()
@@ -56,10 +60,13 @@ def curves(runs: tuple[Path, ...], out: Path, titles: tuple[str, ...], force: bo
       audiovq curves runs/small runs/large -o curves.png
     """
     _check_titles(titles, len(runs), "runs")
+    checks.check_ending(out, checks.FIGURE_ENDINGS, several=False)
+    checks.check_exists(*runs)
+    checks.check_writable(out, force)
     from audiovq.plots.curves import draw_curves
 
     draw_curves(runs, out, titles=titles, force=force)
-    click.echo(f"{out}: {len(runs)} runs" if len(runs) > 1 else f"{out}", err=True)
+    say(f"{out}: {len(runs)} runs" if len(runs) > 1 else f"{out}")
 
 
 def _check_titles(titles: tuple[str, ...], count: int, what: str) -> None:

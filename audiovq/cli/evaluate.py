@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from audiovq.cli import options
+from audiovq.cli import checks, options
 from audiovq.evaluation.evaluation_options import DEFAULT_MAX_PER_SPEAKER, EvaluationOptions
 
 # Repeated here, so that the help lists them without importing the systems; a test compares.
@@ -133,9 +133,9 @@ def _check_command(name: str, command: str) -> None:
 def evaluate(folder: Path, **values: Any) -> None:
     """Score speech reconstructed by the model and by other codecs.
 
-    FOLDER holds recordings, laid out as for `audiovq train`; recordings of 12 s or longer are skipped, as
-    PESQ is meant for short ones. A transcript is the column `text` of FOLDER/manifest.tsv, or VCTK's text
-    file of the recording. Runs on the CPU.
+    FOLDER holds recordings, also in subfolders; the name of the one that directly contains a recording is its
+    speaker. Recordings of 12 s or longer are skipped, as PESQ is meant for short ones. A transcript is the
+    column `text` of FOLDER/manifest.tsv, or VCTK's text file of the recording. Runs on the CPU.
 
     Prints a Markdown table: stored and nominal bits per second, PESQ, ESTOI, DistillMOS, speaker similarity,
     word error rate, and compute time (to encode and decode) per second of speech. Stored bits
@@ -154,8 +154,13 @@ def evaluate(folder: Path, **values: Any) -> None:
         raise click.UsageError("--json takes a file; the table goes to standard output.")
     if how.asr is not None and how.words is False:
         raise click.UsageError("--asr and --no-words exclude each other.")
+    if how.plot_out is not None:
+        checks.check_ending(how.plot_out, checks.FIGURE_ENDINGS, several=False)
+    checks.check_exists(folder, how.asr)
+    checks.check_files(how.prior)
+    checks.read_model_header(how.model)
     if how.json_out is not None:
-        options.check_writable(how.json_out, how.force)
+        checks.check_writable(how.json_out, how.force)
     if how.plot_out is not None:
         _check_plot(how.plot_out, how.force)
     from audiovq.evaluation.report import evaluate_speech
@@ -170,4 +175,4 @@ def _check_plot(out: Path, force: bool) -> None:
 
     figure_format(out)
     load_figure_class(out)
-    options.check_writable(out, force)
+    checks.check_writable(out, force)

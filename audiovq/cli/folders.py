@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -9,11 +10,40 @@ from pathlib import Path
 import click
 
 from audiovq.batch import FileJob, targets
+from audiovq.cli.messages import echo_json, say
 from audiovq.distributed import all_reduce_floats, process_group, torchrun_rank
-from audiovq.errors import AudiovqError
-from audiovq.io.atomic import remove_leftover_files
+from audiovq.errors import AudiovqError, os_error_line
+from audiovq.io.atomic import FolderInUse, FolderLock, remove_leftover_files
 from audiovq.io.folder import walk
 from audiovq.io.progress import ProgressBar
+
+
+def find_all_jobs(
+    sources: Sequence[Path],
+    out: Path,
+    suffixes: Collection[str],
+    new_suffix: str,
+    beside: Collection[str] = (),
+) -> list[FileJob]:
+    """Jobs of one folder (`find_jobs`), or of several files and folders, whose names are kept under `out`.
+
+    Raises:
+        AudiovqError: as `find_jobs`, or `out` is a file.
+        click.UsageError: `out` is standard output.
+    """
+    if out == Path("-"):
+        raise click.UsageError("OUT must be a folder for a folder, or for more than one input.")
+    if out.exists() and not out.is_dir():
+        raise AudiovqError(f"{out}: is a file; name a folder for the results")
+    if len(sources) == 1:
+        return find_jobs(sources[0], out, suffixes, new_suffix, beside)
+    files = [source for source in sources if not source.is_dir()]
+    names = targets([Path(file.name) for file in files], new_suffix)
+    jobs = [FileJob(file, out / name) for file, name in zip(files, names, strict=True)]
+    for folder in sources:
+        if folder.is_dir():
+            jobs += find_jobs(folder, out / folder.resolve().name, suffixes, new_suffix, beside)
+    return jobs
 
 
 def find_jobs(
@@ -21,19 +51,42 @@ def find_jobs(
 ) -> list[FileJob]:
     """Files under `folder` that end in one of `suffixes` (lower case), sorted, and their targets under `out`.
 
+    Args:
+        new_suffix: of the targets (`batch.targets`).
+        beside: as `_files_below`.
+
+    Raises: AudiovqError as `_files_below`.
+    """
+    sources = _files_below(folder, suffixes, beside)
+    new = targets(sources, new_suffix)
+    return [FileJob(folder / source, out / target) for source, target in zip(sources, new, strict=True)]
+
+
+def list_files(sources: Sequence[Path], suffixes: Collection[str], beside: Collection[str]) -> list[Path]:
+    """The files among `sources`; in place of each folder, those below it that end in one of `suffixes`.
+
+    Raises: AudiovqError as `_files_below`.
+    """
+    found = []
+    for source in sources:
+        if source.is_dir():
+            found += [source / path for path in _files_below(source, suffixes, beside)]
+        else:
+            found.append(source)
+    return found
+
+
+def _files_below(folder: Path, suffixes: Collection[str], beside: Collection[str]) -> list[Path]:
+    """Files under `folder` that end in one of `suffixes` (lower case), relative to it and sorted.
+
     Files with other endings are counted in a line on standard error. Names that start with a dot are left
     out: operating systems keep metadata in such files. Links to folders are followed.
 
     Args:
-        new_suffix: of the targets (`batch.targets`).
         beside: endings of files that belong to those of `suffixes`, and are not counted.
 
-    Raises:
-        AudiovqError: no such file in the folder, or it cannot be read.
-        click.UsageError: `out` is standard output.
+    Raises: AudiovqError if there is no such file in the folder, or it cannot be read.
     """
-    if out == Path("-"):
-        raise click.UsageError("OUT must be a folder, as the input is one.")
     sources = []
     others: Counter[str] = Counter()
     for parent, folders, names in walk(folder, onerror=_unreadable):
@@ -52,9 +105,26 @@ def find_jobs(
     if others and torchrun_rank().is_first:
         counts = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
         files = "1 other file" if others.total() == 1 else f"{others.total()} other files"
-        click.echo(f"{folder}: {files} left out ({counts})", err=True)
-    new = targets(sources, new_suffix)
-    return [FileJob(folder / source, out / target) for source, target in zip(sources, new, strict=True)]
+        say(f"{folder}: {files} left out ({counts})")
+    return sources
+
+
+def for_each_file(files: Sequence[Path], work: Callable[[Path], None]) -> None:
+    """Call `work` on each file. Of several, those that fail are reported, and the others go on.
+
+    Raises: AudiovqError if the only one failed, or any of several.
+    """
+    failed = 0
+    for file in files:
+        try:
+            work(file)
+        except (AudiovqError, OSError) as error:
+            if len(files) == 1:
+                raise
+            failed += 1
+            click.echo(f"audiovq: error: {error}", err=True)
+    if failed:
+        raise AudiovqError(f"{failed} of {len(files)} files failed; fix them and run the command again")
 
 
 class FolderRun:
@@ -67,21 +137,33 @@ class FolderRun:
         finished: whether an earlier run did a job; may raise AudiovqError.
         verb: for the summary: what happened to the files ("encoded").
         out: folder of the results; temporary files that a killed run left there are removed.
+        as_json: print a line of JSON for each file that is done or failed, with its `facts`.
+
+    Raises: AudiovqError if another process does the same work.
     """
 
     def __init__(
-        self, jobs: Sequence[FileJob], finished: Callable[[FileJob], bool], verb: str, out: Path
+        self,
+        jobs: Sequence[FileJob],
+        finished: Callable[[FileJob], bool],
+        verb: str,
+        out: Path,
+        as_json: bool = False,
     ) -> None:
         mine = torchrun_rank().shard(jobs)
         self.verb = verb
         self.out = out
         self.total = len(mine)
         if torchrun_rank().world_size > 1:
-            click.echo(f"{torchrun_rank()}: takes {len(mine)} of {len(jobs)} files", err=True)
+            say(f"{torchrun_rank()}: takes {len(mine)} of {len(jobs)} files")
+        self.as_json = as_json
+        self.facts: dict[FileJob, dict[str, object]] = {}
+        """Facts of the results, for `as_json`."""
         self.failed = 0
         self.skipped = 0
         self.todo: list[FileJob] = []
         self.bar: ProgressBar | None = None
+        self._lock = _lock_work(jobs[0], out) if torchrun_rank().is_first else None
         remove_leftover_files(out)
         # Where names still clash (`a.wav`, `a.mp3` and `a.mp3.wav`), the first one keeps the target.
         owners: dict[Path, Path] = {}
@@ -98,17 +180,26 @@ class FolderRun:
                     self.skipped += 1
                 else:
                     self.todo.append(job)
-            except AudiovqError as error:
+            except (AudiovqError, OSError) as error:
                 self.done(job, error)
 
     def done(self, job: FileJob, error: Exception | None) -> None:
         """Count a job, and print its error if it failed. The others go on."""
+        facts = self.facts.pop(job, {"source": str(job.source)})
         if error is None:
+            if self.as_json:
+                echo_json({"file": str(job.target), **facts})
             return
+        if self.as_json:
+            echo_json({"source": str(job.source), "error": str(error)})
         self.failed += 1
+        self.note(f"audiovq: error: {os_error_line(error) if isinstance(error, OSError) else error}")
+
+    def note(self, line: str) -> None:
+        """Print a line on standard error, above the bar."""
         if self.bar is not None:
             self.bar.clear()
-        click.echo(f"audiovq: error: {error}", err=True)
+        click.echo(line, err=True)
 
     def each(self, work: Callable[[FileJob], None]) -> None:
         """Call `work` on every job that is left, one after another."""
@@ -126,15 +217,34 @@ class FolderRun:
         started = torchrun_rank()
         if started.world_size > 1:
             others = started.world_size - 1
-            click.echo(f"{started}: done; waiting for {others} other{'s' if others > 1 else ''}", err=True)
+            say(f"{started}: done; waiting for {others} other{'s' if others > 1 else ''}")
         with process_group():
             total, skipped, failed = map(int, all_reduce_floats([self.total, self.skipped, self.failed]))
         if torchrun_rank().is_first:
             done = total - failed - skipped
             counts = f"{done} {self.verb}, {skipped} skipped as finished, {failed} failed"
-            click.echo(f"{self.out}: {counts}", err=True)
+            say(f"{self.out}: {counts}")
         if failed:
             raise AudiovqError(f"{failed} of {total} files failed; fix them and run the command again")
+
+
+def _lock_work(job: FileJob, out: Path) -> FolderLock:
+    """Keep other processes from the same work, until the command ends: each would report what the other one
+    has written as a failure. Other work may go to the same folder."""
+    inside = job.target.relative_to(out)
+    folder = job.source.parents[len(inside.parts) - 1].resolve()
+    work = f"{folder}\0{inside.suffix}".encode("utf-8", "surrogateescape")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(out, f".audiovq-{hashlib.sha256(work).hexdigest()[:16]}.lock")
+    except FolderInUse as error:
+        raise AudiovqError(f"{out}: another process does the same work ({error}); wait for it") from None
+    except OSError as error:
+        raise AudiovqError(f"{out}: cannot be made ({error.strerror}); name another folder") from None
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.call_on_close(lock.release)
+    return lock
 
 
 def default_out(folder: Path, ending: str) -> Path:

@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.cli import options
+from audiovq.cli import checks, options
+from audiovq.cli.checks import STANDARD_STREAM
+from audiovq.cli.messages import say, stage_bars
+from audiovq.errors import AudiovqError
 
 if TYPE_CHECKING:
     from audiovq.speech.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer
+
+
+_HOUR = 3600.0
+_SPEED = 10.0
+"""Seconds of speech a second of one core, prior and WaveNet of the bundled model (docs/measurements.md)."""
+_SPEED_FAST = 30.0
+"""The same with --fast."""
 
 
 @click.command()
@@ -21,11 +31,17 @@ if TYPE_CHECKING:
 @options.voice_option
 @click.option(
     "--seconds",
-    type=float,
+    type=click.FloatRange(0, 24 * 3600, min_open=True, max_open=True),
     default=4.0,
     show_default=True,
     metavar="S",
     help="Length of each new recording in seconds, not counting the prompt.",
+)
+@click.option(
+    "--long",
+    "is_long",
+    is_flag=True,
+    help="Allow more than an hour of new speech in all; a day is the limit.",
 )
 @options.number_option(
     "--count",
@@ -79,6 +95,7 @@ def generate(
     speaker: str | None,
     voice: Path | None,
     seconds: float,
+    is_long: bool,
     count: int,
     levels: int | None,
     temperature: float,
@@ -103,43 +120,72 @@ def generate(
       audiovq generate --speaker NAME --seconds 10
       audiovq generate --prompt start.wav --count 4 -o continued/
     """
-    options.check_one_voice(speaker, voice)
+    checks.check_one_voice(speaker, voice)
+    _check_amount(seconds, count, fast, is_long)
     out = out or Path("generated" if count > 1 else "generated.wav")
-    if count > 1 and (out == Path("-") or out.suffix):
+    if count > 1 and (out == STANDARD_STREAM or out.suffix):
         raise click.UsageError("--out must be a folder if --count is greater than 1.")
-    if with_codes and out == Path("-"):
+    if count == 1:
+        checks.check_ending(out, checks.SOUND_ENDINGS, several=False)
+    if with_codes and out == STANDARD_STREAM:
         raise click.UsageError("--codes needs an audio file in --out, not `-`.")
+    checks.check_files(prior, voice, prompt)
+    header = checks.read_model_header(model)
+    if prompt is None:
+        checks.check_levels(levels, header)
+    name = checks.choose_speaker(speaker, header, model)
     targets = [out] if count == 1 else [out / f"{seed + i:04}.wav" for i in range(count)]
+    _check_targets(targets, with_codes, force)
+    checks.say_speaker(name, header)
     from audiovq.tokenizer import load
 
-    _check_targets(targets, with_codes, force)
     tokenizer = load(model, prior=prior)
-    name = options.speaker_name(speaker, tokenizer)
-    made = tokenizer.prior.generate(
-        seconds,
-        count,
-        levels=levels,
-        speaker=name,
-        voice=None if voice is None else tokenizer.voice_of(voice),
-        prompt=None if prompt is None else _read_prompt(tokenizer, prompt),
-        seed=seed,
-        temperature=temperature,
-        top_k=top_k,
-        guidance=guidance,
-    )
+    with stage_bars():
+        made = tokenizer.prior.generate(
+            seconds,
+            count,
+            levels=levels,
+            speaker=name,
+            voice=None if voice is None else tokenizer.voice_of(voice),
+            prompt=None if prompt is None else _read_prompt(tokenizer, prompt),
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            guidance=guidance,
+        )
     _decode_all(tokenizer, made, targets, seed, fast, force, with_codes)
-    if out != Path("-"):
+    if out != STANDARD_STREAM:
         total = sum(codes.seconds for codes in made)
-        click.echo(f"{out}: {len(made)} generated, {total:.2f} s", err=True)
+        voices = sorted({codes.speaker for codes in made if codes.speaker is not None and name is None})
+        chosen = f", in the likeliest voice: {' '.join(voices)}" if voices and prompt is None else ""
+        say(f"{out}: {len(made)} generated, {total:.2f} s{chosen}")
+
+
+def _check_amount(seconds: float, count: int, fast: bool, is_long: bool) -> None:
+    """Refuse what cannot be generated, and what takes long unless it is asked for, before any work."""
+    from audiovq.kernels.options import check_amount
+
+    check_amount(seconds, count)
+    total = seconds * count
+    if total <= _HOUR or is_long:
+        return
+    minutes = total / (_SPEED_FAST if fast else _SPEED) / 60
+    raise click.UsageError(
+        f"{total / _HOUR:.1f} hours of speech take about {minutes:.0f} minutes on one core; "
+        "give --long to generate them."
+    )
 
 
 def _check_targets(targets: list[Path], with_codes: bool, force: bool) -> None:
-    """Fail before the work if an output exists."""
+    """Fail before the work if an output exists, or its folder cannot be made."""
     for target in targets:
-        if target.parent.is_dir():
-            options.check_writable(target, force)
+        folder = target.parent
+        if folder.is_dir() or len(targets) == 1:
+            checks.check_writable(target, force)
             if with_codes:
-                options.check_writable(target.with_suffix(".npy"), force)
+                checks.check_writable(target.with_suffix(".npy"), force)
+        elif folder.exists():
+            raise AudiovqError(f"{folder}: is a file; name a folder for the results")
 
 
 def _read_prompt(tokenizer: Tokenizer, path: Path) -> CodeSequence:

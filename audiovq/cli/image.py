@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiovq.cli import options
+from audiovq.cli import checks, options
+from audiovq.cli.checks import STANDARD_STREAM
 from audiovq.cli.image_generate import image_evaluate, image_generate
 from audiovq.cli.info import echo_facts
+from audiovq.cli.messages import say
 from audiovq.cli.train import image_prior, image_train
 
 if TYPE_CHECKING:
     from audiovq.image.tokenizer import ImageTokenizer
 
 
-@click.group(cls=options.OrderedGroup)
-def image() -> None:
+@click.group(cls=options.OrderedGroup, invoke_without_command=True)
+@click.pass_context
+def image(ctx: click.Context) -> None:
     """Turn images into grids of integers and back.
 
     The bundled model is a small one, of greyscale clothing (Fashion-MNIST, 28 x 28 pixels, 4 x 4 per code).
@@ -31,6 +34,8 @@ def image() -> None:
       audiovq image encode photo.png --model runs/mine/model.safetensors
       audiovq image decode photo.npy back.png --model runs/mine/model.safetensors
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @click.command("encode")
@@ -64,29 +69,39 @@ def image_encode(
     array; the .json file next to it stores the image size, greyscale or colour, and the class. Use `-` to
     write the array to standard output, without the .json.
     """
+    is_folder = source.is_dir()
+    if not is_folder:
+        out = checks.out_or_default(source, out, ".npy")
+        checks.check_ending(out, (".npy",), several=False)
+    checks.check_exists(source)
+    checks.check_files(model)
     from audiovq.image.files import require_pillow
-    from audiovq.image.tokenizer import load_image_tokenizer
 
     require_pillow()
-    if source.is_dir():
+    if is_folder:
+        from audiovq.image.tokenizer import load_image_tokenizer
+
         _encode_folder(source, out, load_image_tokenizer(model, device=device), label, force)
         return
-    out = options.out_or_default(source, out, ".npy")
-    if out != Path("-"):
-        options.check_writable(out, force)
-        options.check_writable(out.with_suffix(".json"), force)
+    assert out is not None
+    checks.check_files(source)
+    checks.check_writable(out, force)
+    if out != STANDARD_STREAM:
+        checks.check_writable(out.with_suffix(".json"), force)
+    from audiovq.image.tokenizer import load_image_tokenizer
+
     codes = load_image_tokenizer(model, device=device).encode(source, label)
     codes.save(out, force=force)
-    if out != Path("-"):
+    if out != STANDARD_STREAM:
         rows, columns = codes.codes.shape
-        click.echo(f"{out}: {columns} x {rows} codes for {codes.width} x {codes.height} pixels", err=True)
+        say(f"{out}: {columns} x {rows} codes for {codes.width} x {codes.height} pixels")
 
 
 def _encode_folder(
     folder: Path, out: Path | None, tokenizer: ImageTokenizer, label: str | None, force: bool
 ) -> None:
     from audiovq.batch import FileJob
-    from audiovq.cli.folders import FolderRun, default_out, find_jobs
+    from audiovq.cli.folders import FolderRun, default_out, find_all_jobs
     from audiovq.errors import AudiovqError
     from audiovq.image.codes import CodeGrid
     from audiovq.image.files import IMAGE_EXTENSIONS
@@ -106,7 +121,7 @@ def _encode_folder(
     def work(job: FileJob) -> None:
         tokenizer.encode(job.source, label).save(job.target, force=force)
 
-    run = FolderRun(find_jobs(folder, out, IMAGE_EXTENSIONS, ".npy"), finished, "encoded", out)
+    run = FolderRun(find_all_jobs([folder], out, IMAGE_EXTENSIONS, ".npy"), finished, "encoded", out)
     run.each(work)
     run.summarize()
 
@@ -132,25 +147,38 @@ def image_decode(source: Path, out: Path | None, model: Path | None, device: str
     CODES_decoded, with the same directory structure). OUT is required if CODES is `-`. Use `-` to write a PNG
     to standard output.
     """
-    from audiovq.image.codes import CodeGrid
-    from audiovq.image.files import require_pillow, write_picture
-    from audiovq.image.tokenizer import load_image_tokenizer
+    is_folder = source.is_dir()
+    if not is_folder:
+        out = checks.out_or_default(source, out, "_decoded.png", "CODES")
+        checks.check_ending(out, checks.PICTURE_ENDINGS, several=False)
+    checks.check_exists(source)
+    checks.check_files(model)
+    from audiovq.image.files import require_pillow
 
     require_pillow()
-    if source.is_dir():
+    if is_folder:
+        from audiovq.image.tokenizer import load_image_tokenizer
+
         _decode_folder(source, out, load_image_tokenizer(model, device=device), force)
         return
-    out = options.out_or_default(source, out, "_decoded.png", "CODES")
-    options.check_writable(out, force)
-    pixels = load_image_tokenizer(model, device=device).decode(CodeGrid.load(source))
+    assert out is not None
+    checks.check_files(source)
+    from audiovq.image.codes import CodeGrid
+
+    codes = CodeGrid.load(source)
+    checks.check_writable(out, force)
+    from audiovq.image.files import write_picture
+    from audiovq.image.tokenizer import load_image_tokenizer
+
+    pixels = load_image_tokenizer(model, device=device).decode(codes)
     write_picture(out, pixels, force=force)
-    if out != Path("-"):
-        click.echo(f"{out}: {pixels.shape[1]} x {pixels.shape[0]} pixels", err=True)
+    if out != STANDARD_STREAM:
+        say(f"{out}: {pixels.shape[1]} x {pixels.shape[0]} pixels")
 
 
 def _decode_folder(folder: Path, out: Path | None, tokenizer: ImageTokenizer, force: bool) -> None:
     from audiovq.batch import FileJob
-    from audiovq.cli.folders import FolderRun, default_out, find_jobs
+    from audiovq.cli.folders import FolderRun, default_out, find_all_jobs
     from audiovq.image.codes import CodeGrid
     from audiovq.image.files import write_picture
 
@@ -164,7 +192,7 @@ def _decode_folder(folder: Path, out: Path | None, tokenizer: ImageTokenizer, fo
     def work(job: FileJob) -> None:
         write_picture(job.target, tokenizer.decode(CodeGrid.load(job.source)), force=force)
 
-    run = FolderRun(find_jobs(folder, out, {".npy"}, ".png", {".json"}), finished, "decoded", out)
+    run = FolderRun(find_all_jobs([folder], out, {".npy"}, ".png", {".json"}), finished, "decoded", out)
     run.each(work)
     run.summarize()
 
@@ -178,6 +206,7 @@ def image_info(path: Path | None, as_json: bool) -> None:
     Without FILE, the bundled model is described. For codes, prints the size of the grid and of the image,
     the number of distinct codes, and the class; for a model, its sizes, classes, and whether it has a prior.
     """
+    checks.check_files(path)
     if path is None or path.suffix != ".npy":
         from audiovq.image.tokenizer import load_image_tokenizer
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from audiovq.cli import options
+from audiovq.cli import checks, options
+from audiovq.cli.messages import say
 
 
 @click.command("generate")
@@ -58,8 +59,6 @@ def image_generate(
     OUT is a .png or .jpg file (all images in one grid, about square without classes) or a folder (one PNG per
     image, 00000.png and so on, with its codes as .npy and .json). It cannot be `-`.
     """
-    import numpy as np
-
     if each_class and labels:
         raise click.UsageError("--class and --each-class exclude each other.")
     if out == Path("-"):
@@ -67,7 +66,12 @@ def image_generate(
     width, height = _parse_size(size)
     is_grid = bool(out.suffix)
     if is_grid:
-        options.check_writable(out, force)
+        checks.check_ending(out, checks.PICTURE_ENDINGS, several=False)
+    checks.check_files(model)
+    if is_grid:
+        checks.check_writable(out, force)
+    import numpy as np
+
     from audiovq.image.files import require_pillow, tile_pictures, write_picture
     from audiovq.image.tokenizer import load_image_tokenizer
 
@@ -100,7 +104,7 @@ def image_generate(
         for n, (codes, pixels) in enumerate(zip(grids, pictures, strict=True)):
             codes.save(out / f"{n:05d}.npy", force=force)
             write_picture(out / f"{n:05d}.png", pixels, force=force)
-    click.echo(f"{out}: {len(pictures)} images", err=True)
+    say(f"{out}: {len(pictures)} images")
 
 
 @click.command("evaluate")
@@ -129,7 +133,8 @@ def image_evaluate(
 ) -> None:
     """Score a model on held-out images.
 
-    DATA holds images, laid out as for `audiovq image train`; its held-out part is the same as in training.
+    DATA is a folder of images or an .npz file (`audiovq image train --help` lists the layouts); its held-out
+    part is the same as in training.
     Images larger than the training size are cut into patches of that size.
 
     Prints the mean squared error (of values from 0 to 1) and its PSNR; bits per code under a unigram model
@@ -137,7 +142,11 @@ def image_evaluate(
     decoder alone, and of decoder plus codes at the lowest of these three; and the perplexity of the codes.
     """
     if grid_out is not None:
-        options.check_writable(grid_out, force)
+        checks.check_ending(grid_out, checks.PICTURE_ENDINGS, several=False)
+    checks.check_exists(folder)
+    checks.check_files(model)
+    if grid_out is not None:
+        checks.check_writable(grid_out, force)
     import json
     from dataclasses import asdict
 

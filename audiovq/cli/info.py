@@ -10,44 +10,84 @@ from typing import TYPE_CHECKING
 
 import click
 
+from audiovq.cli import checks
+from audiovq.cli.messages import echo_json, stage_bars
 from audiovq.cli.options import PATH, json_option, model_option
+from audiovq.errors import printable
 
 if TYPE_CHECKING:
+    from audiovq.prior.bitstream import Bitstream
     from audiovq.speech.codes import CodeSequence
     from audiovq.tokenizer import Tokenizer
 
 
 _MAX_SECONDS_TO_COMPRESS = 300.0
 """Longer recordings are not compressed just to find out how many bits they take."""
+_IN_ONE_LINE = ("steps", "levels", "seconds", "sample_rate_hz", "stored_bits_per_second", "speaker")
+"""Facts of each of several files."""
 
 
 @click.command()
-@click.argument("path", metavar="[FILE]", required=False, type=PATH)
+@click.argument("paths", metavar="[FILE]...", nargs=-1, type=PATH)
 @model_option
 @json_option
-def info(path: Path | None, model: Path | None, as_json: bool) -> None:
-    """Describe a code file or a model.
+def info(paths: tuple[Path, ...], model: Path | None, as_json: bool) -> None:
+    """Describe code files or a model.
 
-    FILE is a code file (.npy or .avq) or a speech model (.safetensors); `audiovq image info` describes those
-    of images. Without FILE, the model of --model is described; with a model as FILE, --model is an error.
+    FILE is a code file (.npy or .avq), a folder of code files, or a speech model (.safetensors); `audiovq
+    image info` describes those of images. Without FILE, the model of --model is described; with a model as
+    FILE, --model is an error. Of several files, each is described in one line, or with --json as one line of
+    JSON; a file that cannot be read is reported and does not stop the others.
 
     For codes, prints the number of steps, levels and codes, length, sample rate, loudness, voice, and bits
     per second: `bits per second` is log2 of the codebook size for each code, `stored bits per second` the
     size as .avq (only for codes of up to 5 minutes or an .avq file, and if the model has a prior). For codes
-    from a different model, pass --model: without it an .avq file cannot be read, and the stored bit rate of a
-    .npy file is not shown.
+    from a different model, pass --model: without it only the header of an .avq file is described, and the
+    stored bit rate of a .npy file is not shown.
 
     For a model, prints its rates, levels, sizes, delays and number of speakers.
+
+    \b
+    Examples:
+      audiovq info speech.avq
+      audiovq info codes/ --json
     """
-    is_codes = path is not None and path.suffix in (".npy", ".avq")
-    if path is not None and not is_codes and model is not None:
+    are_codes = [path.is_dir() or path.suffix in (".npy", ".avq") for path in paths]
+    if len(paths) > 1 and not all(are_codes):
+        raise click.UsageError("Several FILEs must be code files (.npy, .avq) or folders of them.")
+    if paths and not all(are_codes) and model is not None:
         raise click.UsageError("--model is for a code file, but FILE is a model.")
+    checks.check_exists(*paths)
+    checks.read_model_header(model if not paths or all(are_codes) else paths[0])
+    if not paths or not all(are_codes):
+        from audiovq.tokenizer import load
+
+        echo_facts(load(paths[0] if paths else model).info(), as_json)
+        return
+    _describe_codes(paths, model, as_json)
+
+
+def _describe_codes(paths: tuple[Path, ...], model: Path | None, as_json: bool) -> None:
+    from audiovq.cli.folders import for_each_file, list_files
+
+    files = list_files(paths, (".npy", ".avq"), {".json"})
+    checks.check_files(*files)
     from audiovq.tokenizer import load
 
-    if path is not None and is_codes:
-        echo_facts(_code_facts(path, load(model)), as_json)
-    else:
-        echo_facts(load(path or model).info(), as_json)
+    tokenizer = load(model)
+
+    def describe(path: Path) -> None:
+        with stage_bars():
+            facts = _code_facts(path, tokenizer)
+        if len(files) == 1 and not paths[0].is_dir():
+            echo_facts(facts, as_json)
+        elif as_json:
+            echo_json({"file": str(path), **facts})
+        else:
+            shown = {name.replace("_", " "): facts[name] for name in _IN_ONE_LINE if facts.get(name)}
+            click.echo(f"{path}: {'  '.join(f'{name} {_text(value)}' for name, value in shown.items())}")
+
+    for_each_file(files, describe)
 
 
 @click.command()
@@ -59,9 +99,7 @@ def speakers(model: Path | None, as_json: bool) -> None:
     Prints each speaker's number, name, sex and minutes of training speech. Use the number or the name with
     --speaker in `audiovq decode`, `generate` and `convert`.
     """
-    from audiovq.tokenizer import load
-
-    known = load(model).speakers
+    known = checks.read_model_header(model).speakers
     if as_json:
         fields = ("number", "name", "sex", "minutes")
         rows = [{field: getattr(speaker, field) for field in fields} for speaker in known]
@@ -86,6 +124,12 @@ def echo_facts(facts: Mapping[str, object], as_json: bool) -> None:
 def _code_facts(path: Path, tokenizer: Tokenizer) -> dict[str, object]:
     """Facts of a code file; `tokenizer` is of the model that may have made it."""
     model = tokenizer.info()
+    if path.suffix == ".avq":
+        from audiovq.prior.bitstream import read_bitstream
+
+        header = read_bitstream(path)
+        if header.model != str(model["fingerprint"])[:8]:
+            return _header_facts(path, header)
     codes = tokenizer.load_codes(path)
     if codes.fingerprint is None and codes.codebook_size is None:
         codes = codes.for_model(tokenizer.code_format)
@@ -116,10 +160,31 @@ def _code_facts(path: Path, tokenizer: Tokenizer) -> dict[str, object]:
     }
 
 
+def _header_facts(path: Path, header: Bitstream) -> dict[str, object]:
+    """Facts of an .avq file of another model, which its header holds."""
+    rate = header.sample_rate
+    seconds = header.num_samples / rate if header.num_samples and rate else None
+    return {
+        "steps": header.steps,
+        "levels": header.levels,
+        "stored_bits_per_second": 8 * path.stat().st_size / seconds if seconds else None,
+        "seconds": seconds,
+        "sample_rate_hz": rate,
+        "samples": header.num_samples,
+        "gain_db": 20 * math.log10(header.gain) if header.gain else None,
+        "digital_silence": True if header.gain == 0 else None,
+        "part_of_a_damaged_recording": True if header.partial else None,
+        "speaker": header.speaker,
+        "fingerprint": header.model,
+        "prior": header.prior,
+        "made_by_this_model": False,
+    }
+
+
 def _stored_rate(path: Path, tokenizer: Tokenizer, codes: CodeSequence) -> float | None:
     """Bits a second as `.avq`, header and voice included; None where the model has no prior."""
     from audiovq.errors import AudiovqError
-    from audiovq.prior.sampler import find_prior_path
+    from audiovq.speech.modelfolder import find_prior_path
 
     if path.suffix == ".avq":
         return 8 * path.stat().st_size / codes.seconds
@@ -142,4 +207,4 @@ def _text(value: object) -> str:
             return f"{value:,.2f}".removesuffix(".00")
         case list():
             return " ".join(map(str, value))
-    return str(value)
+    return printable(str(value))  # on one line, too

@@ -26,7 +26,8 @@ from audiovq.cli.options import OrderedGroup
 from audiovq.cli.score import score
 from audiovq.cli.stderr_log import log_to_stderr
 from audiovq.cli.train import prior, train
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, os_error_line
+from audiovq.io.terminal import escaped_output
 
 
 @click.group(
@@ -47,8 +48,14 @@ def cli(ctx: click.Context) -> None:
 
     `audiovq VERB --help` explains a verb. `-` means standard input as the IN or CODES, and standard output as
     the OUT, of encode, decode, convert, generate, image encode and image decode. Results go to standard
-    output, messages to standard error. Exit codes: 0 done, 1 bad input or output, 2 wrong usage, 130
-    interrupted.
+    output, messages to standard error (VERB --quiet: errors alone). Exit codes: 0 done, 1 bad input or
+    output, 2 wrong usage, 130 interrupted.
+
+    To complete verbs, options and speakers in the shell, put this line into ~/.bashrc (zsh and fish: the
+    same, with zsh_source and fish_source):
+
+    \b
+      eval "$(_AUDIOVQ_COMPLETE=bash_source audiovq)"
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -69,14 +76,18 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
         command: `audiovq`, or a recipe.
         name: the program's name.
     """
+    with escaped_output():
+        return _run(args, command, name)
+
+
+def _run(args: Sequence[str], command: click.Command, name: str) -> int:
     try:
         with log_to_stderr():
             result = command.main(args=list(args), prog_name=name, standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _fail_usage(name, error)
     except (click.Abort, KeyboardInterrupt) as error:
         # Click takes every end of a file for Ctrl-D at a prompt, and there is no prompt here.
         if isinstance(error.__cause__, EOFError):
@@ -90,15 +101,19 @@ def run(args: Sequence[str], command: click.Command = cli, name: str = "audiovq"
     except AudiovqError as error:
         return _fail(name, str(error))
     except OSError as error:
-        return _fail(name, f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
+        return _fail(name, os_error_line(error))
     return result if isinstance(result, int) else 0
+
+
+def _fail_usage(name: str, error: click.ClickException) -> int:
+    """One line, where click would print a paragraph."""
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    command = name if ctx is None else ctx.command_path
+    message = " ".join(error.format_message().split()).rstrip(".")
+    click.echo(f"{command}: error: {message}; see `{command} --help`", err=True)
+    return error.exit_code
 
 
 def _fail(name: str, message: str) -> int:
     click.echo(f"{name}: error: {message}", err=True)
     return 1
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))

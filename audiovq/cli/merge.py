@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from audiovq.cli import options
+from audiovq.cli import checks, options
+from audiovq.cli.messages import say
 
 
 @click.command()
@@ -57,10 +58,15 @@ def merge(
     """
     if spectral_head is None and wavenet is None and prior is None and not overrides:
         raise click.UsageError("At least one of --spectral-head, --wavenet, --prior and --set is required.")
-    options.check_writable(out, force)
+    checks.check_ending(out, (".safetensors",), several=False)
+    checks.check_files(base, spectral_head, wavenet, prior)
+    for model in (base, spectral_head, wavenet):
+        if model is not None:
+            checks.read_model_header(model)
+    checks.check_writable(out, force)
     from audiovq.training.merge import merge_model_parts
 
     found = {"spectral_head": spectral_head, "wavenet": wavenet}
     parts = {name: path for name, path in found.items() if path is not None}
     fingerprint = merge_model_parts(base, parts, out, overrides, force, prior)
-    click.echo(f"{out}: model {fingerprint}", err=True)
+    say(f"{out}: model {fingerprint}")

@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
+from audiovq.cli.messages import make_quiet_option
+
 if TYPE_CHECKING:
-    from audiovq.tokenizer import Tokenizer
+    from click.shell_completion import CompletionItem
 
 _ClickCallback = TypeVar("_ClickCallback", bound=Callable[..., object])
 
-PATH = click.Path(path_type=Path)
-PATH_OR_DASH = click.Path(path_type=Path, allow_dash=True)
+
+class _PathType(click.Path):
+    """A path. An empty one, of a shell variable that is not set, would mean the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _PathType(path_type=Path)
+PATH_OR_DASH = _PathType(path_type=Path, allow_dash=True)
 
 
 class OrderedGroup(click.Group):
-    """Lists its verbs in the order in which a user meets them, not by the alphabet."""
+    """Lists its verbs in the order in which a user meets them, not by the alphabet; each can be quiet."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the verbs."""
         return list(self.commands)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a verb, with `--quiet`."""
+        if not isinstance(cmd, click.Group):
+            cmd.params.append(make_quiet_option())
+        super().add_command(cmd, name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that the arguments begin with. Raises: click.UsageError, with a suggestion."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            near = get_close_matches(name, self.commands, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(self.commands)}."
+            raise click.UsageError(f"No such command {name!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 class TrainingRunFlags(TypedDict):
@@ -57,6 +87,21 @@ def number_option(
 in_argument = click.argument("source", metavar="IN", type=PATH_OR_DASH)
 codes_argument = click.argument("source", metavar="CODES", type=PATH_OR_DASH)
 out_argument = click.argument("out", metavar="[OUT]", required=False, type=PATH_OR_DASH)
+
+
+def paths_argument(metavar: str) -> Callable[[_ClickCallback], _ClickCallback]:
+    """`IN [OUT]`, or several inputs with `-o`: `audiovq.cli.checks.split_paths` takes them apart."""
+    return click.argument("paths", metavar=f"{metavar} [OUT]", nargs=-1, required=True, type=PATH_OR_DASH)
+
+
+several_out_option = click.option(
+    "-o",
+    "--out",
+    type=PATH_OR_DASH,
+    metavar="OUT",
+    help="Where to write, in place of OUT behind the input: then any number of inputs can be given. For more "
+    "than one, OUT is a folder.",
+)
 config_argument = click.argument("config", type=PATH)
 
 
@@ -98,11 +143,28 @@ def levels_option(text: str) -> Callable[[_ClickCallback], _ClickCallback]:
 
 
 # How to decode
+
+
+def _complete_speaker(ctx: click.Context, option: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of trained speakers, for the shell."""
+    from click.shell_completion import CompletionItem
+
+    from audiovq.cli.checks import read_model_header
+    from audiovq.errors import AudiovqError
+
+    try:
+        speakers = read_model_header(ctx.params.get("model")).speakers
+    except AudiovqError:
+        return []
+    return [CompletionItem(s.name, help=s.sex or None) for s in speakers if s.name.startswith(incomplete)]
+
+
 speaker_option = click.option(
     "--speaker",
     metavar="NAME|NUMBER",
-    help="Use the voice of a trained speaker, given by name or number as listed by `audiovq speakers`; names "
-    "take precedence. Excludes --voice.",
+    shell_complete=_complete_speaker,
+    help="Use the voice of a trained speaker, by name (ls19) or number (19) as `audiovq speakers` lists "
+    "them; the choice is printed. A name that is all digits comes before the number. Excludes --voice.",
 )
 voice_option = path_option(
     "--voice",
@@ -154,6 +216,13 @@ partial_option = click.option(
     "--partial", is_flag=True, help="Take what can be decoded of a recording that is cut short or damaged."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+written_json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print what was written to standard output: one line of JSON a file, with its name, source and "
+    "length, or the error.",
+)
 figure_option = path_option(
     "-o", "--out", metavar="OUT", text="Figure to write: a .png, .pdf or .svg file.", required=True
 )
@@ -278,46 +347,3 @@ def training_options(
         return command
 
     return add
-
-
-# Checks
-
-
-def speaker_name(text: str | None, tokenizer: Tokenizer) -> str | int | None:
-    """A name or a number. Names come first: some corpora name their speakers by numbers."""
-    if text is None or not text.isdecimal() or text in {speaker.name for speaker in tokenizer.speakers}:
-        return text
-    return int(text)
-
-
-def check_one_voice(speaker: str | None, voice: Path | None) -> None:
-    """Raise click.UsageError if both a speaker and a recording are given."""
-    if speaker is not None and voice is not None:
-        raise click.UsageError("--speaker and --voice exclude each other.")
-
-
-def out_or_default(source: Path, out: Path | None, ending: str, metavar: str = "IN") -> Path:
-    """`out`, or if there is none a file next to `source` whose name ends in `ending`.
-
-    Raises: click.UsageError if there is no name to derive one from.
-    """
-    if out is not None:
-        return out
-    if source == Path("-"):
-        raise click.UsageError(f"OUT is required when {metavar} is standard input.")
-    if not source.name:
-        raise click.UsageError(f"{metavar} must be a file, not the folder {source}.")
-    return source.with_name(source.stem + ending)
-
-
-def check_writable(path: Path, force: bool) -> None:
-    """Fail before the work, not after it, if `path` cannot be written; `-` always can.
-
-    Raises:
-        AudiovqError: as `audiovq.io.atomic.PartialFile`.
-    """
-    if path == Path("-"):
-        return
-    from audiovq.io.atomic import PartialFile
-
-    PartialFile(path, force=force).discard()

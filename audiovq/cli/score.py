@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from audiovq.cli import options
+from audiovq.cli import checks, options
+from audiovq.cli.messages import echo_json, say, stage_bars
 
 
 @click.command()
@@ -25,6 +25,7 @@ from audiovq.cli import options
     help="Also compute the likelihood bound of the whole model, in bits per sample at 16 kHz. This runs the "
     "WaveNet over every sample; code files are an error.",
 )
+@options.partial_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 def score(
     sources: tuple[Path, ...],
@@ -32,11 +33,13 @@ def score(
     prior: Path | None,
     speakers: int | None,
     bound: bool,
+    partial: bool,
     as_json: bool,
 ) -> None:
     """Measure how likely recordings are under the model's prior.
 
-    IN is one or more audio files or code files (.npy, .avq). Runs on the CPU.
+    IN is one or more audio files, code files (.npy, .avq) or folders of them. Of several, a file that cannot
+    be read is reported and does not stop the others. Runs on the CPU.
 
     One line is printed per input: mean bits per code step (16 ms with the bundled model), bits per second,
     and bits per code at each level (coarsest first), under the prior with no voice given and with the
@@ -52,24 +55,40 @@ def score(
     Example:
       audiovq score speech.wav --speakers 5
     """
+    checks.check_exists(*sources)
+    checks.check_files(prior)
+    checks.read_model_header(model)
+    from audiovq.audio.reader import AUDIO_EXTENSIONS
+    from audiovq.cli.folders import for_each_file, list_files
+
+    endings = (".npy", ".avq") if not bound else ()
+    files = list_files(sources, (*AUDIO_EXTENSIONS, *endings), {".json"})
     from audiovq.evaluation.likelihood import measure_recording_bits
     from audiovq.tokenizer import load
 
     tokenizer = load(model, prior=prior)
-    for source in sources:
-        facts = measure_recording_bits(tokenizer, source, speakers or 0, bound)
+
+    def score_file(source: Path) -> None:
+        with stage_bars():
+            facts = measure_recording_bits(tokenizer, source, speakers or 0, bound, partial)
+        if "partial" in facts:
+            say(f"{source}: damaged, {facts['seconds']:.2f} s of it taken")
         if as_json:
-            click.echo(json.dumps({"file": str(source), **facts}, ensure_ascii=False))
-            continue
+            echo_json({"file": str(source), **facts})
+            return
         values = [f"{k.replace('_', ' ')} {_text(v)}" for k, v in facts.items() if not isinstance(v, dict)]
         click.echo(f"{source}: {'  '.join(values)}")
         for value in facts.values():
             for name, bits in value.items() if isinstance(value, dict) else ():
                 click.echo(f"    {name:<12} {bits:.3f} bits a step")
 
+    for_each_file(files, score_file)
 
-def _text(value: float | list[float]) -> str:
+
+def _text(value: float | bool | list[float]) -> str:
     """A number, or several joined by plus signs."""
     if isinstance(value, list):
         return " + ".join(map(_text, value))
+    if isinstance(value, bool):
+        return "yes"
     return str(value) if isinstance(value, int) else f"{value:.3f}"

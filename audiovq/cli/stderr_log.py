@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import click
 
 from audiovq.distributed import rank_zero_log_filter
+from audiovq.errors import printable
+from audiovq.io.terminal import unescaped_stderr
 
 
 class _StderrHandler(logging.Handler):
@@ -22,7 +24,8 @@ class _StderrHandler(logging.Handler):
             return
         from tqdm import tqdm
 
-        tqdm.write(line, file=sys.stderr)
+        # The stream of the bars, so that they make room; the line itself is escaped as everywhere.
+        tqdm.write(printable(line, kept="\n\t"), file=unescaped_stderr())
 
 
 @contextmanager

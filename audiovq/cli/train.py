@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from audiovq.cli import options
+from audiovq.cli import checks, options
 from audiovq.training.run_options import RunOptions
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _logger = logging.getLogger(__name__)
 
-_IMAGES = "Images to train on: a folder or an .npz file, as `audiovq image train --help` describes."
+_IMAGES = "Images to train on: a folder or an .npz file (`audiovq image train --help` lists the layouts)."
 
 
 @click.command()
@@ -37,9 +40,10 @@ def train(
     """Train a speech model on your own recordings.
 
     CONFIG is a TOML file, or the name of a bundled configuration: default (62.5 code steps per second, 3
-    levels of 640 codes), or those of the VQ-VAE paper, paper-vctk (250 steps, 512 codes) and paper-phonemes
-    (25 steps, 128 codes). A file named CONFIG takes precedence. To write your own, copy one from
-    audiovq/config/presets; audiovq/config/speech.py and audiovq/config/training.py explain every key.
+    levels, codebook size 640), or those of the VQ-VAE paper, paper-vctk (250 steps per second, 1 level,
+    codebook size 512) and paper-phonemes (25 steps per second, 1 level, codebook size 128). A file named
+    CONFIG takes precedence. To write your own, copy one from audiovq/config/presets;
+    audiovq/config/speech.py and audiovq/config/training.py explain every key.
 
     DATA is searched for recordings including subfolders, in any format and at any sample rate. The name of
     the subfolder that directly contains a recording is its speaker; recordings in DATA itself have none.
@@ -59,13 +63,15 @@ def train(
     \b
       torchrun --nproc-per-node 4 -m audiovq train default --data DATA --device cuda
     """
-    if snapshot is not None:
-        options.check_writable(snapshot, force)
+    from audiovq.config.speech import SpeechConfig
+
+    _check_input(config, overrides, SpeechConfig, data, init)
+    _check_snapshot(snapshot, force)
     from audiovq.training.launch import _keep_freed_memory
     from audiovq.training.speech import train_speech_model
 
     _keep_freed_memory()
-    run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, **flags)
+    run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, force=force, **flags)
     model = train_speech_model(config, data, run_options, overrides, init, stages)
     _logger.info("%s: the %s", model, "trained model" if snapshot is None else "model so far")
 
@@ -74,7 +80,8 @@ def train(
 @click.argument("config", type=options.PATH, default="prior")
 @options.model_option
 @options.training_options(
-    "Folder of recordings, laid out as for `audiovq train`, usually the one the model was trained on."
+    "Folder of recordings, usually the one the model was trained on. Subfolders are searched too; the name "
+    "of the one that directly contains a recording is its speaker."
 )
 @options.snapshot_option
 @options.force_snapshot_option
@@ -101,13 +108,16 @@ def prior(
     When training ends, a table shows the bits per code on held-out recordings for the prior and for simpler
     models: uniform, and unigrams and bigrams counted on the training data.
     """
-    if snapshot is not None:
-        options.check_writable(snapshot, force)
+    from audiovq.config.prior import PriorTrainingConfig
+
+    _check_input(config, overrides, PriorTrainingConfig, data, None)
+    checks.read_model_header(model)
+    _check_snapshot(snapshot, force)
     from audiovq.training.launch import _keep_freed_memory
     from audiovq.training.prior import train_speech_prior
 
     _keep_freed_memory()
-    run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, **flags)
+    run_options = RunOptions(out or Path("runs", config.stem), snapshot=snapshot, force=force, **flags)
     path = train_speech_prior(config, data, run_options, overrides, model)
     _logger.info("%s: the %s", path, "trained prior" if snapshot is None else "prior so far")
 
@@ -147,6 +157,9 @@ def image_train(
 
     The result is RUN/model.safetensors, which contains the prior. torchrun works as for `audiovq train`.
     """
+    from audiovq.config.image import ImageConfig
+
+    _check_input(config, overrides, ImageConfig, data, init)
     from audiovq.training.image import train_image_model
     from audiovq.training.launch import _keep_freed_memory
 
@@ -175,13 +188,17 @@ def image_prior(
 ) -> None:
     """Train a new prior for a trained model and keep its codes.
 
-    CONFIG is as for `audiovq image train`. Only its prior ([model.prior] and model.condition) and its [train]
+    CONFIG is a TOML file or the name of a bundled configuration (`audiovq image train --help` lists them).
+    Only its prior ([model.prior] and model.condition) and its [train]
     table with the stage pixelcnn are used; everything else is taken from the model, so a configuration of
     other images works. Classes are those of DATA. If the decoder is class-conditional, DATA must have the
     model's classes. The held-out part is chosen as in `audiovq image train`.
 
     The result is RUN/model.safetensors: the model with its new prior.
     """
+    from audiovq.config.image import ImageConfig
+
+    _check_input(config, overrides, ImageConfig, data, model)
     from audiovq.image.tokenizer import DEFAULT_IMAGE_MODEL_PATH
     from audiovq.training.image import train_image_prior
     from audiovq.training.launch import _keep_freed_memory
@@ -190,3 +207,20 @@ def image_prior(
     run_options = RunOptions(out or Path("runs", f"{config.stem}-prior"), **flags)
     path = train_image_prior(config, data, run_options, overrides, model or DEFAULT_IMAGE_MODEL_PATH)
     _logger.info("%s: the model with its new prior", path)
+
+
+def _check_input(
+    config: Path, overrides: list[str], kind: type[DataclassInstance], data: Path, weights: Path | None
+) -> None:
+    """Find mistakes in the configuration, and files that are missing, before torch is imported."""
+    from audiovq.config.toml import load_toml
+
+    load_toml(config, overrides, kind)
+    checks.check_exists(data)
+    checks.check_files(weights)
+
+
+def _check_snapshot(snapshot: Path | None, force: bool) -> None:
+    if snapshot is not None:
+        checks.check_ending(snapshot, (".safetensors",), several=False)
+        checks.check_writable(snapshot, force)

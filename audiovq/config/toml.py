@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 import types
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from audiovq.errors import AudiovqError, reading, shorten
+from audiovq.errors import AudiovqError, reading, shorten, suggest_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -47,12 +48,11 @@ def load_toml(path: str | Path, overrides: list[str] | None, kind: type[_Datacla
     Raises: AudiovqError for a missing or invalid file, an unknown key or a value out of range.
     """
     path = Path(path)
+    if not path.suffix and not os.path.isfile(path):
+        path = _PRESETS / f"{path.name}.toml"
+    if not os.path.lexists(path):
+        raise _unknown_configuration(path)
     with reading(path, "not a readable TOML configuration", "correct it"):
-        if not path.suffix and not path.is_file():
-            path = _PRESETS / f"{path.name}.toml"
-        if not path.exists():
-            shipped = ", ".join(sorted(p.stem for p in _PRESETS.glob("*.toml")))
-            raise AudiovqError(f"{path}: no such configuration; shipped ones are {shipped}")
         with open(path, "rb") as file:
             content = file.read(_LARGEST_FILE + 1)
         tree = _parse_toml(content.decode("utf-8-sig"))
@@ -68,6 +68,16 @@ def _parse_toml(text: str) -> _Tree:
     if len(text) > _LARGEST_FILE or max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
         raise ValueError("is too long for a configuration")
     return tomllib.loads(text)
+
+
+def _unknown_configuration(path: Path) -> AudiovqError:
+    shipped = sorted(preset.stem for preset in _PRESETS.glob("*.toml"))
+    if path.parent != _PRESETS:
+        return AudiovqError(
+            f"{path}: does not exist; check the path, the bundled ones are {', '.join(shipped)}"
+        )
+    hint = suggest_name(path.stem, shipped, f"the bundled ones are {', '.join(shipped)}")
+    return AudiovqError(f"{path.stem}: no such configuration; {hint}")
 
 
 def apply_override(tree: _Tree, override: str) -> None:
@@ -94,10 +104,10 @@ def dataclass_from_dict(kind: type[_Dataclass], tree: object, where: str = "") -
     if not isinstance(tree, dict):
         raise AudiovqError(f"configuration: {where[:-1] or 'top level'} must be a table")
     hints = typing.get_type_hints(kind)
-    unknown = sorted(set(tree) - set(hints))
-    if unknown:
-        key = shorten(where + str(unknown[0])).strip("'")
-        raise AudiovqError(f"configuration: unknown key {key}; known: {', '.join(hints)}")
+    for key in sorted(set(tree) - set(hints)):
+        hint = suggest_name(key, hints, f"known: {', '.join(hints)}")
+        name = shorten(where + key).strip("'")
+        raise AudiovqError(f"configuration: unknown key {name}; {hint}")
     return kind(**{name: _convert(hints[name], value, f"{where}{name}.") for name, value in tree.items()})
 
 

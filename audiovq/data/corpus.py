@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +23,13 @@ from numpy.typing import NDArray
 from audiovq.audio.block_processor import process_blocks
 from audiovq.audio.highpass import high_pass_blocks
 from audiovq.audio.loudness import LoudnessMeter
-from audiovq.audio.reader import AUDIO_EXTENSIONS, AudioReader
+from audiovq.audio.reader import AUDIO_EXTENSIONS, AudioReader, read_segment
 from audiovq.audio.resample import StreamResampler
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.decoded import DecodedCopies, DecodedCopy
 from audiovq.data.index import UNKNOWN_ID, CorpusIndex, CorpusIndexBuilder, Utterance, UtteranceSequence
 from audiovq.data.listing import MANIFEST_NAME, RecordingMeasures, list_recordings, parse_measures
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, unreadable_file_error
 
 __all__ = [
     "Corpus",
@@ -69,6 +71,31 @@ class Corpus:
             if copy.exists():
                 return copy
         return self.root / path
+
+    def read_segment(self, u: Utterance, start: int, count: int) -> NDArray[np.float32]:
+        """Mono samples `(T,)` of a part of an utterance at its own rate; fewer where the recording ends.
+
+        A decoded copy that is damaged is made again.
+
+        Raises: AudiovqError if the recording cannot be read, or is at another rate than listed.
+        """
+        try:
+            return self._listed_segment(u, start, count)
+        except AudiovqError as error:
+            copy = self.sound_file(u.path)
+            if self.decoded is None or copy == self.root / u.path:
+                raise
+            _logger.warning("%s; this copy of %s is made again", error, u.path)
+            copy.unlink(missing_ok=True)
+        measure_recording(self.root / u.path, copies=DecodedCopies(self.decoded), name=u.path)
+        return self._listed_segment(u, start, count)
+
+    def _listed_segment(self, u: Utterance, start: int, count: int) -> NDArray[np.float32]:
+        path = self.sound_file(u.path)
+        samples, rate = read_segment(path, start, count)
+        if rate != u.rate:
+            raise AudiovqError(f"{path}: is at {rate} Hz, and listed at {u.rate}; correct the manifest")
+        return samples
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -160,10 +187,20 @@ def open_corpus(
 
 
 def read_speaker_sexes(root: Path) -> dict[str, str]:
-    """Sex of each speaker (M, F or "") from any `speaker-info.txt` of VCTK's layout below `root`."""
+    """Sex of each speaker (M, F or "") from any `speaker-info.txt` of VCTK's layout below `root`.
+
+    Names of places in it may be in any encoding.
+
+    Raises: AudiovqError if one cannot be read.
+    """
     found: dict[str, str] = {}
-    for table in sorted(root.glob("**/speaker-info.txt")):
-        for line in table.read_text(encoding="utf-8").splitlines()[1:]:
+    # A folder of that name is a speaker's.
+    for table in sorted(path for path in root.glob("**/speaker-info.txt") if path.is_file()):
+        try:
+            lines = table.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        except OSError as error:
+            raise unreadable_file_error(table, error) from None
+        for line in lines[1:]:
             words = line.split()
             if len(words) >= 3:
                 sex = next((w for w in words[1:4] if w in ("M", "F")), "")
@@ -219,21 +256,23 @@ def _build(
     skipped = []
     listed = 0
     known = set()
+    keys = array("q")
     for row in list_recordings(root):
         known.add(row.split)
         if splits and row.split not in splits:
             continue
         listed += 1
         try:
+            if "\0" in row.path:
+                raise AudiovqError("its path holds a NUL; correct the manifest")
             if row.measures:
                 measures = parse_measures(row.measures)
             else:
                 measures = measure_recording(root / row.path, high_pass_hz, copies, row.path)
             builder.add(row.path, row.speaker, row.split, *measures)
+            keys.append(hash(os.path.normpath(row.path)))
         except AudiovqError as error:
-            reason = str(error).removeprefix(f"{root / row.path}: ")
-            skipped.append(f"{row.path}: skipped ({reason})")
-            _logger.warning("%s", skipped[-1])
+            skipped.append(_skipped(root, row.path, str(error)))
     if not known:
         raise AudiovqError(
             f"{root}: no recordings found; expected files ending in {', '.join(AUDIO_EXTENSIONS)}"
@@ -247,7 +286,35 @@ def _build(
         raise AudiovqError(f"{root}: none of {listed} recordings can be read; first: {skipped[0]}")
     if copies is not None:
         copies.log()
-    return builder.build(stamp, skipped)
+    return _without_repeats(builder.build(stamp, skipped), keys)
+
+
+def _skipped(root: Path, path: str, reason: str) -> str:
+    """The line for a recording that is left out, which is logged."""
+    line = f"{path}: skipped ({reason.removeprefix(f'{root / path}: ')})"
+    _logger.warning("%s", line)
+    return line
+
+
+def _without_repeats(index: CorpusIndex, keys: array[int]) -> CorpusIndex:
+    """Leave out recordings that are listed again: they would be in two splits, or count twice.
+
+    Args:
+        keys: one a row, the same where the file is.
+    """
+    _, first = np.unique(np.frombuffer(keys, np.int64), return_index=True)
+    if len(first) == len(index):
+        return index
+    kept = set(first.tolist())
+    builder = CorpusIndexBuilder()
+    skipped = list(index.skipped)
+    for number in range(len(index)):
+        u = index[number]
+        if number in kept:
+            builder.add(u.path, u.speaker, u.split, u.samples, u.rate, u.gain)
+        else:
+            skipped.append(_skipped(Path(), u.path, "is listed again; remove one of the rows"))
+    return builder.build(index.stamp, skipped)
 
 
 def _stamp(root: Path, splits: Sequence[str], high_pass_hz: float) -> str:
@@ -264,7 +331,7 @@ def _stamp(root: Path, splits: Sequence[str], high_pass_hz: float) -> str:
         try:
             info = (root / row.path).stat()
             facts = f"{row.path}\0{row.speaker}\0{row.split}\0{info.st_size}\0{info.st_mtime_ns}\n"
-        except OSError:
+        except (OSError, ValueError):
             facts = f"{row.path}\0missing\n"
         digest.update(facts.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from audiovq.audio.highpass import high_pass
-from audiovq.audio.reader import read_segment
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import Corpus
 from audiovq.data.index import UNKNOWN_ID, Utterance
@@ -246,11 +245,7 @@ class CropReader(Prefetcher[SpeechBatch]):
         start = int(rng.integers(0, max(1, spare + wanted // 8)))
         start = max(0, min(start, max(spare, 0) + wanted // 8, u.samples - 1))
         past = min(start, round(_PAST_SECONDS * u.rate)) if self.high_pass_hz else 0
-        path = self.corpus.sound_file(u.path)
-        x, rate = read_segment(path, start - past, past + wanted)
-        if rate != u.rate:
-            raise AudiovqError(f"{path}: is at {rate} Hz, and listed at {u.rate}; correct the manifest")
-        x = x * np.float32(u.gain)
+        x = self.corpus.read_segment(u, start - past, past + wanted) * np.float32(u.gain)
         if u.rate != SAMPLE_RATE:
             x = soxr.resample(x, u.rate, SAMPLE_RATE)
         if self.high_pass_hz:

@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from audiovq.audio.writer import holds_rate
 from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
 
@@ -46,7 +47,9 @@ class DecodedCopies:
             path.unlink(missing_ok=True)
 
     def open(self, name: str, rate: int) -> DecodedCopy:
-        """Begin a copy. Raises AudiovqError if there is no room for it."""
+        """Begin a copy. Raises AudiovqError if it cannot be written."""
+        if not holds_rate(".flac", rate):
+            raise AudiovqError(f"{name}: FLAC cannot hold its copy at {rate} Hz; resample the recording")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / ".gitignore").write_text("*\n")
         return DecodedCopy(self, self.path(name), rate)

@@ -8,9 +8,11 @@ on the order of the files.
 from __future__ import annotations
 
 import json
+import logging
 import struct
+import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -24,7 +26,7 @@ from audiovq.io.atomic import PartialFile
 UNKNOWN_ID = -1
 """Speaker number of a recording whose speaker is unknown, and split number of one without a split."""
 
-_KEY = "audiovq-index-2"
+_KEY = "audiovq-index-3"
 """Of the JSON object in the file's metadata."""
 _NAMES = ("speakers", "splits", "skipped")
 _COLUMNS = {
@@ -37,6 +39,8 @@ _COLUMNS = {
     "paths": ("U8", "u1"),
 }
 """Type in the file and in memory."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,35 +106,55 @@ class CorpusIndex:
         """Write as safetensors, whole or not at all. Raises AudiovqError if the disk refuses."""
         columns = {n: np.ascontiguousarray(getattr(self, n), dtype) for n, (_, dtype) in _COLUMNS.items()}
         about = {name: getattr(self, name) for name in ("stamp", *_NAMES)}
+        about["checksum"] = _checksum(about, columns)
         with PartialFile(path, force=True) as file:
             file.write(save(columns, {_KEY: json.dumps(about)}))
 
     @classmethod
     def load(cls, path: Path, stamp: str) -> CorpusIndex | None:
-        """The index stored in a file; None if it has another stamp, is damaged or missing."""
+        """The index stored in a file; None if it has another stamp, is missing, or not as it was written."""
         try:
-            with open(path, "rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                if length > path.stat().st_size:
-                    return None
-                tree = json.loads(file.read(length))
-            about = json.loads(tree["__metadata__"][_KEY])
-            if about["stamp"] != stamp:
-                return None
-            columns: dict[str, Any] = {}
-            for name, (stored, dtype) in _COLUMNS.items():
-                (count,) = tree[name]["shape"]
-                begin, end = tree[name]["data_offsets"]
-                if tree[name]["dtype"] != stored or end - begin != count * np.dtype(dtype).itemsize:
-                    return None
-                # An empty range cannot be mapped.
-                columns[name] = np.zeros(0, dtype)
-                if count:
-                    columns[name] = np.asarray(np.memmap(path, dtype, "r", 8 + length + begin, (count,)))
-            names: dict[str, Any] = {name: tuple(about[name]) for name in _NAMES}
-        except (OSError, ValueError, KeyError, TypeError, struct.error):
+            return cls._load(path, stamp)
+        except Exception as error:
+            # An index is made again, whatever is wrong with it.
+            if not isinstance(error, FileNotFoundError):
+                _logger.warning("%s: cannot be used (%s); the corpus is indexed again", path, error)
             return None
+
+    @classmethod
+    def _load(cls, path: Path, stamp: str) -> CorpusIndex | None:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("it is cut")
+            tree = json.loads(file.read(length))
+        if _KEY not in tree["__metadata__"]:
+            return None
+        about = json.loads(tree["__metadata__"][_KEY])
+        if about["stamp"] != stamp:
+            return None
+        columns: dict[str, Any] = {}
+        for name, (stored, dtype) in _COLUMNS.items():
+            (count,) = tree[name]["shape"]
+            begin, end = tree[name]["data_offsets"]
+            if tree[name]["dtype"] != stored or end - begin != count * np.dtype(dtype).itemsize:
+                raise ValueError("its header is damaged")
+            # An empty range cannot be mapped.
+            columns[name] = np.zeros(0, dtype)
+            if count:
+                columns[name] = np.asarray(np.memmap(path, dtype, "r", 8 + length + begin, (count,)))
+        if about.pop("checksum") != _checksum(about, columns):
+            raise ValueError("its checksum does not fit")
+        names: dict[str, Any] = {name: tuple(about[name]) for name in _NAMES}
         return cls(**columns, **names, stamp=stamp)
+
+
+def _checksum(about: Mapping[str, object], columns: Mapping[str, NDArray[Any]]) -> int:
+    """CRC-32 of an index: a byte that is not as it was written is noticed."""
+    checksum = zlib.crc32(json.dumps(about, sort_keys=True).encode())
+    for name in _COLUMNS:
+        checksum = zlib.crc32(np.ascontiguousarray(columns[name]).view(np.uint8).data, checksum)
+    return checksum
 
 
 class CorpusIndexBuilder:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple, TextIO
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from audiovq.audio.loudness import MAX_GAIN_FACTOR, MIN_GAIN_FACTOR
 from audiovq.audio.reader import AUDIO_EXTENSIONS
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
+from audiovq.data.names import utf8_name
 from audiovq.errors import AudiovqError, reading, shorten
 from audiovq.io.folder import Identity, identity
 
@@ -19,6 +21,9 @@ MANIFEST_NAME = "manifest.tsv"
 
 _MOST_SAMPLES = 1 << 40
 """Of a recording in a manifest, two weeks at the highest rate. More is a mistake in the manifest."""
+
+_UNDECODED = re.compile(r"[\ud800-\udfff]")
+"""What Python makes of bytes that are not UTF-8."""
 
 
 class RecordingMeasures(NamedTuple):
@@ -45,32 +50,85 @@ def list_recordings(root: Path) -> Iterator[ListedRecording]:
     return _from_folder(root, "", "", frozenset())
 
 
+def speakers_by_path(root: Path) -> Callable[[str], str | None]:
+    """Who speaks in a recording, by its path below `root`: the manifest says it, else the recording's folder.
+
+    Recordings that lie in `root` itself, and those that the manifest leaves out, are by nobody known.
+
+    Raises: AudiovqError if the manifest cannot be read.
+    """
+    if not (root / MANIFEST_NAME).exists():
+        return lambda path: PurePosixPath(path).parent.name or None
+    known = {row.path: row.speaker for row in list_recordings(root)}
+    return lambda path: known.get(path) or None
+
+
 def _from_manifest(manifest: Path) -> Iterator[ListedRecording]:
-    with reading(manifest, "cannot be read", "write it as UTF-8"), _opened(manifest) as file:
-        rows = csv.reader(file, delimiter="\t")
-        names = next(rows, [])
-        column_of = {name: i for i, name in enumerate(names)}
+    for column_of, row in manifest_rows(manifest):
         measures = [column_of[name] for name in RecordingMeasures._fields if name in column_of]
-        if len(measures) < len(RecordingMeasures._fields):
-            measures = []
-        for row in rows:
-            if not {"path", "speaker"} <= column_of.keys():
-                raise AudiovqError(f"{manifest}: needs the columns path and speaker (and split)")
-            row += [""] * (len(names) - len(row))
-            if "\0" in row[column_of["path"]]:
-                raise AudiovqError(f"{manifest}: holds a NUL in line {rows.line_num}; write it as UTF-8")
-            if row[column_of["path"]]:
-                yield ListedRecording(
-                    row[column_of["path"]],
-                    row[column_of["speaker"]],
-                    row[column_of["split"]] if "split" in column_of else "",
-                    tuple(row[i] for i in measures),
-                )
+        if row[column_of["path"]]:
+            yield ListedRecording(
+                row[column_of["path"]],
+                utf8_name(row[column_of["speaker"]]),
+                row[column_of["split"]] if "split" in column_of else "",
+                tuple(row[i] for i in measures) if len(measures) == len(RecordingMeasures._fields) else (),
+            )
 
 
-def _opened(manifest: Path) -> TextIO:
-    # Excel puts a byte-order mark in front.
-    return open(manifest, encoding="utf-8-sig", newline="")
+def manifest_rows(manifest: Path) -> Iterator[tuple[dict[str, int], list[str]]]:
+    """The rows of a manifest, each with the numbers of its columns by name; missing fields are empty.
+
+    Raises: AudiovqError if it cannot be read, is no such table, or is not UTF-8.
+    """
+    file_error = reading(manifest, "cannot be read", "write it as UTF-8")
+    with file_error, open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        lines = _ManifestLines(file, manifest)
+        rows = csv.reader(lines, delimiter="\t", strict=True)
+        try:
+            names = next(rows, [])
+            column_of = {name: i for i, name in enumerate(names)}
+            for row in rows:
+                if not {"path", "speaker"} <= column_of.keys():
+                    raise AudiovqError(f"{manifest}: needs the columns path and speaker (and split)")
+                row += [""] * (len(names) - len(row))
+                lines.check(row[column_of["path"]])
+                yield column_of, row
+        except csv.Error as error:
+            raise AudiovqError(
+                f"{manifest}: line {rows.line_num} is not well formed ({error}); where a field starts with a "
+                "quotation mark, double all that belong to the text, and quote the field"
+            ) from None
+
+
+class _ManifestLines:
+    """The lines of a manifest; those that are not UTF-8 are noticed.
+
+    Names of files need not be UTF-8: such a line is good if a file of just these bytes is there. Otherwise
+    the manifest is in another encoding, and its names would not be found.
+    """
+
+    def __init__(self, file: Iterable[str], manifest: Path) -> None:
+        self._file = file
+        self._manifest = manifest
+        self._undecoded = 0
+        self._number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._file:
+            self._number += 1
+            if not line.isascii() and _UNDECODED.search(line):
+                self._undecoded = self._number
+                if self._number == 1:
+                    self.check("")
+            yield line
+
+    def check(self, path: str) -> None:
+        """Raise AudiovqError if the row that ends with the last line is not UTF-8, and no file's name."""
+        if not self._undecoded:
+            return
+        if not (_UNDECODED.search(path) and os.path.lexists(self._manifest.parent / path)):
+            raise AudiovqError(f"{self._manifest}: line {self._undecoded} is not UTF-8; write it as UTF-8")
+        self._undecoded = 0
 
 
 def _from_folder(
@@ -89,7 +147,9 @@ def _from_folder(
     for entry in found:
         if entry.is_dir():
             if not (entry.is_symlink() and identity(entry) in above):
-                yield from _from_folder(folder / entry.name, f"{inside}{entry.name}/", entry.name, above)
+                yield from _from_folder(
+                    folder / entry.name, f"{inside}{entry.name}/", utf8_name(entry.name), above
+                )
         elif os.path.splitext(entry.name)[1].lower() in AUDIO_EXTENSIONS and entry.is_file():
             yield ListedRecording(inside + entry.name, speaker, "")
 

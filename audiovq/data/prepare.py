@@ -10,11 +10,11 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -24,47 +24,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from audiovq.audio.loudness import ACTIVE_SPEECH_RANGE_DB
 from audiovq.audio.writer import write_audio
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import measure_recording
+from audiovq.data.journal import Journal, PreparedFile, finished_recordings
 from audiovq.data.listing import MANIFEST_NAME
-from audiovq.data.segmentation import (
-    MAX_RECORDING_SECONDS,
-    MIN_SOUND_SECONDS,
-    PIECE_SECONDS_RANGE,
-    SILENCE_MARGIN_SECONDS,
-    split_at_pauses,
-)
+from audiovq.data.names import DistinctNames, utf8_name
+from audiovq.data.segmentation import MIN_SOUND_SECONDS, split_at_pauses
 from audiovq.data.splits import TRAIN_SPLIT, PreparedPiece, RawRecording, assign_splits, assign_text_keys
 from audiovq.errors import AudiovqError
-from audiovq.io.atomic import PartialFile, remove_leftover_files
+from audiovq.io.atomic import FolderInUse, FolderLock, PartialFile, remove_leftover_files
 
 _COLUMNS = ("path", "speaker", "sentence", "text", "split", "samples", "rate", "gain")
-
-_JOURNAL = "prepared.jsonl"
 
 _CHUNK = 16
 """Recordings a process takes at a time."""
 
-_SETTINGS = {
-    "version": 1,
-    "rate": SAMPLE_RATE,
-    "range_db": ACTIVE_SPEECH_RANGE_DB,
-    "seconds": [SILENCE_MARGIN_SECONDS, MAX_RECORDING_SECONDS, *PIECE_SECONDS_RANGE, MIN_SOUND_SECONDS],
-}
-"""What prepared recordings depend on: with other values all of them are prepared anew."""
-
 _logger = logging.getLogger(__name__)
-
-
-class _Prepared(NamedTuple):
-    """A written file: path from the corpus's folder on, samples, rate in Hz, gain."""
-
-    path: str
-    samples: int
-    rate: int
-    gain: float
 
 
 @dataclass(frozen=True)
@@ -85,7 +61,7 @@ class _Result(NamedTuple):
     """Of recording `number`: files written, why it is skipped, or why nothing can be written."""
 
     number: int
-    prepared: list[_Prepared]
+    prepared: list[PreparedFile]
     skipped: str = ""
     fatal: str = ""
 
@@ -101,28 +77,51 @@ def prepare_corpus(
     """Prepare recordings that are not prepared yet, and write the manifest. Unreadable ones are skipped.
 
     Args:
-        recordings: their names must differ.
+        recordings: their names must differ. Where the file of one would overwrite that of another, on this
+            file system or on one that ignores case, it gets another name.
         out: folder of the new corpus.
         workers: processes; None: one a core.
         beside: files to copy to `out`, such as speaker-info.txt.
         progress: called with recordings done and in all.
 
     Raises:
-        AudiovqError: no recording is left, the disk is full, or a process died.
+        AudiovqError: no recording is left, the disk is full, a process died, or another run prepares `out`.
     """
     out = Path(out)
     if len({recording.name for recording in recordings}) < len(recordings):
         raise ValueError("two recordings have one name")
+    recordings = _with_distinct_names(recordings)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AudiovqError(f"{out}: cannot be made ({error.strerror}); name another folder") from None
+    try:
+        lock = FolderLock(out)
+    except FolderInUse as error:
+        raise AudiovqError(f"{out}: another process prepares this folder ({error}); wait for it") from None
+    with lock:
+        return _prepare(recordings, out, workers or _cores(), beside, progress)
+
+
+def _with_distinct_names(recordings: Sequence[RawRecording]) -> list[RawRecording]:
+    """The recordings with names in UTF-8 whose files do not overwrite each other."""
+    names = DistinctNames()
+    return [r._replace(name=names.take(utf8_name(r.name)), speaker=utf8_name(r.speaker)) for r in recordings]
+
+
+def _prepare(
+    recordings: Sequence[RawRecording],
+    out: Path,
+    workers: int,
+    beside: Sequence[Path],
+    progress: Callable[[int, int], None] | None,
+) -> PrepareSummary:
     remove_leftover_files(out)
-    results = _finished(recordings, out)
+    results = finished_recordings(recordings, out)
     todo = [(number, item) for number, item in enumerate(recordings) if number not in results]
     skipped = []
-    with _Journal(out, [(recordings[n], made) for n, made in results.items()]) as journal:
-        for count, result in enumerate(_run(todo, out, workers or _cores()), 1):
+    with Journal(out, [(recordings[n], made) for n, made in results.items()]) as journal:
+        for count, result in enumerate(_run(todo, out, workers), 1):
             if result.fatal:
                 raise AudiovqError(result.fatal)
             if result.skipped:
@@ -144,17 +143,6 @@ def prepare_corpus(
     return summary
 
 
-def _finished(recordings: Sequence[RawRecording], out: Path) -> dict[int, list[_Prepared]]:
-    """Files of the recordings that earlier runs prepared, by number."""
-    known = _read_journal(out)
-    found = {}
-    for number, recording in enumerate(recordings):
-        before = known.get((recording.name, _mark(recording.path)))
-        if before is not None and all((out / piece.path).is_file() for piece in before):
-            found[number] = before
-    return found
-
-
 def _described(summary: PrepareSummary) -> str:
     there = summary.recordings - summary.made
     minutes = ", ".join(f"{name} {value / 60:.1f} min" for name, value in summary.seconds.items())
@@ -170,7 +158,7 @@ def _run(todo: list[tuple[int, RawRecording]], out: Path, workers: int) -> Itera
         return
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(workers, max(1, len(chunks))), context, signal.signal, _IGNORE_INTERRUPTS)
+    pool = ProcessPoolExecutor(min(workers, max(1, len(chunks))), context, _start_worker)
     try:
         waiting: set[Future[list[_Result]]] = set()
         queue = iter(chunks)
@@ -205,8 +193,18 @@ def _submit(
         raise BrokenProcessPool from None
 
 
-_IGNORE_INTERRUPTS = (signal.SIGINT, signal.SIG_IGN)
-"""The parent alone reacts to an interrupt: it submits no more work."""
+def _start_worker() -> None:
+    """Let the parent alone react to an interrupt: it submits no more work; and end when the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A parent that is killed cannot tell its workers, which hold both ends of the pipe that work comes from.
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is a worker"
+    parent.join()
+    os._exit(1)
 
 
 def _prepare_chunk(jobs: list[tuple[int, RawRecording]], out: Path) -> list[_Result]:
@@ -215,14 +213,14 @@ def _prepare_chunk(jobs: list[tuple[int, RawRecording]], out: Path) -> list[_Res
 
 def _prepare_one(job: tuple[int, RawRecording], out: Path) -> _Result:
     number, source = job
-    made: list[_Prepared] = []
+    made: list[PreparedFile] = []
     try:
         for part, signal_16k in split_at_pauses(source.path):
             name = f"audio/{source.name}{'' if part is None else f'-{part:04d}'}.flac"
             try:
                 (out / name).parent.mkdir(parents=True, exist_ok=True)
                 write_audio(out / name, signal_16k, SAMPLE_RATE, force=True)
-                made.append(_Prepared(name, *measure_recording(out / name)))
+                made.append(PreparedFile(name, *measure_recording(out / name)))
             except (AudiovqError, OSError, RuntimeError) as error:
                 reason = str(error) if isinstance(error, AudiovqError) else f"{out / name}: {error}"
                 return _Result(number, [], fatal=reason)
@@ -237,7 +235,7 @@ def _prepare_one(job: tuple[int, RawRecording], out: Path) -> _Result:
 
 
 def _write_manifest(
-    recordings: Sequence[RawRecording], results: dict[int, list[_Prepared]], out: Path
+    recordings: Sequence[RawRecording], results: dict[int, list[PreparedFile]], out: Path
 ) -> dict[str, float]:
     """Write the manifest; returns seconds by split."""
     keys = assign_text_keys(recordings)
@@ -280,69 +278,6 @@ def _table(rows: Sequence[Sequence[object]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
     return text.getvalue().encode("utf-8", "surrogateescape")
-
-
-class _Journal:
-    """Appends a line for each finished recording; starts with the lines that are still valid."""
-
-    def __init__(self, out: Path, kept: Sequence[tuple[RawRecording, list[_Prepared]]]) -> None:
-        self.path = out / _JOURNAL
-        with PartialFile(self.path, force=True) as file:
-            lines = [json.dumps({"settings": _SETTINGS}), *(_line(*entry) for entry in kept)]
-            file.write("".join(f"{line}\n" for line in lines).encode())
-        try:
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
-        except OSError as error:
-            raise self._failed(error) from None
-
-    def add(self, source: RawRecording, prepared: list[_Prepared]) -> None:
-        """Raises AudiovqError if the disk refuses."""
-        try:
-            self._file.write(_line(source, prepared) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise self._failed(error) from None
-
-    def _failed(self, error: OSError) -> AudiovqError:
-        return AudiovqError(f"{self.path}: cannot be written ({error.strerror}); check the space on the disk")
-
-    def __enter__(self) -> _Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):
-            self._file.close()
-
-
-def _line(source: RawRecording, prepared: list[_Prepared]) -> str:
-    return json.dumps({"name": source.name, "source": _mark(source.path), "pieces": prepared})
-
-
-def _read_journal(out: Path) -> dict[tuple[str, tuple[int, int]], list[_Prepared]]:
-    """Files by name, size and time of the recording; none if earlier runs had other settings."""
-    found = {}
-    with suppress(OSError), open(out / _JOURNAL, encoding="utf-8") as file:
-        for number, line in enumerate(file):
-            try:
-                tree = json.loads(line)
-                if number == 0:
-                    if tree["settings"] != _SETTINGS:
-                        break
-                    continue
-                size, time = tree["source"]
-                found[tree["name"], (size, time)] = [_Prepared(*piece) for piece in tree["pieces"]]
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that was cut by a full disk or a kill
-    return found
-
-
-def _mark(path: Path) -> tuple[int, int]:
-    """Size and modification time of a file, which change when it is replaced."""
-    try:
-        info = path.stat()
-    except OSError:
-        return (-1, -1)
-    return (info.st_size, info.st_mtime_ns)
 
 
 def _cores() -> int:

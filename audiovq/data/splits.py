@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from audiovq.audio.reader import AUDIO_EXTENSIONS
+from audiovq.data.names import DistinctNames, utf8_name
 from audiovq.errors import AudiovqError
 from audiovq.io.folder import paths_below
 
@@ -70,21 +71,23 @@ def find_recordings_in_folder(folder: str | Path) -> list[RawRecording]:
     root = Path(folder)
     if not root.is_dir():
         raise AudiovqError(f"{folder}: no such folder; give the folder that holds the recordings")
-    sources: dict[str, RawRecording] = {}
+    names = DistinctNames()
+    sources = []
     for path in paths_below(root):
         inside = path.relative_to(root)
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
         if hidden or path.suffix.lower() not in AUDIO_EXTENSIONS or not path.is_file():
             continue
-        name = inside.with_suffix("").as_posix()
+        plain = utf8_name(inside.with_suffix("").as_posix())
         # Two files may differ in their suffix alone.
-        name = name if name not in sources else inside.as_posix().replace(".", "_")
-        sources[name] = RawRecording(path, name, path.parent.name if len(inside.parts) > 1 else "")
+        name = names.take(plain, utf8_name(inside.as_posix()).replace(".", "_"))
+        speaker = utf8_name(path.parent.name) if len(inside.parts) > 1 else ""
+        sources.append(RawRecording(path, name, speaker))
     if not sources:
         raise AudiovqError(
             f"{folder}: no recordings found; expected files ending in {', '.join(AUDIO_EXTENSIONS)}"
         )
-    return list(sources.values())
+    return sources
 
 
 def assign_text_keys(sources: Sequence[RawRecording]) -> list[str]:

@@ -37,7 +37,8 @@ def vctk_url_and_checksum() -> tuple[str, str]:
         return str(vctk.URL), str(vctk._CHECKSUMS[vctk.URL])
     except (ImportError, OSError, RuntimeError, AttributeError, KeyError) as error:
         raise AudiovqError(
-            f"torchaudio: has no address of VCTK ({error}); download it by hand and give its folder"
+            f"torchaudio: has no address of VCTK ({error}); pip install 'audiovq[vctk]', or download it "
+            "by hand and give its folder"
         ) from None
 
 

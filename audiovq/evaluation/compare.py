@@ -17,6 +17,7 @@ import soundfile
 from audiovq.audio.reader import read_recording
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import Corpus, Utterance
+from audiovq.data.names import utf8_name
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.codecs import Signal
 from audiovq.evaluation.evaluation_options import DEFAULT_MAX_PER_SPEAKER
@@ -229,9 +230,11 @@ def write_scores_json(
     """
     names = [field.name for field in fields(RecordingScores)]
     tree = {
-        "folder": str(corpus.root),
+        "folder": utf8_name(str(corpus.root)),
         "model": fingerprint,
-        "recordings": [{k: asdict(u)[k] for k in ("path", "speaker", "split")} for u in utterances],
+        "recordings": [
+            {k: utf8_name(asdict(u)[k]) for k in ("path", "speaker", "split")} for u in utterances
+        ],
         "seconds": round(sum(u.seconds for u in utterances), 3),
         "systems": [
             {

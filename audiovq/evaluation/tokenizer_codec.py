@@ -18,7 +18,7 @@ from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.codecs import Codec, CodedSignal, Signal
 from audiovq.evaluation.griffin_lim import griffin_lim
-from audiovq.prior.sampler import find_prior_path
+from audiovq.speech.modelfolder import find_prior_path
 from audiovq.speech.output import DecodeOptions
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ It is read from a folder; nothing is downloaded.
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from audiovq.data.corpus import Corpus, Utterance
-from audiovq.data.listing import MANIFEST_NAME
+from audiovq.data.listing import MANIFEST_NAME, manifest_rows
 from audiovq.data.vctk import find_vctk_transcript
 from audiovq.errors import AudiovqError
 from audiovq.evaluation.codecs import Signal
@@ -209,8 +208,8 @@ def _manifest_texts(manifest: Path, paths: set[str]) -> dict[str, str]:
     """Column `text` of some rows by path; nothing without such a column or manifest."""
     if not manifest.exists():
         return {}
-    with open(manifest, encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        if "text" not in (rows.fieldnames or ()):
-            return {}
-        return {row["path"]: (row["text"] or "").strip() for row in rows if row["path"] in paths}
+    return {
+        row[column_of["path"]]: row[column_of["text"]].strip()
+        for column_of, row in manifest_rows(manifest)
+        if "text" in column_of and row[column_of["path"]] in paths
+    }

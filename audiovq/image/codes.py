@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from audiovq.errors import AudiovqError, shorten
 from audiovq.io.codefile import (
     CodeFileKind,
     check_code_range,
-    is_text_or_none,
+    is_text,
     other_model_error,
     read_codes,
     validate_codes,
@@ -60,7 +60,7 @@ class CodeGrid:
         grey_or_colour = self.channels is None or (_is_size(self.channels) and self.channels in (1, 3))
         self._require("channels", grey_or_colour, "1 or 3")
         for name in ("label", "fingerprint"):
-            self._require(name, is_text_or_none(getattr(self, name)), "a text")
+            self._require(name, is_text(getattr(self, name)), "a text")
         if self.height is None or self.width is None or self.factor is None:
             return
         wanted = (-(-self.height // self.factor), -(-self.width // self.factor))
@@ -93,8 +93,9 @@ class CodeGrid:
         Raises: AudiovqError for a wrong ending, a file that exists (without `force`), or one that cannot be
             written.
         """
-        metadata = {"shape": list(self.codes.shape), **{key: getattr(self, key) for key in _METADATA}}
-        write_codes(path, self.codes, metadata, _KIND, force)
+        checked = replace(self)  # the array may have been changed since this object was made
+        metadata = {"shape": list(checked.codes.shape), **{key: getattr(checked, key) for key in _METADATA}}
+        write_codes(path, checked.codes, metadata, _KIND, force)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CodeGrid:

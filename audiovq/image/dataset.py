@@ -28,6 +28,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from audiovq.data.names import utf8_name
 from audiovq.errors import AudiovqError, reading
 from audiovq.image.files import (
     IMAGE_EXTENSIONS,
@@ -239,7 +240,7 @@ def _from_files(root: Path, channels: int) -> tuple[PictureDataset, PictureDatas
     test = np.array([len(parts) > 1 and parts[0].lower() in _TEST_NAMES for parts in relative])
     split = bool(test.any())
     # A folder's name is a class, unless it is that of a split and the pictures lie right in it.
-    folders = [parts[-2] if len(parts) > (2 if split else 1) else "" for parts in relative]
+    folders = [utf8_name(parts[-2]) if len(parts) > (2 if split else 1) else "" for parts in relative]
     classes = tuple(sorted({name for name in folders if name}))
     labels = np.array([classes.index(name) if name else -1 for name in folders], dtype=np.int64)
     if len(classes) == 1:  # one folder around everything is no class

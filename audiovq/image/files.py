@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.errors import AudiovqError, reading
 from audiovq.io.atomic import PartialFile
+from audiovq.io.readers import may_read, switched_off
+from audiovq.io.regular import open_regular_file
 from audiovq.io.stdio import binary_stdin, binary_stdout
 
 if TYPE_CHECKING:
@@ -41,7 +43,9 @@ Pixels = NDArray[np.uint8]
 
 
 def require_pillow() -> None:
-    """Raise AudiovqError if Pillow is not installed: it is not part of the base install."""
+    """Raise AudiovqError if Pillow is switched off or not installed: it is not part of the base install."""
+    if not may_read("pillow"):
+        raise AudiovqError(f"{switched_off('pillow')}; add it there")
     try:
         import_module("PIL.Image")
     except ImportError:
@@ -152,7 +156,7 @@ def open_picture(source: str | os.PathLike[str]) -> Iterator[DecodedPicture]:
     name = "standard input" if os.fspath(source) == "-" else os.fspath(source)
     with _translated(name):
         content = binary_stdin().read() if os.fspath(source) == "-" else b""
-        file = io.BytesIO(content) if os.fspath(source) == "-" else _opened(name)
+        file = io.BytesIO(content) if os.fspath(source) == "-" else _open(name)
         with file, Image.open(file, formats=_PILLOW_FORMATS) as image:
             _check_size(image, name, file.seek(0, os.SEEK_END))
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
@@ -204,8 +208,8 @@ def _translated(name: str) -> Iterator[None]:
             raise AudiovqError(f"{name}: is no picture that can be read; give a PNG or a JPEG") from None
 
 
-def _opened(name: str) -> io.BufferedReader:
-    file = open(name, "rb")  # noqa: SIM115 (closed by the caller)
+def _open(name: str) -> BinaryIO:
+    file = open_regular_file(name)
     if os.fstat(file.fileno()).st_size == 0:
         file.close()
         raise AudiovqError(f"{name}: is empty (0 bytes); give a PNG or a JPEG")

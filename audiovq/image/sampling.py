@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiovq.image.pixelcnn import PixelCNN
-from audiovq.kernels.options import check_sampling
+from audiovq.kernels.options import NamedOptions, check_sampling
 
 
 @dataclass(frozen=True)
-class GridSamplingOptions:
+class GridSamplingOptions(NamedOptions):
     """Options of drawing.
 
     seed: picture n of a seed does not depend on what is drawn beside it.

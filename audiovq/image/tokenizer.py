@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, suggest_name
 from audiovq.image.codes import CodeGrid
 from audiovq.image.files import (
     MAX_PICTURE_PIXELS,
@@ -26,7 +26,7 @@ from audiovq.image.model import ImageModel
 from audiovq.image.modelfile import ImageHeader, load_image_model
 from audiovq.image.sampling import GridSamplingOptions, sample_code_grids
 from audiovq.io.tensorfile import count_parameters
-from audiovq.kernels.options import check_whole
+from audiovq.kernels.options import check_seed, check_whole
 from audiovq.nn.device import find_device
 from audiovq.nn.guard import guarded
 
@@ -35,6 +35,8 @@ _TILE = 64
 DEFAULT_IMAGE_MODEL_PATH = Path(__file__).parents[1] / "assets" / "default-image.safetensors"
 _MAX_GRIDS = 64
 """Pictures drawn side by side."""
+_MAX_NUMBER = (1 << 31) - 1
+"""Of the first picture of a call: the number of a draw has 32 bits for that of its picture."""
 
 
 @guarded()
@@ -153,14 +155,18 @@ class ImageTokenizer:
         if not self.header.prior:
             raise AudiovqError(f"{self.path}: this model has no prior; train one with `audiovq image prior`")
         check_whole("count", count, 1)
-        check_whole("seed", seed)
-        check_whole("first", first, 0)
+        check_seed(seed)
+        check_whole("first", first, 0, _MAX_NUMBER)
         height = self.header.config.size if height is None else height
         width = self.header.config.size if width is None else width
         check_whole("height", height)
         check_whole("width", width)
         if min(height, width) < 1 or height * width > MAX_PICTURE_PIXELS:
             raise AudiovqError(f"size {width} x {height}: must be from 1 to {MAX_PICTURE_PIXELS:,} pixels")
+        if (most := MAX_PICTURE_PIXELS // (height * width)) < count:
+            raise AudiovqError(
+                f"{count} pictures of {width} x {height}: too many at once; ask for {most:,} at most"
+            )
         rows = -(-height // self.factor)
         columns = -(-width // self.factor)
         class_id = self.class_id(label)
@@ -207,8 +213,8 @@ class ImageTokenizer:
             return self.classes.index(str(label)) + 1
         if str(label).isdecimal() and int(label) < len(self.classes):
             return int(label) + 1
-        known = ", ".join(self.classes) or "none"
-        raise AudiovqError(f"class {label}: unknown to {self.path.name}; its classes are {known}")
+        hint = suggest_name(str(label), self.classes, f"its classes are {', '.join(self.classes) or 'none'}")
+        raise AudiovqError(f"class {label}: unknown to {self.path.name}; {hint}")
 
     def _class_name(self, class_id: int) -> str | None:
         return self.classes[class_id - 1] if class_id else None

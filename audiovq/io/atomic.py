@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -15,11 +16,18 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, unwritable_file_error
+
+_open_files: set[PartialFile] = set()
+"""Files that are being written."""
 
 
 class PartialFile:
     """A file that is written under a temporary name in its folder, and renamed once it is complete.
+
+    Its content is on the disk before it gets its name, so that a power cut leaves no name without content.
+    Without `force` it never replaces a file, not even one that another process makes in the meantime.
+    A forked child cannot touch it.
 
     Args:
         path: of the file. A link is followed: the file that it points to is replaced.
@@ -33,7 +41,9 @@ class PartialFile:
         self.name = os.fspath(path)
         self.force = force
         self.path = Path(os.path.realpath(path))
+        self._is_synced = False
         self._check_target()
+        self._process = os.getpid()
         # Another process that removes leftovers may remove a new file before it is locked; where files cannot
         # be locked, none is ever removed.
         for _ in range(2):
@@ -54,18 +64,40 @@ class PartialFile:
 
     def write(self, content: bytes) -> None:
         """Append to the file. Raises: AudiovqError at once if the disk is full."""
+        self._is_synced = False
         try:
             self.file.write(content)
             self.file.flush()
         except OSError as error:
             raise self._failed(error) from error
 
+    def sync(self) -> None:
+        """Have what was written put on the disk now, so that `commit` takes no time after the last `write`.
+
+        Raises: AudiovqError if the disk is full.
+        """
+        try:
+            self.file.flush()
+            _sync(self.file.fileno())
+        except OSError as error:
+            raise self._failed(error) from error
+        self._is_synced = True
+
     def commit(self) -> None:
         """Close the file and give it its name."""
+        if not self._is_own:
+            return
         try:
+            if not self._is_synced:
+                self.sync()
             self.file.close()
             self._check_target()
-            os.replace(self.temporary, self.path)
+            if self.force:
+                os.replace(self.temporary, self.path)
+            else:
+                _rename_unless_taken(self.temporary, self.path)
+        except FileExistsError:
+            raise self._exists() from None
         except OSError as error:
             raise self._failed(error) from error
         finally:
@@ -73,13 +105,22 @@ class PartialFile:
 
     def discard(self) -> None:
         """Remove the temporary file, if it is still there."""
+        if not self._is_own:
+            return
         with contextlib.suppress(OSError):
             self.file.close()
         self.temporary.unlink(missing_ok=True)
+        _open_files.discard(self)
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether this process opened the file, and not one that it was forked from."""
+        return os.getpid() == self._process
 
     def _open(self) -> bool:
         """Open a temporary file and lock it; whether it is locked and still there."""
         self.temporary = self.path.with_name(f".audiovq-{secrets.token_hex(8)}.part")
+        _open_files.add(self)
         try:
             self.file = open(self.temporary, "xb+")  # noqa: SIM115 (closed by commit or discard)
         except FileNotFoundError as error:
@@ -89,17 +130,72 @@ class PartialFile:
         return _lock(self.file) and self.temporary.exists()
 
     def _failed(self, error: OSError) -> AudiovqError:
-        return AudiovqError(f"{self.name}: cannot be written ({error.strerror}); check folder and disk")
+        return unwritable_file_error(self.name, error)
+
+    def _exists(self) -> AudiovqError:
+        return AudiovqError(f"{self.name}: exists already; name another or give --force")
 
     def _check_target(self) -> None:
         try:
             mode = self.path.stat().st_mode
-        except OSError:
+        except FileNotFoundError:
             return
+        except OSError as error:
+            # A name that is too long, or links in a circle: what is there, if anything, cannot be known.
+            raise self._failed(error) from error
         if not stat.S_ISREG(mode):
             raise AudiovqError(f"{self.name}: is there and is not a regular file; name another")
         if not self.force:
-            raise AudiovqError(f"{self.name}: exists already; name another or give --force")
+            raise self._exists()
+
+
+def _sync(descriptor: int) -> None:
+    """Have the content of an open file written to the disk, which may report only now that it is full."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems have no such function.
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+
+
+def _rename_unless_taken(old: Path, new: Path) -> None:
+    """Give a file another name in its folder in one step. Raises: FileExistsError if the name is taken."""
+    if sys.platform == "win32":
+        os.rename(old, new)  # there it replaces nothing
+        return
+    try:
+        os.link(old, new)
+        return
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links: take the name, then replace the empty file.
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    try:
+        os.replace(old, new)
+    except OSError:
+        new.unlink()
+        raise
+
+
+def discard_open_files() -> None:
+    """Remove all temporary files of this process: it is about to end."""
+    for file in list(_open_files):
+        with contextlib.suppress(OSError, AttributeError):
+            file.discard()
+
+
+def _after_fork() -> None:
+    """In a forked child: what is written to files of the parent goes nowhere."""
+    for file in list(_open_files):
+        with contextlib.suppress(OSError, ValueError, AttributeError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), file.file.fileno())
+    _open_files.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 _LOCKED_BYTE = 1 << 30
@@ -181,13 +277,17 @@ class FolderInUse(Exception):
         self.process = process
 
 
-def remove_leftover_files(folder: str | os.PathLike[str]) -> int:
-    """Remove temporary files under `folder` whose process was killed; returns how many.
+def remove_leftover_files(folder: str | os.PathLike[str], below: bool = True) -> int:
+    """Remove temporary files in `folder` whose process was killed; returns how many.
 
     Files that a running process writes are locked by it, and stay.
+
+    Args:
+        below: in the folders below it too.
     """
     removed = 0
-    for path in Path(folder).rglob(".audiovq-*.part"):
+    pattern = ".audiovq-*.part"
+    for path in Path(folder).rglob(pattern) if below else Path(folder).glob(pattern):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             if _lock(file):
                 path.unlink()

@@ -18,13 +18,18 @@ from audiovq.errors import AudiovqError, reading, shorten
 from audiovq.io import JsonObject
 from audiovq.io.atomic import PartialFile
 from audiovq.io.npyfile import NPY_MAGIC, parse_npy
-from audiovq.io.stdio import binary_stdin, binary_stdout
+from audiovq.io.regular import read_regular_file
+from audiovq.io.stdio import PrefixedStream, binary_stdin, binary_stdout
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_STDIN = "standard input"
+AVQ_MAGIC = b"AVQ"
+"""What every `.avq` file begins with."""
 
+_STDIN = "standard input"
+_LARGEST_SIDECAR = 1 << 20
+"""Bytes."""
 
 _Codes = TypeVar("_Codes", bound="DataclassInstance")
 
@@ -81,11 +86,9 @@ def validate_codes(name: str, codes: NDArray[np.generic], kind: CodeFileKind) ->
     return np.ascontiguousarray(codes, dtype=np.uint16)
 
 
-def is_text_or_none(value: object) -> bool:
-    """Whether a value is None, or a text that a file can hold: JSON knows halves of characters too."""
-    if not isinstance(value, str):
-        return value is None
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+def is_text(value: object) -> bool:
+    """Whether a value is None or a text that UTF-8 can hold: JSON knows halves of characters too."""
+    return value is None or (isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value))
 
 
 def other_model_error(name: str, made_by: str, loaded: str) -> AudiovqError:
@@ -130,34 +133,40 @@ def write_codes(
         raise AudiovqError(f"{path}: must end in .npy; rename it")
     tree = {"format": kind.format, "version": kind.version, **metadata, "checksum": _checksum(codes)}
     text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    sidecar = PartialFile(path.with_suffix(".json"), force=force)
+    beside = path.with_suffix(".json")
+    # The sidecar comes first: a kill between the two leaves it alone, and never codes without it, which could
+    # be decoded. One that is alone may be replaced.
+    is_alone = not force and not os.path.lexists(path) and _is_sidecar(beside, kind)
+    sidecar = PartialFile(beside, force=force or is_alone)
+    is_placed = False
     try:
         with PartialFile(path, force=force) as array:
             array.write(buffer.getvalue())
+            array.sync()  # so that the two names change at nearly the same time
             sidecar.write(text.encode())
-        try:
             sidecar.commit()
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+            is_placed = True
+    except BaseException:
+        if is_placed and not os.path.lexists(path):
+            sidecar.path.unlink(missing_ok=True)
+        raise
     finally:
         sidecar.discard()
 
 
-def read_codes(path: str | os.PathLike[str], kind: CodeFileKind) -> CodeFile:
+def read_codes(path: str | os.PathLike[str] | PrefixedStream, kind: CodeFileKind) -> CodeFile:
     """Read codes, and the sidecar if there is one; `"-"` reads an array from standard input.
 
     Raises: AudiovqError if the file is missing or is no plain array of integers from 0 to 65535, or if the
         sidecar is broken, of another version or of another kind.
     """
-    if os.fspath(path) == "-":
-        return CodeFile(_STDIN, _parse_array(_STDIN, binary_stdin().read(), kind), None, {})
+    if isinstance(path, PrefixedStream) or os.fspath(path) == "-":
+        content = path.read() if isinstance(path, PrefixedStream) else binary_stdin().read()
+        return CodeFile(_STDIN, _parse_array(_STDIN, content, kind), None, {})
     path = Path(path)
-    with reading(path, "cannot be read", "check the path"):
-        content = path.read_bytes()
-    codes = _parse_array(str(path), content, kind)
+    codes = _parse_array(str(path), read_regular_file(path), kind)
     sidecar = path.with_suffix(".json")
-    if sidecar == path or not sidecar.exists():
+    if sidecar == path or not os.path.lexists(sidecar):
         return CodeFile(str(path), codes, None, {})
     metadata = _read_sidecar(sidecar, kind)
     if metadata.get("checksum") != _checksum(codes):
@@ -183,9 +192,24 @@ def _parse_array(name: str, content: bytes, kind: CodeFileKind) -> NDArray[np.ui
         return validate_codes(name, parse_npy(content), kind)
 
 
-def _read_sidecar(path: Path, kind: CodeFileKind) -> JsonObject:
+def _is_sidecar(path: Path, kind: CodeFileKind) -> bool:
+    """Whether a file of this name is a sidecar of codes of this kind, of any version."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        metadata = _load_json(path)
+    except AudiovqError:
+        return False
+    return isinstance(metadata, dict) and metadata.get("format") == kind.format
+
+
+def _load_json(path: Path) -> object:
     with reading(path, "is not JSON", "fix it or remove it"):
-        metadata = json.loads(path.read_bytes())
+        return json.loads(read_regular_file(path, _LARGEST_SIDECAR))
+
+
+def _read_sidecar(path: Path, kind: CodeFileKind) -> JsonObject:
+    metadata = _load_json(path)
     if not isinstance(metadata, dict) or metadata.get("format") != kind.format:
         raise AudiovqError(f"{path}: is not a sidecar of codes of a {kind.of}; rename it or the .npy")
     if (version := metadata.get("version")) != kind.version:

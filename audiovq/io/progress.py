@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Self
 
 from tqdm import tqdm
+
+from audiovq.io.terminal import unescaped_stderr
 
 _SECONDS_BETWEEN_LOG_LINES = 60.0
 """How often progress is printed where standard error is not a terminal."""
@@ -15,7 +18,7 @@ _SPEECH_LAYOUT = "{percentage:3.0f} % |{bar}| {n:.1f} of {total:.1f} s{postfix},
 
 
 class ProgressBar:
-    """Share done, speed and time left.
+    """Share done, speed and time left. There is none where the log of audiovq is at warnings and errors.
 
     Args:
         unit: name of what is counted; bytes ("B") are printed with SI prefixes.
@@ -27,25 +30,26 @@ class ProgressBar:
         # Standard error may be closed.
         terminal = sys.stderr is not None and sys.stderr.isatty()
         seconds = 0.1 if terminal else _SECONDS_BETWEEN_LOG_LINES
+        quiet = logging.getLogger("audiovq").level >= logging.WARNING
         self._started = total is not None
         self._bar = tqdm(
             total=total,
             unit=unit,
             unit_scale=unit == "B",
             bar_format=layout,
-            file=sys.stderr,
+            file=unescaped_stderr(),
             leave=False,
             delay=max(0.5, seconds),
             mininterval=seconds,
             dynamic_ncols=terminal,
-            disable=sys.stderr is None,
+            disable=quiet or sys.stderr is None,
         )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self.close()
 
     def update(self, amount: float = 1) -> None:
         """Count what was done since the last call."""
@@ -67,9 +71,13 @@ class ProgressBar:
         """Name what is being done, in front of the bar."""
         self._bar.set_description(label, refresh=False)
 
+    def close(self) -> None:
+        """Take the bar off the terminal for good."""
+        self._bar.close()
+
     def clear(self) -> None:
         """Take the bar off the terminal, before a line is printed in its place."""
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             self._bar.clear()
 
 

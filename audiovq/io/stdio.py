@@ -18,6 +18,38 @@ def binary_stdout() -> BinaryIO:
     return _bytes_of(sys.stdout, "standard output")
 
 
+class PrefixedStream:
+    """A stream of which the first bytes were read before, as a stream that still holds them.
+
+    Args:
+        head: these bytes.
+        raw: the rest.
+    """
+
+    name = "standard input"
+
+    def __init__(self, head: bytes, raw: BinaryIO) -> None:
+        self.head = head
+        """The first bytes, as long as they were not read again."""
+        self._raw = raw
+
+    def fileno(self) -> int:
+        """The descriptor of the rest."""
+        return self._raw.fileno()
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes, all for -1, none at the end."""
+        if count < 0:
+            content = self.head + self._raw.read()
+            self.head = b""
+            return content
+        if self.head:
+            content = self.head[:count]
+            self.head = self.head[count:]
+            return content
+        return self._raw.read(count)
+
+
 def _bytes_of(stream: TextIO | None, name: str) -> BinaryIO:
     # Python has None for a stream that was closed before it started.
     if stream is None or getattr(stream, "closed", False):

@@ -11,9 +11,10 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from audiovq.errors import AudiovqError, reading, shorten
 from audiovq.io import JsonObject
 from audiovq.io.atomic import PartialFile
+from audiovq.io.regular import open_regular_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,9 +57,9 @@ def read_metadata(path: str | Path, kind: ModelFileKind, build: Callable[[JsonOb
     """
     path = Path(path)
     with _reading(path, kind):
-        with open(path, "rb") as file:
+        with _open(path) as file:
             head = _read_head(file)
-            _check_end(head, path.stat().st_size - file.tell())
+            _check_end(head, os.fstat(file.fileno()).st_size - file.tell())
         return build(_checked_tree(head, kind))
 
 
@@ -78,7 +80,8 @@ def read_verified(
 
     path = Path(path)
     with _reading(path, kind):
-        content = path.read_bytes()
+        with _open(path) as file:
+            content = file.read()
         head, data = _split(content)
         _check_end(head, len(data))
         tree = _checked_tree(head, kind)
@@ -127,16 +130,14 @@ def require_fit(
             raise ValueError(f"claims {built} weights and holds {stored}")
 
 
-@contextmanager
-def _reading(path: str | Path, kind: ModelFileKind) -> Iterator[None]:
-    path = Path(path)
-    with reading(path, f"not {kind.label}, or damaged", "use a file that training wrote"):
-        if not path.exists():
-            raise AudiovqError(f"{path}: no such model file; give the path of a .safetensors model")
-        # Opening a pipe would wait for its other end.
-        if not path.is_file():
-            raise AudiovqError(f"{path}: not {kind.label}, but no regular file; name a .safetensors file")
-        yield
+def _reading(path: str | Path, kind: ModelFileKind) -> AbstractContextManager[None]:
+    return reading(path, f"not {kind.label}, or damaged", "use a file that training wrote")
+
+
+def _open(path: Path) -> BinaryIO:
+    if not os.path.lexists(path):
+        raise AudiovqError(f"{path}: no such model file; give the path of a .safetensors model")
+    return open_regular_file(path)
 
 
 def _check_end(head: JsonObject, size: int) -> None:

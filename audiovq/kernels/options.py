@@ -6,14 +6,32 @@ This module imports nothing heavy: the kernels take long to import.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
-from typing import Literal, get_args
+from typing import Any, Literal, Self, cast, get_args
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, suggest_name
 
 Precision = Literal["float32", "bfloat16"]
 """Of the weights of matrix products; everything else is float32."""
+MAX_SEED = (1 << 63) - 1
+"""Largest seed of a draw."""
+_MAX_SECONDS = 24 * 3600.0
+"""Of generated speech, in one call."""
+_MAX_SEQUENCES = 100_000
+"""Generated in one call."""
+
+
+class NamedOptions:
+    """Base of dataclasses of options: a misspelt name is a TypeError that suggests the right one."""
+
+    def __new__(cls, *_: object, **options: object) -> Self:
+        known = [entry.name for entry in dataclasses.fields(cast(type[Any], cls))]
+        for name in sorted(options.keys() - set(known)):
+            hint = suggest_name(name, known, f"known: {', '.join(known)}")
+            raise TypeError(f"no option {name!r}; {hint}")
+        return super().__new__(cls)
 
 
 def check_whole(name: str, value: object, least: int | None = None, most: int | None = None) -> None:
@@ -24,6 +42,26 @@ def check_whole(name: str, value: object, least: int | None = None, most: int | 
     if (least is not None and number < least) or (most is not None and number > most):
         limits = f"{least} or more" if most is None else f"from {least} to {most}"
         raise AudiovqError(f"{name} {value}: must be {limits}")
+
+
+def check_seed(seed: object) -> None:
+    """Raise TypeError for what is no whole number, AudiovqError for a seed that is not one of 63 bits."""
+    check_whole("seed", seed, 0, MAX_SEED)
+
+
+def check_amount(seconds: float, count: int) -> None:
+    """Raise AudiovqError for more speech than one call generates, TypeError for what is no number.
+
+    Args:
+        seconds: of each sequence.
+        count: number of sequences.
+    """
+    check_number("seconds", seconds)
+    check_whole("count", count, 1, _MAX_SEQUENCES)
+    if not 0 < seconds < _MAX_SECONDS:
+        raise AudiovqError(f"{seconds:g} seconds: cannot be generated; ask for more than 0, under a day")
+    if count * seconds >= _MAX_SECONDS:
+        raise AudiovqError(f"{count} times {seconds:g} seconds: a day or more; ask for less at once")
 
 
 def check_number(name: str, value: object) -> None:

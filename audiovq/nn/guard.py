@@ -24,7 +24,15 @@ from torch.overrides import TorchFunctionMode
 
 Made = TypeVar("Made")
 
-HIGHEST = "highest"
+_HIGHEST = "highest"
+_EXACT = "ieee"
+_LOWER = ("bf16", "tf32")
+_PRODUCTS: tuple[Any, ...] = (
+    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul,
+)
+"""Kinds of products with a precision of their own. Convolutions on a GPU have torch's default."""
 _AUTOCAST_DEVICES = ("cpu", "cuda")
 
 _FLOAT_FACTORIES = {
@@ -62,7 +70,7 @@ def guarded(threads: int | None = None) -> Iterator[None]:
             stack.enter_context(torch.inference_mode(False))
         if not torch.is_grad_enabled():
             stack.enter_context(torch.enable_grad())
-        if torch.get_float32_matmul_precision() != HIGHEST or _precision.users:
+        if _precision.users or any(product.fp32_precision in _LOWER for product in _PRODUCTS):
             stack.enter_context(_precision)
         if threads is not None:
             stack.enter_context(torch_threads(threads))
@@ -160,33 +168,63 @@ def own_generator(seed: int) -> Iterator[None]:
 
 
 class _HighestPrecision:
-    """The highest precision of float32 products while any thread is inside."""
+    """The highest precision of float32 products while any thread is inside.
+
+    Torch has two ways to lower it: `set_float32_matmul_precision`, and `fp32_precision` of each kind of
+    product. Reading the first is an error where the second was used.
+    """
 
     def __init__(self) -> None:
         self.users = 0
-        self._before = HIGHEST
+        self._before: str | None = None
+        self._lowered: list[tuple[Any, str]] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
         with self._lock:
             if self.users == 0:
-                self._before = torch.get_float32_matmul_precision()
-                torch.set_float32_matmul_precision(HIGHEST)
+                self._raise()
             self.users += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self.users -= 1
-            # What the application has set meanwhile stays.
-            if self.users == 0 and torch.get_float32_matmul_precision() == HIGHEST:
-                torch.set_float32_matmul_precision(self._before)
+            if self.users == 0:
+                self._put_back()
 
     def leave_after_fork(self) -> None:
         """In a forked child: forget the threads that are not in it."""
         self._lock = threading.Lock()
         if self.users:
             self.users = 0
+            self._put_back()
+
+    def _raise(self) -> None:
+        self._before = _matmul_precision()
+        if self._before not in (None, _HIGHEST):
+            torch.set_float32_matmul_precision(_HIGHEST)
+        self._lowered = [(p, p.fp32_precision) for p in _PRODUCTS if p.fp32_precision in _LOWER]
+        for product, _ in self._lowered:
+            product.fp32_precision = _EXACT
+
+    def _put_back(self) -> None:
+        # What the application has set meanwhile stays.
+        for product, before in self._lowered:
+            if product.fp32_precision == _EXACT:
+                # None of its own: that of all kinds together.
+                product.fp32_precision = "none"
+                if product.fp32_precision != before:
+                    product.fp32_precision = before
+        if self._before not in (None, _HIGHEST) and _matmul_precision() == _HIGHEST:
             torch.set_float32_matmul_precision(self._before)
+
+
+def _matmul_precision() -> str | None:
+    """As `set_float32_matmul_precision` has it; None if the application sets `fp32_precision`."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
 
 
 _precision = _HighestPrecision()

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, TypeVar, cast
 
 from audiovq.errors import AudiovqError
@@ -17,6 +20,7 @@ Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 _logger = logging.getLogger(__name__)
 _told: set[str] = set()
+_announced: set[str] = set()
 
 
 def njit(*, cache: bool = False, **options: Any) -> Callable[[Loop], Loop]:
@@ -38,7 +42,7 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Loop], Loop]:
             )
         dispatcher = numba.njit(**options)(function)
         compiler = dispatcher._compiler
-        compiler.compile = _quiet(compiler.compile)
+        compiler.compile = _as_a_guest(compiler.compile)
         if cache:
             try:
                 dispatcher._cache = _Cache(function)
@@ -62,14 +66,17 @@ class _Cache:
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """What is kept, or None."""
+        found = None
         try:
-            return self._cache.load_overload(signature, target)
+            found = self._cache.load_overload(signature, target)
         except Exception as error:  # pickle raises anything over a damaged file
             _tell(error)
             # An empty index in place of the damaged one, for the next process.
             with contextlib.suppress(Exception):
                 self._cache.flush()
-            return None
+        if found is None:
+            _tell_compiling()
+        return found
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep what was compiled, if possible."""
@@ -86,19 +93,26 @@ def _tell(error: Exception) -> None:
     _told.add(type(error).__name__)
 
 
-def _quiet(compile_function: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep numba's debugging notes, thousands for a function, out of an application's log."""
+def _tell_compiling() -> None:
+    message = "compiling the loops for this processor: some seconds, the first time only"
+    if message not in _announced:
+        _logger.info(message)
+    _announced.add(message)
 
-    def quiet(*args: Any) -> Any:
-        with _no_debugging_notes():
+
+def _as_a_guest(compile_function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep numba's debugging notes out of an application's log, and interrupts out of numba."""
+
+    def compile_as_a_guest(*args: Any) -> Any:
+        with _no_debugging_notes(), _interrupts_held():
             return compile_function(*args)
 
-    return quiet
+    return compile_as_a_guest
 
 
 @contextlib.contextmanager
 def _no_debugging_notes() -> Iterator[None]:
-    # Numba compiles one function at a time, whatever the threads.
+    # Thousands for a function. Numba compiles one function at a time, whatever the threads.
     logger = logging.getLogger("numba")
     before = logger.level
     if logger.isEnabledFor(logging.DEBUG):
@@ -107,3 +121,40 @@ def _no_debugging_notes() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+_held: list[int] = []
+"""Interrupts that came while numba compiled."""
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Raise KeyboardInterrupt after a function has been compiled, not while it is.
+
+    Compiling runs Python in callbacks and finalisers, from which an exception vanishes, and with locks that
+    one between two lines leaves locked.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # An application's own handler is its own affair.
+    if (
+        before not in (signal.default_int_handler, _hold)
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, _hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if _held:
+            _held.clear()
+            raise KeyboardInterrupt
+
+
+def _hold(number: int, frame: FrameType | None) -> None:
+    """Note an interrupt. A second one is raised at once."""
+    if _held:
+        _held.clear()
+        signal.default_int_handler(number, frame)
+    _held.append(number)

@@ -28,6 +28,7 @@ codes are returned.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -38,13 +39,14 @@ from numpy.typing import NDArray
 
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, resampled_length
 from audiovq.errors import AudiovqError, reading
-from audiovq.io.codefile import other_model_error
+from audiovq.io.codefile import AVQ_MAGIC, other_model_error
+from audiovq.io.regular import read_regular_file
+from audiovq.io.stdio import binary_stdin
 from audiovq.io.varint import ByteReader, encode_varint
 from audiovq.prior import kernel, rangecoder
 from audiovq.prior.engine import PriorEngine
-from audiovq.speech.codes import CodeFormat, CodeSequence
+from audiovq.speech.codes import CodeFormat, CodeSequence, is_gain
 
-_MAGIC = b"AVQ"
 _VERSION = 2
 _FIXED = struct.Struct("<3sBB4s4s")
 _GAINS = {1: struct.Struct("<f"), 2: struct.Struct("<d")}
@@ -105,14 +107,24 @@ def compress_codes(codes: CodeSequence, engine: PriorEngine, form: BitstreamForm
     model, prior = (bytes.fromhex(value)[:4] for value in (form.codes.fingerprint, form.prior))
     voice = b"" if codes.voice is None else _pack_voice(codes.voice, form)
     words = rangecoder.range_encode(codes.rows, engine, form.point(codes.voice)).astype("<u4").tobytes()
-    head = _FIXED.pack(_MAGIC, _VERSION, flags, model, prior) + facts
+    head = _FIXED.pack(AVQ_MAGIC, _VERSION, flags, model, prior) + facts
     content = head + voice + _checksum(codes.codes) + words
     return content + struct.pack("<I", zlib.crc32(content))
 
 
+def read_bitstream(path: str | os.PathLike[str]) -> Bitstream:
+    """Parse a file, or with `"-"` standard input.
+
+    Raises: AudiovqError as `parse_bitstream`, or if it cannot be read.
+    """
+    if os.fspath(path) == "-":
+        return parse_bitstream(binary_stdin().read(), "standard input")
+    return parse_bitstream(read_regular_file(path), os.fspath(path))
+
+
 def parse_bitstream(content: bytes, name: str) -> Bitstream:
     """Parse a file. Raises: AudiovqError if it is no `.avq`, damaged, or of another version."""
-    if len(content) < 4 or not content.startswith(_MAGIC):
+    if len(content) < 4 or not content.startswith(AVQ_MAGIC):
         raise AudiovqError(f"{name}: is not an .avq file, or cut off; encode the recording again")
     if content[3] != _VERSION:
         remedy = "encode the recording again" if content[3] < _VERSION else "update audiovq"
@@ -187,10 +199,6 @@ def _check(codes: CodeSequence, engine: PriorEngine, form: BitstreamFormat) -> N
             f"{codes.name}: its voice does not fit this model ({form.voice_dims} values of "
             f"{form.voice_bits} bits); encode the recording again"
         )
-    try:
-        (codes.speaker or "").encode()
-    except UnicodeEncodeError:
-        raise AudiovqError(f"{codes.name}: speaker {codes.speaker!r} is no text; name another") from None
 
 
 def _pack_facts(codes: CodeSequence) -> tuple[int, bytes]:
@@ -254,7 +262,7 @@ def _read_gain(reader: ByteReader, size: int) -> float | None:
         raise ValueError("a gain of no known size")
     gain: float
     (gain,) = _GAINS[size].unpack(reader.take(_GAINS[size].size))
-    if not 0 <= gain < 1e30:
+    if not is_gain(gain):
         raise ValueError(f"a gain of {gain}")
     return gain
 

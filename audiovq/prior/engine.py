@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from audiovq.io.stages import report_stage
 from audiovq.kernels.options import check_sampling
 from audiovq.kernels.packing import (
     FloatArray,
@@ -212,6 +213,7 @@ def code_log2_likelihoods(
         logits -= logits.max(axis=-1, keepdims=True)
         chosen = np.take_along_axis(logits, (forced_codes - first)[..., None], axis=-1)[..., 0]
         parts.append((chosen - np.log(np.exp(logits).sum(axis=-1))) / math.log(2))
+        report_stage("scoring", start + len(part), len(codes))
     return np.concatenate(parts, axis=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def load_prior(path: str | Path, model: str | None = None) -> tuple[PriorNetwork
     Raises: AudiovqError if the file is missing, no prior, damaged, of another version or of another model.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.exists(path):
         raise AudiovqError(f"{path}: no such prior; train one with `audiovq prior`")
     header, tensors = tensorfile.read_verified(path, _KIND, _build_header)
     if model is not None and header.model != model:

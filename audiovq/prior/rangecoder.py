@@ -9,8 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from audiovq.io.stages import report_stage
 from audiovq.prior import kernel
 from audiovq.prior.engine import MAX_FORCED_STEPS, PriorEngine
+
+_CODES_PER_REPORT = 512
+"""Codes between two reports of progress."""
 
 
 def range_encode(
@@ -32,6 +36,7 @@ def range_encode(
         probs = np.empty(logits.shape)
         kernel.quantised_probs(logits, probs, counts)
         encoder.encode((part - first).reshape(-1).astype(np.int32), family, probs)
+        report_stage("compressing", start + len(part), len(rows))
     words: NDArray[np.uint32] = encoder.get_compressed()
     return words
 
@@ -59,4 +64,6 @@ def range_decode(
             return codes[:0]
         past = n % levels * engine.codebook_size + index
         codes[n] = past
+        if (n + 1) % _CODES_PER_REPORT == 0 or n + 1 == len(codes):
+            report_stage("decompressing", n + 1, len(codes))
     return codes

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
-from audiovq.kernels.options import check_number, check_whole
+from audiovq.io.stages import report_stage
+from audiovq.io.stdio import binary_stdout
+from audiovq.kernels.options import check_amount, check_number, check_seed, check_whole
 from audiovq.nn.guard import guarded
 from audiovq.prior import bitstream
-from audiovq.prior.engine import PriorEngine, code_log2_likelihoods
+from audiovq.prior.engine import MAX_FORCED_STEPS, PriorEngine, code_log2_likelihoods
 from audiovq.prior.file import load_prior
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.modelfile import ModelHeader
@@ -125,16 +127,11 @@ class PriorSampler:
 
         Raises: AudiovqError for an unknown speaker, settings out of range, or a prompt of another model.
         """
-        check_number("seconds", seconds)
         check_number("guidance", guidance)
-        check_whole("count", count)
-        check_whole("seed", seed)
+        check_seed(seed)
         if levels is not None:
             check_whole("levels", levels)
-        if not 0 < seconds < 3600 * 24:
-            raise AudiovqError(f"{seconds:g} seconds: cannot be generated; ask for more than 0, under a day")
-        if count < 1:
-            raise AudiovqError(f"{count} sequences: nothing to generate; ask for one or more")
+        check_amount(seconds, count)
         steps = max(1, round(seconds * self.model.config.steps_per_second))
         if prompt is not None:
             prompt = prompt.for_model(self.model.code_format)
@@ -216,7 +213,12 @@ class PriorSampler:
             )
         if len(settings.prompt):
             slots.prefill(numbers, np.tile(settings.prompt, (len(numbers), 1, 1)))
-        return slots.draw(numbers, steps, guidance)[::each].astype(np.uint16)
+        parts = []
+        for start in range(0, steps, MAX_FORCED_STEPS):
+            part = min(MAX_FORCED_STEPS, steps - start)
+            parts.append(slots.draw(numbers, part, guidance)[::each].astype(np.uint16))
+            report_stage("drawing codes", start + part, steps)
+        return np.concatenate(parts, axis=1)
 
     def _sequence(self, rows: NDArray[np.uint16], gain: float | None, voice: _Voice) -> CodeSequence:
         """Codes `(T, N)` of this model."""
@@ -269,7 +271,16 @@ class PriorSampler:
         return bitstream.BitstreamFormat(self.model.code_format, self.fingerprint, dims, voice.bits)
 
     def save(self, codes: CodeSequence, path: str | os.PathLike[str], *, force: bool = False) -> int:
-        """Write codes as `.avq`; returns its size in bytes. Errors: those of `bitstream.compress_codes`."""
+        """Write codes as `.avq`; returns its size in bytes. Errors: those of `bitstream.compress_codes`.
+
+        `"-"` writes to standard output.
+        """
+        if os.fspath(path) == "-":
+            content = self.compressed(codes)
+            out = binary_stdout()
+            out.write(content)
+            out.flush()
+            return len(content)
         with PartialFile(path, force=force) as file:
             content = self.compressed(codes)
             file.write(content)
@@ -283,26 +294,23 @@ class PriorSampler:
 
     @guarded()
     def load(self, path: str | os.PathLike[str]) -> CodeSequence:
-        """Read an `.avq` file.
+        """Read an `.avq` file; `"-"` reads standard input.
 
         Raises: AudiovqError if it is damaged, of another model or prior, or cannot be decoded exactly here.
         """
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise unreadable_file_error(path, error) from None
+        return bitstream.decompress_codes(bitstream.read_bitstream(path), self.engine, self.stream_format)
+
+    def parse(self, content: bytes, name: str) -> CodeSequence:
+        """The codes of an `.avq` file's content; errors as for `load`, with this name."""
         return bitstream.decompress_codes(
-            bitstream.parse_bitstream(content, os.fspath(path)), self.engine, self.stream_format
+            bitstream.parse_bitstream(content, name), self.engine, self.stream_format
         )
+
+    def made(self, stream: bitstream.Bitstream) -> bool:
+        """Whether a file was made with this model and prior."""
+        return (stream.model, stream.prior) == (self.model.fingerprint[:8], self.fingerprint[:8])
 
 
 def _array(point: Tensor | None) -> NDArray[np.float32] | None:
     """A voice `(1, V)` as `(V,)`."""
     return None if point is None else point[0].float().cpu().numpy()
-
-
-def find_prior_path(model: Path) -> Path:
-    """Path of the prior of a model file: MODEL-prior.safetensors, else prior.safetensors beside it."""
-    own = model.with_name(f"{model.stem}-prior{model.suffix}")
-    common = model.with_name("prior.safetensors")
-    return common if common.exists() and not own.exists() else own

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
@@ -16,28 +16,18 @@ from audiovq.io import JsonObject
 from audiovq.io.codefile import (
     CodeFileKind,
     check_code_range,
-    is_text_or_none,
+    is_text,
     other_model_error,
     read_codes,
     validate_codes,
     write_codes,
 )
+from audiovq.io.stdio import PrefixedStream
 
 _KIND = CodeFileKind("audiovq-codes", 2, "recording", 1, ("num_steps", "hop", "codebook_size", "levels"))
 
 _DEFAULT_HOP = 128
 """Default samples at the model's rate per code step."""
-
-_LARGEST = {
-    "hop": 1 << 20,
-    "frames_per_step": 1 << 10,
-    "model_rate": MAX_SAMPLE_RATE_HZ,
-    "num_samples": 1 << 48,
-    "codebook_size": 1 << 16,
-}
-"""Numbers above these are a mistake, and JSON has integers that numpy has not."""
-_LARGEST_VALUE = (1 << 16) - 1
-"""Of a voice."""
 
 
 class CodeFormat(NamedTuple):
@@ -56,11 +46,13 @@ class CodeFormat(NamedTuple):
         return self.levels * self.codebook_size
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CodeSequence:
     """Codes, `levels` of them for every `hop` samples, and the facts that decoding needs.
 
-    `len` and slices count code steps.
+    `len` and slices count code steps. `numpy.asarray` and `torch.from_dlpack` take it as `(T, levels)`,
+    uint16 or any `dtype` asked of numpy. It cannot be changed, its array included: two are equal, and have
+    one hash, if codes and facts are the same. `name` is no fact.
 
     Raises: AudiovqError if codes or facts make no sense, by themselves or together.
     """
@@ -97,7 +89,9 @@ class CodeSequence:
     """Number of levels of the codes."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codes", validate_codes(self.name, np.asarray(self.codes), _KIND))
+        codes = validate_codes(self.name, np.asarray(self.codes), _KIND).copy()
+        codes.flags.writeable = False
+        object.__setattr__(self, "codes", codes)
         self._check_facts()
         if self.voice is not None:
             object.__setattr__(self, "voice", tuple(int(value) for value in self.voice))
@@ -109,15 +103,15 @@ class CodeSequence:
             value = getattr(self, name)
             unknown = value is None and name in ("num_samples", "codebook_size")
             self._require(name, unknown or (_is_count(value) and value > 0), "a positive integer")
-            self._require(
-                name, unknown or value <= _LARGEST.get(name, value), f"at most {_LARGEST.get(name)}"
-            )
-        in_bounds = MIN_SAMPLE_RATE_HZ <= self.sample_rate <= MAX_SAMPLE_RATE_HZ
-        self._require("sample_rate", in_bounds, f"between {MIN_SAMPLE_RATE_HZ} and {MAX_SAMPLE_RATE_HZ} Hz")
-        self._require("gain", _is_gain(self.gain), "a number from 0 up, or null")
-        self._require("voice", self.voice is None or _is_voice(self.voice), "integers from 0 to 65535")
+        for name, most in _MOST.items():
+            self._require(name, (getattr(self, name) or 0) <= most, f"at most {most}")
+        for name in ("sample_rate", "model_rate"):
+            in_bounds = MIN_SAMPLE_RATE_HZ <= getattr(self, name) <= MAX_SAMPLE_RATE_HZ
+            self._require(name, in_bounds, f"between {MIN_SAMPLE_RATE_HZ} and {MAX_SAMPLE_RATE_HZ} Hz")
+        self._require("gain", is_gain(self.gain), "0, a number from 1e-30 to 1e30, or null")
+        self._require("voice", self.voice is None or _are_codes(self.voice), "integers from 0 to 65535")
         for name in ("speaker", "fingerprint"):
-            self._require(name, is_text_or_none(getattr(self, name)), "a text")
+            self._require(name, is_text(getattr(self, name)), "a text")
         self._require("partial", isinstance(self.partial, bool), "true or false")
 
     def _require(self, name: str, valid: bool, rule: str) -> None:
@@ -169,6 +163,35 @@ class CodeSequence:
         if not isinstance(steps, slice) or steps.step not in (None, 1):
             raise TypeError("a code sequence takes slices of neighbouring steps; .rows is an array")
         return replace(self, codes=self.rows[steps].reshape(-1), num_samples=None)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """The codes `(T, levels)`; read-only unless copied or converted."""
+        wanted = self.rows.dtype if dtype is None else np.dtype(dtype)
+        if copy is False and wanted != self.rows.dtype:
+            raise ValueError(f"codes are {self.rows.dtype}: as {wanted} they have to be copied")
+        return self.rows.astype(wanted, copy=bool(copy))
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """A copy of the codes `(T, levels)`, uint16, for `torch.from_dlpack` and its like."""
+        return self.rows.copy().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.rows.__dlpack_device__()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CodeSequence):
+            return NotImplemented
+        return self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        return hash(self._facts())
+
+    def __repr__(self) -> str:
+        codes = f"{len(self)} steps of {self.levels} codes" if self.levels > 1 else f"{len(self)} codes"
+        return f"CodeSequence({codes}, {self.seconds:.2f} s at {self.sample_rate} Hz)"
+
+    def _facts(self) -> tuple[object, ...]:
+        return (self.codes.tobytes(), *(getattr(self, name) for name in _KNOWN))
 
     @property
     def rows(self) -> NDArray[np.uint16]:
@@ -238,14 +261,15 @@ class CodeSequence:
         Raises:
             AudiovqError: wrong ending, one of the files exists (without `force`), or cannot be written.
         """
-        write_codes(path, self.codes, self._sidecar(), _KIND, force)
+        checked = replace(self)  # the array may have been changed since this object was made
+        write_codes(path, checked.codes, checked._sidecar(), _KIND, force)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, hop: int = _DEFAULT_HOP) -> CodeSequence:
+    def load(cls, path: str | os.PathLike[str] | PrefixedStream, *, hop: int = _DEFAULT_HOP) -> CodeSequence:
         """Read codes, and their sidecar if there is one.
 
         Args:
-            path: of the array, or `"-"` for an array on standard input.
+            path: of the array, or `"-"` for an array on standard input, of which a part may have been read.
             hop: samples per step at the model's rate, used if there is no sidecar.
 
         Raises:
@@ -283,18 +307,22 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
 
 
-def _is_voice(value: object) -> bool:
-    return isinstance(value, tuple | list) and all(_is_count(v) and v <= _LARGEST_VALUE for v in value)
+def _are_codes(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(_is_count(entry) and entry <= 65_535 for entry in value)
 
 
-def _is_gain(value: object) -> bool:
+def is_gain(value: object) -> bool:
+    """None, 0, or a number whose inverse is a factor that float32 samples bear."""
     # Compared before anything else is done with it: JSON knows integers that no float holds.
     return value is None or (
         isinstance(value, int | float | np.floating)
         and not isinstance(value, bool)
-        and bool(0 <= value < 1e30)
+        and bool(value == 0 or 1e-30 < value < 1e30)
     )
 
+
+_MOST = {"hop": 1 << 24, "frames_per_step": 1 << 24, "num_samples": 1 << 48, "codebook_size": 65_536}
+"""Limits far beyond any recording and model, so that nothing computed of them overflows."""
 
 _KNOWN = tuple(
     entry.name for entry in fields(CodeSequence) if entry.init and entry.name not in ("codes", "name")

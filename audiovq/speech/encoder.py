@@ -7,14 +7,12 @@ starts as a filterbank, which learns several times faster from little speech (do
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
 from audiovq.nn.blocks import ResidualStack, TimeConv
 
@@ -38,6 +36,7 @@ class FilterbankFrontend(nn.Module):
         bands: mel bands of the short window.
         short, long: window lengths in samples.
         pitch_hz: upper end of the long window's bins in Hz.
+        untrained: compute the bands to start from. False leaves them zero, for weights that are loaded next.
 
     Shape: `(B, left + F*hop + right) -> (B, F, C)` with `left, right = reach_samples`.
     """
@@ -51,16 +50,20 @@ class FilterbankFrontend(nn.Module):
         long: int = 1024,
         pitch_hz: float = 1500.0,
         sample_rate: int = 16_000,
+        untrained: bool = True,
     ) -> None:
         super().__init__()
         self.hop = hop
         self.long = long
         self.short = short
         n_fft = 512
-        mel = _mel_filters(n_fft, bands, sample_rate)
-        used = int(np.flatnonzero(mel.sum(0))[-1]) + 1
+        # The bin at half the sample rate is where the last band ends: no band uses it.
+        used = n_fft // 2
         self.short_filters = nn.Parameter(_fourier_filters(short, n_fft, np.arange(used)))
-        self.bands = nn.Parameter(torch.from_numpy(np.sqrt(mel[:, :used])).float())
+        self.bands = nn.Parameter(torch.zeros(bands, used))
+        if untrained:
+            with torch.no_grad():
+                self.bands.copy_(_mel_bands(bands, n_fft, sample_rate)[:, :used].sqrt())
         pitch_bins = np.arange(1, int(pitch_hz * long / sample_rate) + 1)
         self.long_filters = nn.Parameter(_fourier_filters(long, long, pitch_bins))
         self.pitch_bins = len(pitch_bins)
@@ -181,15 +184,12 @@ class Encoder(nn.Module):
         return latents
 
 
-@functools.cache
-def _mel_filters(n_fft: int, bands: int, sample_rate: int) -> np.ndarray:
-    """Mel filters `(bands, n_fft // 2 + 1)`: librosa's, from a library that loads forty times faster."""
-    with torch.device("cpu"):  # wherever the module is made: numpy reads them
-        mel = melscale_fbanks(
-            n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, norm=None, mel_scale="slaney"
-        )
-    filters: np.ndarray = mel.T.numpy()
-    return filters
+def _mel_bands(bands: int, n_fft: int, sample_rate: int) -> Tensor:
+    """Triangles of height one on Slaney's mel scale, `(bands, n_fft // 2 + 1)`."""
+    # Imported for untrained models alone: it takes longer to load than a recording to encode.
+    import librosa
+
+    return torch.from_numpy(librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=bands, norm=None))
 
 
 def _fourier_filters(window: int, n_fft: int, bins: np.ndarray) -> Tensor:

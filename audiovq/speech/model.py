@@ -31,6 +31,7 @@ class WaveformModel(nn.Module):
     Args:
         config: dimensions.
         speakers: number of trained speakers (rows of the voice table besides 'no speaker').
+        untrained: whether to train it from here; False if weights are loaded next (`FilterbankFrontend`).
     """
 
     MUON: tuple[str, ...] = (
@@ -58,7 +59,7 @@ class WaveformModel(nn.Module):
     )
     """Everything else: biases, norms, tables, filters, inputs and outputs."""
 
-    def __init__(self, config: SpeechModelConfig, speakers: int) -> None:
+    def __init__(self, config: SpeechModelConfig, speakers: int, untrained: bool = True) -> None:
         super().__init__()
         self.config = config
         e = config.encoder
@@ -68,7 +69,7 @@ class WaveformModel(nn.Module):
         self.code_hop = config.code_hop
         frontend: FilterbankFrontend | StridedFrontend
         if e.frontend == "filterbank":
-            frontend = FilterbankFrontend(e.hop, e.channels)
+            frontend = FilterbankFrontend(e.hop, e.channels, untrained=untrained)
         else:
             frontend = StridedFrontend(e.strides, e.channels, e.kernel)
         self.encoder = Encoder(frontend, e.channels, e.dilations)

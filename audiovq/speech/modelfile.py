@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audiovq.config.speech import SpeechModelConfig
 from audiovq.config.toml import dataclass_from_dict, dataclass_to_dict
+from audiovq.errors import AudiovqError, suggest_name
 from audiovq.io import JsonObject, tensorfile
 from audiovq.speech.codes import CodeFormat
 
@@ -67,6 +69,23 @@ class ModelHeader:
         )
 
 
+def find_speaker(speakers: Sequence[Speaker], speaker: str | int, model: str) -> Speaker:
+    """The speaker of a name or a number. `model` is its name in the error.
+
+    Raises: AudiovqError if there is none.
+    """
+    if isinstance(speaker, int):
+        if 0 <= speaker < len(speakers):
+            return speakers[speaker]
+    else:
+        for known in speakers:
+            if known.name == speaker:
+                return known
+    names = [] if isinstance(speaker, int) else [known.name for known in speakers]
+    hint = suggest_name(str(speaker), names, "`audiovq speakers` lists them")
+    raise AudiovqError(f"{model}: no speaker {speaker!r} among its {len(speakers)}; {hint}")
+
+
 def save_model(
     path: str | Path,
     model: WaveformModel,
@@ -113,7 +132,7 @@ def load_model(path: str | Path) -> tuple[WaveformModel, ModelHeader]:
     header, tensors = tensorfile.read_verified(path, _KIND, _build_header)
 
     def make() -> WaveformModel:
-        return WaveformModel(header.config, len(header.speakers))
+        return WaveformModel(header.config, len(header.speakers), untrained=False)
 
     tensorfile.require_fit(lambda: outline(make), tensors, path, _KIND, TRAINING_ONLY_TENSORS)
     with own_generator(0):

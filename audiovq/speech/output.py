@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.audio.resample import StreamResampler, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.kernels.options import check_flag, check_sampling, check_whole
+from audiovq.kernels.options import NamedOptions, check_flag, check_sampling, check_seed, check_whole
 from audiovq.speech.codes import CodeSequence
 
 DEFAULT_TEMPERATURE = 1.0
@@ -20,14 +20,17 @@ MOST_CORRECTIONS = 1000
 """Passes of the spectral correction."""
 
 
+VoiceSource = str | os.PathLike[str] | tuple[int, ...] | None
+"""A recording whose voice to take, or the integers of `Tokenizer.voice_of`."""
+
+
 @dataclass(frozen=True)
-class DecodeOptions:
+class DecodeOptions(NamedOptions):
     """Options of decoding. Raises: AudiovqError for a value out of range, TypeError for a wrong type."""
 
     speaker: str | int | None = None
     """A trained speaker's name or number, instead of the recording's own voice."""
-    voice: str | os.PathLike[str] | tuple[int, ...] | None = None
-    """A recording whose voice to take, or the integers of `Tokenizer.voice_of`."""
+    voice: VoiceSource = None
     seed: int = 0
     """Random seed of the WaveNet's draws."""
     temperature: float = DEFAULT_TEMPERATURE
@@ -41,7 +44,7 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         check_sampling(self.temperature, 0)
-        check_whole("seed", self.seed)
+        check_seed(self.seed)
         check_flag("fast", self.fast)
         if self.speaker is not None and not isinstance(self.speaker, str):
             check_whole("speaker", self.speaker)
@@ -55,7 +58,7 @@ class DecodeKeywords(TypedDict, total=False):
     """The fields of `DecodeOptions` as keyword arguments."""
 
     speaker: str | int | None
-    voice: str | os.PathLike[str] | tuple[int, ...] | None
+    voice: VoiceSource
     seed: int
     temperature: float
     fast: bool
@@ -63,19 +66,27 @@ class DecodeKeywords(TypedDict, total=False):
     corrections: int | None
 
 
+class OutputFormat(NamedTuple):
+    """Level, rate and length that sound comes out at."""
+
+    sample_rate: int  # Hz
+    gain: float | None  # that encoding multiplied by; 0: digital silence, None: a running level
+    num_samples: int | None  # None: as long as its codes
+
+
 class OutputStage:
     """Blocks at 16 kHz and the model's normalised level in, blocks of the recording's level and rate out.
 
     Args:
-        codes: for its gain, rate and length.
+        form: of the sound.
         output_gain_db: added to the level: the model's configuration.
     """
 
-    def __init__(self, codes: CodeSequence, output_gain_db: float) -> None:
+    def __init__(self, form: OutputFormat, output_gain_db: float) -> None:
         # A gain of 0 stands for digital silence, none for a stream whose level is the model's own.
-        gain = 1.0 if codes.gain is None else codes.gain
+        gain = 1.0 if form.gain is None else form.gain
         self._level = np.float32(10 ** (output_gain_db / 20) / gain if gain else 0.0)
-        self._resampler = StreamResampler(SAMPLE_RATE, codes.sample_rate, decoded_length(codes))
+        self._resampler = StreamResampler(SAMPLE_RATE, form.sample_rate, form.num_samples)
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Take the next samples `(T,)`; return those final by now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -31,6 +31,9 @@ _FEATURE_LIMIT = 0.22
 """The most that guidance may move a log magnitude (nats) and a feature: voices change, words stay."""
 _PRECISION: Precision = "bfloat16"
 """Default precision of the WaveNet's weights: docs/measurements.md compares both."""
+
+_MOST_SLOTS = 4
+"""Sequences drawn in lockstep by one call; more are no faster."""
 
 _Audio = NDArray[np.float32]
 
@@ -97,19 +100,26 @@ class Synthesiser:
 
         Raises: ValueError if the model has no spectral head.
         """
-        hop = self.model.frame_hop
         head = self.model.spectral_head
         if head is None:
             raise ValueError("this model has no spectral head")
-        correction = self._correction(decode_job)
+        correction = self.new_correction(decode_job)
         for features, log_magnitude, own in self._conditions(decode_job, head.reach_frames):
-            with torch.inference_mode(), one_thread():
-                audio = head(features, log_magnitude)[0].cpu().numpy()
-            own_audio = audio[own.start * hop : own.stop * hop]
-            if len(out := correction.push(own_audio, log_magnitude[0, own].cpu())):
+            audio = self.head_samples(features, log_magnitude, own)
+            if len(out := correction.push(audio, log_magnitude[0, own].cpu())):
                 yield out
         if len(out := correction.flush()):
             yield out
+
+    def together(self, decode_jobs: Sequence[DecodeJob], fast: bool) -> Iterator[tuple[int, _Audio | None]]:
+        """Audio blocks of several sequences in either way, as `drawn_together` gives them."""
+        if not fast:
+            yield from self.drawn_together(decode_jobs, min(_MOST_SLOTS, len(decode_jobs)))
+            return
+        for number, decode_job in enumerate(decode_jobs):
+            for audio in self.fast(decode_job):
+                yield number, audio
+            yield number, None
 
     def drawn(self, decode_job: DecodeJob) -> Iterator[_Audio]:
         """Audio blocks drawn by the WaveNet, at the normalised level.
@@ -138,7 +148,7 @@ class Synthesiser:
                 number, decode_job = following
                 slot = free.pop()
                 slots.start(slot, decode_job.seed, decode_job.temperature)
-                active[slot] = _Progress(number, self._blocks(decode_job), self._correction(decode_job))
+                active[slot] = _Progress(number, self._blocks(decode_job), self.new_correction(decode_job))
             if not active:
                 return
             # All slots draw as many frames as the one with the least left of its block: only then does one of
@@ -165,12 +175,25 @@ class Synthesiser:
         """Frames and log magnitudes `(F, bins)` of one block after the other."""
         wavenet = self.model.wavenet
         for features, log_magnitude, own in self._conditions(decode_job, wavenet.reach_frames):
-            with torch.inference_mode(), one_thread():
-                frames = wavenet.frames(features, log_magnitude)
-                part = WaveNetConditioning(*(v[:, own].contiguous() for v in frames))
-            yield part, log_magnitude[0, own].cpu()
+            yield self.frames(features, log_magnitude, own), log_magnitude[0, own].cpu()
 
-    def _correction(self, decode_job: DecodeJob) -> SpectralCorrection:
+    def frames(self, features: Tensor, log_magnitude: Tensor, own: slice) -> WaveNetConditioning:
+        """What the WaveNet is given for the frames `own` of a block of `condition_block`."""
+        with torch.inference_mode(), one_thread():
+            frames = self.model.wavenet.frames(features, log_magnitude)
+            return WaveNetConditioning(*(v[:, own].contiguous() for v in frames))
+
+    def head_samples(self, features: Tensor, log_magnitude: Tensor, own: slice) -> _Audio:
+        """Samples of the spectral head for the frames `own` of a block of `condition_block`."""
+        head = self.model.spectral_head
+        assert head is not None
+        hop = self.model.frame_hop
+        with torch.inference_mode(), one_thread():
+            audio: _Audio = head(features, log_magnitude)[0].cpu().numpy()
+        return audio[own.start * hop : own.stop * hop]
+
+    def new_correction(self, decode_job: DecodeJob) -> SpectralCorrection:
+        """The correction of one sequence, at its beginning."""
         config = self.model.config
         passes = config.corrections if decode_job.corrections is None else decode_job.corrections
         return SpectralCorrection(
@@ -183,25 +206,38 @@ class Synthesiser:
         At the recording's ends there is no context: there the networks pad by themselves, as in training.
         """
         codes = decode_job.codes
-        each = self.model.codebook.frames_per_step
-        count = len(codes) * each
-        wide = self.model.conditioner.reach_frames
+        count = len(codes) * self.model.codebook.frames_per_step
         start = 0
         size = min(_FIRST_FRAMES, _BLOCK_FRAMES)
         while start < count:
             end = min(start + size, count)
-            low = max(0, start - reach)
-            high = min(count, end + reach)
-            # Whole code steps around them.
-            first = max(0, low - wide) // each
-            last = -(-min(count, high + wide) // each)
-            with torch.inference_mode(), one_thread():
-                features, log_magnitude = self._condition(codes[None, first:last], decode_job.voices)
-            inside = slice(low - first * each, high - first * each)
-            own = slice(start - low, end - low)
-            yield features[:, inside], log_magnitude[:, inside], own
+            yield self.condition_block(codes, decode_job.voices, start, end, reach)
             start = end
             size = min(2 * size, _BLOCK_FRAMES)
+
+    def condition_block(
+        self, codes: Tensor, voices: DecodeVoices, start: int, end: int, reach: int, dropped: int = 0
+    ) -> tuple[Tensor, Tensor, slice]:
+        """Features and log magnitudes of frames `start` to `end` with `reach` frames around them, and the
+        slice of their own.
+
+        Args:
+            codes: `(T, N)`, those of all steps from `dropped` on that are known.
+            dropped: steps before them, which no frame asked for depends on.
+        """
+        each = self.model.codebook.frames_per_step
+        wide = self.model.conditioner.reach_frames
+        count = (dropped + len(codes)) * each
+        low = max(0, start - reach)
+        high = min(count, end + reach)
+        # Whole code steps around them.
+        first = max(0, low - wide) // each
+        last = -(-min(count, high + wide) // each)
+        with torch.inference_mode(), one_thread():
+            part = codes[None, first - dropped : last - dropped]
+            features, log_magnitude = self._condition(part, voices)
+        inside = slice(low - first * each, high - first * each)
+        return features[:, inside], log_magnitude[:, inside], slice(start - low, end - low)
 
     def _condition(self, codes: Tensor, voices: DecodeVoices) -> tuple[Tensor, Tensor]:
         """Features and log magnitudes of codes `(1, T, N)`, guided away from a voice if there is one."""

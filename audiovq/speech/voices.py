@@ -8,7 +8,7 @@ from torch import Tensor
 from audiovq.errors import AudiovqError
 from audiovq.speech.codes import CodeSequence
 from audiovq.speech.model import WaveformModel
-from audiovq.speech.modelfile import Speaker
+from audiovq.speech.modelfile import Speaker, find_speaker
 from audiovq.speech.synthesis import DecodeVoices
 
 
@@ -28,17 +28,7 @@ class VoiceSpace:
 
     def number(self, speaker: str | int) -> int:
         """Number of a trained speaker. Raises: AudiovqError for an unknown one."""
-        if isinstance(speaker, int):
-            if 0 <= speaker < len(self.speakers):
-                return speaker
-        else:
-            for known in self.speakers:
-                if known.name == speaker:
-                    return known.number
-        raise AudiovqError(
-            f"{self.name}: no speaker {speaker!r} among its {len(self.speakers)}; "
-            "`audiovq speakers` lists them"
-        )
+        return find_speaker(self.speakers, speaker, self.name).number
 
     def of_speaker(self, speaker: str | int | None) -> Tensor:
         """Point of a trained speaker; None: 'no speaker'. Raises: AudiovqError for an unknown one."""

@@ -2,8 +2,8 @@
 
 Tensors are named `model.*` (weights), `ema.*` (their moving average), `best.*` (the average at a stage's best
 score), `before.*` (from before the stage), `optimizer.*` and `stage.*` (a discriminator). The header holds
-the configuration, the stage, the step and the speakers. Batches depend on the step number alone, so that
-readers have no state to store.
+the configuration, the stage, the step, the speakers and a checksum of everything. Batches depend on the step
+number alone, so that readers have no state to store.
 """
 
 from __future__ import annotations
@@ -11,23 +11,28 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
 from safetensors.torch import load as parse
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from audiovq import distributed
 from audiovq.errors import AudiovqError, reading
+from audiovq.io.atomic import PartialFile
+from audiovq.io.regular import read_regular_file
+from audiovq.training.best import BestScore
 
 
 def resuming(path: Path) -> AbstractContextManager[None]:
-    """Turns whatever goes wrong while a checkpoint's state is taken over into one AudiovqError."""
-    return reading(path, "does not fit this training, or is damaged", "use the one that training wrote")
+    """Turns whatever goes wrong while a checkpoint is read or taken over into one AudiovqError."""
+    return reading(path, "not an audiovq checkpoint, or damaged", "use one that training wrote")
 
 
 @dataclass
@@ -53,16 +58,16 @@ class Checkpoint:
                     f"{path}: keeps an earlier state, as {name} is not finite by now; "
                     "start again with a lower lr, or check the data"
                 )
-        temporary = path.with_name(path.name + ".part")
+        header = {**json.loads(json.dumps(self.header)), "checksum": _checksum(self.header, flat)}
         try:
-            save_file(flat, temporary, metadata={"audiovq": json.dumps(self.header)})
-            # Open for writing: Windows syncs no other.
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise AudiovqError(f"{path}: cannot write the checkpoint ({error}); free some space") from None
+            # Not by the library's own function for files: what that leaves after a kill, nobody removes.
+            with PartialFile(path, force=True) as file:
+                file.write(serialize(flat, {"audiovq": json.dumps(header)}))
+                os.fsync(file.file.fileno())
+        except OSError as error:
+            raise AudiovqError(
+                f"{path}: cannot write the checkpoint ({error.strerror}); free some space"
+            ) from None
 
     def progress(self, stages: int) -> tuple[int, int, list[float]]:
         """Number of the stage, steps of it that are done, and seconds of training of each of so many stages.
@@ -79,24 +84,56 @@ class Checkpoint:
             raise ValueError("its times make no sense")
         return stage, step, seconds
 
+    def best(self) -> BestScore:
+        """The best score of the stage so far, and its weights.
+
+        Raises: ValueError, KeyError or TypeError if the header has none that makes sense.
+        """
+        score, misses, step = self.header["best"]
+        if not (type(misses) is int and type(step) is int and min(misses, step) >= 0):
+            raise ValueError("its best score makes no sense")
+        if score is not None and not math.isfinite(score):
+            raise ValueError("its best score is not finite")
+        return BestScore(score, misses, step, self.groups.get("best", {}))
+
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
         """Read a file that `save` wrote; rank zero reads it for all processes.
 
-        Raises: AudiovqError if it is missing or damaged.
+        Raises: AudiovqError if it is missing, or not as it was written.
         """
         if distributed.rank_info().is_first and not path.is_file():
             raise AudiovqError(f"{path}: no checkpoint there; start a training in this folder first")
-        with reading(path, "not an audiovq checkpoint, or damaged", "use one that training wrote"):
-            content = distributed.broadcast_bytes(
-                path.read_bytes() if distributed.rank_info().is_first else b""
-            )
-            length = int.from_bytes(content[:8], "little")
-            header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["audiovq"])
-            if not isinstance(header, dict):
-                raise ValueError("its header is no table")
-            groups: dict[str, dict[str, Tensor]] = {}
-            for key, tensor in parse(content).items():
-                group, _, name = key.partition(".")
-                groups.setdefault(group, {})[name] = tensor
-            return cls(header, groups)
+        content = distributed.broadcast_bytes(
+            read_regular_file(path) if distributed.rank_info().is_first else b""
+        )
+        with resuming(path):
+            header, flat = _parse(content)
+            # Checkpoints of earlier versions have none.
+            if header.pop("checksum", None) not in (None, _checksum(header, flat)):
+                raise AudiovqError(
+                    f"{path}: is damaged (its checksum does not fit); use a copy, or start again"
+                )
+        groups: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in flat.items():
+            group, _, name = key.partition(".")
+            groups.setdefault(group, {})[name] = tensor
+        return cls(header, groups)
+
+
+def _parse(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["audiovq"])
+    if not isinstance(header, dict):
+        raise ValueError("the header is no object")
+    return header, parse(content)
+
+
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of a checkpoint's content."""
+    checksum = zlib.crc32(json.dumps(header, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        facts = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        checksum = zlib.crc32(facts.encode(), checksum)
+        checksum = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum

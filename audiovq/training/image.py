@@ -173,11 +173,11 @@ class ImageTask:
         """None: pictures make no sound."""
         return []
 
-    def write(self, path: Path, done: list[JsonObject]) -> None:
+    def write(self, path: Path, done: list[JsonObject], force: bool) -> None:
         """Write the model, with pictures and stages of its training in the header."""
         stages = [{("pictures" if k == "amount" else k): v for k, v in row.items()} for row in done]
         training = {"pictures": len(self.pictures), "stages": self.history + stages}
-        save_image_model(path, self.model, self.pictures.classes, training, force=True)
+        save_image_model(path, self.model, self.pictures.classes, training, force=force)
 
 
 class ImageStage(TrainingStage):

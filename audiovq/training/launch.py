@@ -12,7 +12,7 @@ import torch
 
 from audiovq.config.training import StageConfig
 from audiovq.distributed import broadcast_flag, process_group, torchrun_rank
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, suggest_name
 from audiovq.io.atomic import FolderInUse, FolderLock, remove_leftover_files
 from audiovq.nn.device import find_device
 from audiovq.nn.guard import guarded, torch_threads
@@ -37,9 +37,12 @@ def launch_training(options: RunOptions, make: Callable[[Path], TrainingTask]) -
         checkpoint = Checkpoint.load(folder / CHECKPOINT_NAME)
         trainer = Trainer(make(folder), folder)
         trainer.load(checkpoint)
-        trainer.snapshot(options.snapshot)
+        trainer.snapshot(options.snapshot, options.force)
         return options.snapshot
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudiovqError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from None
     with _locked(folder):
         return _train(options, make)
 
@@ -91,10 +94,15 @@ def _own_device(name: str) -> torch.device:
 def select_stages(
     stages: Sequence[StageConfig], names: Sequence[str], path: str | Path
 ) -> tuple[StageConfig, ...]:
-    """The stages of those names, or all without names. Raises AudiovqError if none is left."""
+    """The stages of those names, or all without names. Raises AudiovqError for an unknown one, or none."""
+    known = [s.stage for s in stages]
+    for name in names:
+        if name not in known:
+            hint = suggest_name(name, known, f"its stages are {', '.join(known) or 'none'}")
+            raise AudiovqError(f"{path}: no stage {name}; {hint}")
     chosen = tuple(s for s in stages if not names or s.stage in names)
     if not chosen:
-        raise AudiovqError(f"{path}: no stages to train; add [[train.stages]] or name another stage")
+        raise AudiovqError(f"{path}: no stages to train; add [[train.stages]]")
     return chosen
 
 

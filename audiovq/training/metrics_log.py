@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from audiovq.config.speech import SAMPLE_RATE
+from audiovq.data.names import utf8_name
+from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.atomic import PartialFile
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from audiovq.training.event_file import EventFile
 
 _COLUMNS = ["stage", "step", "seconds", "name", "value"]
 """Of `metrics.csv`."""
@@ -86,7 +90,7 @@ class MetricsLog:
     A row's step counts finished steps. Resuming at a step drops the rows of later steps and stages; the file
     is replaced at once, so that a kill loses no row that is kept.
 
-    Raises: AudiovqError if the file cannot be written.
+    Raises: AudiovqError, from every method, if a file cannot be read or written.
     """
 
     def __init__(self, run: Path, stages: list[str], stage: int, step: int) -> None:
@@ -97,25 +101,29 @@ class MetricsLog:
         writer.writerows(_rows_until(self.path, stage, step))
         with PartialFile(self.path, force=True) as rewritten:
             rewritten.write(text.getvalue().encode())
-        self._file = open(self.path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self._csv = csv.writer(self._file)
         self._stages = stages
-        self._board: SummaryWriter | None = None
+        self._board: EventFile | None = None
         self._shown: set[str] = set()
-        try:
-            from torch.utils.tensorboard import SummaryWriter
+        with self._writing():
+            self._file = open(self.path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+            self._csv = csv.writer(self._file)
+            try:
+                from audiovq.training.event_file import EventFile
 
-            self._board = SummaryWriter(str(run / "tensorboard"))
-        except ImportError:
-            pass
+                self._board = EventFile(run / "tensorboard")
+            except ImportError:
+                pass
 
     def write(self, stage: int, step: int, seconds: float, metrics: dict[str, float]) -> None:
         """Append one row a metric. `seconds`: training time spent on the stage so far."""
-        for name, value in metrics.items():
-            self._csv.writerow([stage, step, f"{seconds:.1f}", name, f"{value:.6g}"])
+        with self._writing():
+            for name, value in metrics.items():
+                self._csv.writerow([stage, step, f"{seconds:.1f}", name, f"{value:.6g}"])
+                if self._board is not None:
+                    self._board.add_scalar(f"{self._stages[stage]}/{name}", value, step)
+            self._file.flush()
             if self._board is not None:
-                self._board.add_scalar(f"{self._stages[stage]}/{name}", value, step)
-        self._file.flush()
+                self._board.flush()
 
     @property
     def shows(self) -> bool:
@@ -126,20 +134,33 @@ class MetricsLog:
         """Put sound and picture of some recordings into TensorBoard; their originals once."""
         board = self._board
         assert board is not None, "there is no TensorBoard"
-        name = self._stages[stage]
-        for example in examples:
-            board.add_audio(f"{name}/{example.name}", _clipped(example.made), step, SAMPLE_RATE)
-            board.add_image(f"{name}/{example.name}", example.picture, step, dataformats="HW")
-            if example.name not in self._shown:
-                self._shown.add(example.name)
-                board.add_audio(f"original/{example.name}", _clipped(example.original), step, SAMPLE_RATE)
-        board.flush()
+        with self._writing():
+            for example in examples:
+                name = utf8_name(example.name)
+                tag = f"{self._stages[stage]}/{name}"
+                board.add_audio(tag, _clipped(example.made), step, SAMPLE_RATE)
+                board.add_image(tag, example.picture, step)
+                if name not in self._shown:
+                    self._shown.add(name)
+                    board.add_audio(f"original/{name}", _clipped(example.original), step, SAMPLE_RATE)
+            board.flush()
 
     def close(self) -> None:
-        """Close both."""
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        """Close both. What cannot be written was reported by `write`."""
+        for file in (self._file, self._board):
+            with suppress(OSError):
+                if file is not None:
+                    file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise AudiovqError(
+                f"{self.path.parent}: metrics cannot be written ({error.strerror or error}); free some "
+                "space, and go on with --resume"
+            ) from error
 
 
 def _clipped(samples: NDArray[np.float32]) -> torch.Tensor:
@@ -147,14 +168,27 @@ def _clipped(samples: NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(samples.clip(-1, 1))[None]
 
 
+_ROW = re.compile(r"(\d{1,9}),(\d{1,18}),(\d+\.\d),([^,\"\s]+),([-+.\w]+)", re.ASCII)
+
+
 def _rows_until(path: Path, stage: int, step: int) -> list[list[str]]:
-    """Rows of a `metrics.csv` up to a step of a stage, if it is there, without those that a kill tore."""
-    if not path.exists():
+    """Rows of a `metrics.csv` up to a step of a stage, if it is there.
+
+    Damaged ones are left out; so is the last one if a kill tore it. No reader of CSV could do that: by one
+    quotation mark it takes all that follows for one field.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    except FileNotFoundError:
         return []
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        rows = [row for row in csv.reader(file) if len(row) == len(_COLUMNS)]
-    whole = [row for row in rows if row[0].isdecimal() and row[1].isdecimal()]
-    return [row for row in whole if (int(row[0]), int(row[1])) <= (stage, step)]
+    except OSError as error:
+        raise unreadable_file_error(path, error) from None
+    found = [_ROW.fullmatch(line.removesuffix("\r")) for line in lines[:-1]]
+    damaged = sum(row is None for row in found[1:])
+    if damaged:
+        _logger.warning("%s: %d damaged rows are left out", path, damaged)
+    rows = [list(row.groups()) for row in found if row is not None]
+    return [row for row in rows if (int(row[0]), int(row[1])) <= (stage, step)]
 
 
 def _clock(seconds: float) -> str:

@@ -243,7 +243,7 @@ class PriorTask:
         """None: a prior has no recordings to reconstruct."""
         return []
 
-    def write(self, path: Path, done: list[dict[str, Any]]) -> None:
+    def write(self, path: Path, done: list[dict[str, Any]], force: bool) -> None:
         """Write the prior, and log the bits of held-out codes under it and under simpler models."""
         training: dict[str, Any] = {
             "code_steps": self.codes.steps,
@@ -265,7 +265,7 @@ class PriorTask:
             model=self.tokenizer.fingerprint,
             training=training,
         )
-        save_prior(path, prior, header, force=True)
+        save_prior(path, prior, header, force=force)
 
 
 __all__ = ["PriorTask", "TrainablePrior", "train_speech_prior"]

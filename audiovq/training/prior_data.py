@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -102,9 +103,9 @@ def encode_corpus(
     """
     remove_leftover_files(folder)
     jobs: dict[FileJob, tuple[float, int]] = {}
+    names = _code_names([u.path for u in corpus.utterances])
     numbers = {name: i for i, name in enumerate(corpus.speakers)}
     for column, speed in enumerate(speeds):
-        names = targets([Path(u.path) for u in corpus.utterances], ".npy")
         for u, name in zip(corpus.utterances, names, strict=True):
             target = folder / f"{speed:g}" / name
             # At another speed it is another voice.
@@ -123,6 +124,21 @@ def encode_corpus(
     encode_files(tokenizer, missing, done=progress.done, threads=threads, encode=encode)
     barrier()
     return _gather(tokenizer, [(job.target, number) for job, (_, number) in jobs.items() if _is_there(job)])
+
+
+def _code_names(paths: Sequence[str]) -> list[Path]:
+    """Where the codes of recordings are kept: inside the folder of codes, and each in a file of its own.
+
+    A corpus may list recordings outside its folder. Their codes, and those whose file another recording has
+    already, are kept by a hash of the path.
+    """
+    names: dict[Path, None] = {}
+    for path, name in zip(paths, targets([Path(path) for path in paths], ".npy"), strict=True):
+        if name.is_absolute() or ".." in name.parts or name in names:
+            digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
+            name = Path("elsewhere", f"{digest[:32]}.npy")
+        names[name] = None
+    return list(names)
 
 
 class _EncodingLog:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from audiovq.kernels.options import NamedOptions
+
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(NamedOptions):
     """Options of one training run."""
 
     out: Path
@@ -22,3 +24,5 @@ class RunOptions:
     """Micro-batches that a process cuts its shard of a batch into, to need less memory."""
     snapshot: Path | None = None
     """Train nothing: write the model of the run's checkpoint to this file. The run may go on meanwhile."""
+    force: bool = False
+    """Replace the file of `snapshot`."""

@@ -15,7 +15,7 @@ from audiovq.config.toml import dataclass_to_dict
 from audiovq.config.training import StageConfig
 from audiovq.data.corpus import Corpus, open_corpus, read_speaker_sexes
 from audiovq.data.crops import NO_AUGMENTATION, Augmentation, CropReader
-from audiovq.data.sharding import SINGLE_SHARD, Shard
+from audiovq.data.sharding import SINGLE_SHARD, MicroBatch, Shard
 from audiovq.distributed import rank_zero_first
 from audiovq.errors import AudiovqError
 from audiovq.nn.guard import own_generator
@@ -28,6 +28,7 @@ from audiovq.training.speech_stages import SpeechStage, make_speech_stage
 
 _VOICE_SECONDS = 2.0
 _VOICE_TABLE_SECONDS = 4.0
+_VOICE_TABLE_RECORDINGS = 8
 
 
 def train_speech_model(
@@ -94,6 +95,8 @@ class SpeechTask:
             self.model = WaveformModel(config.model, len(self.speakers))
         shown = self.held_out if self.held_out.utterances else self.corpus
         self._examples = SpeechPreviews(shown, self.speakers)
+        self._sexes = read_speaker_sexes(corpus.root)
+        self._check_voices()
         self.history: list[dict[str, Any]] = []
         if init is not None:
             from audiovq.speech.modelfile import load_weights, read_header
@@ -147,14 +150,13 @@ class SpeechTask:
         """A few held-out recordings (or others where none are held out) as the model makes them now."""
         return self._examples.make(self.model, config)
 
-    def write(self, path: Path, done: list[dict[str, Any]]) -> None:
+    def write(self, path: Path, done: list[dict[str, Any]], force: bool) -> None:
         """Write the model, with what it was trained on and for how long in its header."""
         from audiovq.speech.modelfile import Speaker, save_model
 
-        sexes = read_speaker_sexes(self.corpus.root)
         seconds = self.corpus.speaker_seconds()
         table = [
-            Speaker(number, name, sexes.get(name, ""), round(seconds[name] / 60, 2))
+            Speaker(number, name, self._sexes.get(name, ""), round(seconds[name] / 60, 2))
             for number, name in enumerate(self.speakers)
         ]
         self._fill_voice_table()
@@ -164,22 +166,46 @@ class SpeechTask:
             "hours": self.corpus.seconds / 3600,
             "stages": self.history + stages,
         }
-        save_model(path, self.model, table, training=training, force=True)
+        save_model(path, self.model, table, training=training, force=force)
+
+    def _voice_reader(self, corpus: Corpus, name: str) -> CropReader:
+        """Crops of the first recordings of a speaker, one each on average."""
+        hop = self.model.frame_hop
+        length = round(_VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
+        own = corpus.of_speaker(name)
+        own = Corpus(own.root, own.utterances[:_VOICE_TABLE_RECORDINGS], (), own.decoded)
+        high_pass_hz = self.config.model.high_pass_hz
+        count = len(own.utterances)
+        return CropReader(own, (name,), length, hop, count, seed=0, high_pass_hz=high_pass_hz)
+
+    def _check_voices(self) -> None:
+        """Find a speaker without readable recordings before all training, as its voice is computed after it.
+
+        Raises: AudiovqError if there is one.
+        """
+        if self.model.voice_encoder is None:
+            return
+        for name in self.speakers:
+            reader = self._voice_reader(self.corpus, name)
+            try:
+                reader.read_part(0, MicroBatch(0, 1, reader.batch))
+            except AudiovqError as error:
+                raise AudiovqError(
+                    f"{self.corpus.root}: no recording of speaker {name} can be read; take the speaker out "
+                    "of the corpus, or leave the name out of train.listed_speakers"
+                ) from error
+            finally:
+                reader.close()
 
     @torch.no_grad()
-    def _fill_voice_table(self, per_speaker: int = 8) -> None:
+    def _fill_voice_table(self) -> None:
         """Voice points of the trained speakers: the voice encoder's mean over some recordings of each."""
         encoder = self.model.voice_encoder
         if encoder is None:
             return
         self.model.eval()
-        hop = self.model.frame_hop
-        length = round(_VOICE_TABLE_SECONDS * SAMPLE_RATE / hop) * hop
-        high_pass_hz = self.config.model.high_pass_hz
         for number, name in enumerate(self.speakers):
-            own = self.corpus.of_speaker(name).utterances[:per_speaker]
-            corpus = Corpus(self.corpus.root, own)
-            reader = CropReader(corpus, (name,), length, hop, len(own), seed=0, high_pass_hz=high_pass_hz)
+            reader = self._voice_reader(Corpus(self.corpus.root, self.corpus.utterances), name)
             signal = reader.read(0).signal.to(self.model.voice_table.points.device)
             sums = encoder.pool(self.model.log_powers(signal))
             reader.close()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from audiovq.config.training import StageConfig
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, suggest_name
 from audiovq.nn.codebook import Codebook
 
 StageMetrics = dict[str, float]
@@ -30,12 +30,10 @@ class TrainingStage:
         self.model = model
         self.config = config
         self.weights = self.default_weights() | config.weights
-        unknown = set(config.weights) - set(self.default_weights())
-        if unknown:
-            known = ", ".join(self.default_weights())
-            raise AudiovqError(
-                f"configuration: stage {config.stage} has no loss term {sorted(unknown)[0]}; known: {known}"
-            )
+        known = self.default_weights()
+        for name in sorted(config.weights.keys() - known.keys()):
+            hint = suggest_name(name, known, f"known: {', '.join(known)}")
+            raise AudiovqError(f"configuration: stage {config.stage} has no loss term {name}; {hint}")
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for module in self.modules():
@@ -95,3 +93,15 @@ class TrainingStage:
         self.model.eval()
         for module in self.modules():
             module.train()
+
+
+def batch_to_device(batch: Any, device: torch.device) -> Any:
+    """A batch, a named tuple of tensors and what goes with them, on a device."""
+    values = (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch)
+    return type(batch)(*values)
+
+
+def state_names(model: nn.Module, part: nn.Module) -> list[str]:
+    """Names that the tensors of `part` have in the state of `model`."""
+    prefix = next(n for n, m in model.named_modules() if m is part)
+    return [f"{prefix}.{n}".lstrip(".") for n in part.state_dict()]

@@ -65,5 +65,10 @@ class TrainingTask(Protocol):
     def examples(self, config: StageConfig) -> list[PreviewExample]:
         """Recordings as the model makes them now, for TensorBoard."""
 
-    def write(self, path: Path, done: list[dict[str, Any]]) -> None:
-        """Write the finished model; `done` holds name, steps, amount and seconds of each stage."""
+    def write(self, path: Path, done: list[dict[str, Any]], force: bool) -> None:
+        """Write the finished model; `done` holds name, steps, amount and seconds of each stage.
+
+        What this reads besides the training data is read, and checked, when the task is made.
+
+        Raises: AudiovqError if the file exists (without `force`) or cannot be written.
+        """

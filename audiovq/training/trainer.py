@@ -9,17 +9,18 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiovq import distributed
 from audiovq.config.training import StageConfig
 from audiovq.data.sharding import MicroBatch, Shard, undivided_batch
 from audiovq.errors import AudiovqError
+from audiovq.io.atomic import PartialFile
 from audiovq.nn.dropout import dropout_generator
 from audiovq.training.best import BestScore, final_stage_weights
 from audiovq.training.checkpoint import Checkpoint, resuming
@@ -28,7 +29,7 @@ from audiovq.training.metrics_log import MetricsLog, ProgressLog
 from audiovq.training.optimizer import DeclaresParameterGroups, Optimizer, WeightEMA
 from audiovq.training.precision import bf16_is_faster
 from audiovq.training.signals import StopSignalHandler
-from audiovq.training.stage import StageMetrics, TrainingStage
+from audiovq.training.stage import StageMetrics, TrainingStage, batch_to_device, state_names
 from audiovq.training.task import BatchReader, TrainingTask
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -84,17 +85,17 @@ class Trainer:
         self._generator = torch.Generator(self.device)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint. Raises AudiovqError if it belongs to another task."""
+        """Continue from a checkpoint. Raises AudiovqError if it belongs to another task, or is damaged."""
         header = checkpoint.header
+        path = self.folder / CHECKPOINT_NAME
         for name, value in self.task.identity.items():
             if header.get(name) != json.loads(json.dumps(value)):
                 other = _DIFFERENT.get(name, f"another {name}")
-                raise AudiovqError(
-                    f"{self.folder / CHECKPOINT_NAME}: was made with {other}; resume with the same"
-                )
-        with resuming(self.folder / CHECKPOINT_NAME):
+                raise AudiovqError(f"{path}: was made with {other}; resume with the same")
+        with resuming(path):
             self.task.model.load_state_dict(checkpoint.groups["model"])
             self.stage_number, self.step, self.seconds = checkpoint.progress(len(self.task.stages))
+            self._best = checkpoint.best()
         self._pending = checkpoint
 
     def run(self) -> Path:
@@ -106,6 +107,9 @@ class Trainer:
         """
         stages = self.task.stages
         names = [s.stage for s in stages]
+        path = self.folder / self.task.file
+        if self.rank_info.is_first:
+            PartialFile(path, force=True).discard()  # an error now, not after all training
         log = (
             MetricsLog(self.folder, names, self.stage_number, self.step) if self.rank_info.is_first else None
         )
@@ -118,14 +122,16 @@ class Trainer:
         finally:
             if log is not None:
                 log.close()
-        path = self.folder / self.task.file
         if self.rank_info.is_first:
-            self.task.write(path, self._done())
+            self.task.write(path, self._done(), force=True)
         distributed.barrier()
         return path
 
-    def snapshot(self, path: Path) -> None:
-        """Write the model that the loaded checkpoint's stage would leave behind if it ended now."""
+    def snapshot(self, path: Path, force: bool) -> None:
+        """Write the model that the loaded checkpoint's stage would leave behind if it ended now.
+
+        Raises: AudiovqError if the file exists (without `force`) or cannot be written.
+        """
         assert self._pending is not None, "load a checkpoint first"
         groups = self._pending.groups
         if self.stage_number < len(self.task.stages):
@@ -136,7 +142,7 @@ class Trainer:
             blend = self.task.stages[self.stage_number].blend
             for name, value in final_stage_weights(ema, best, before, blend).items():
                 state[name].copy_(value)
-        self.task.write(path, self._done())
+        self.task.write(path, self._done(), force)
 
     def _done(self) -> list[dict[str, Any]]:
         """Steps and seconds of the stages so far, the running one included."""
@@ -154,7 +160,7 @@ class Trainer:
         """A stage as it begins, or as the loaded checkpoint left it."""
         model = self.task.model
         stage = self.task.stage(config)
-        names = {n for m in stage.modules() for n in _names_in(model, m)}
+        names = {n for m in stage.modules() for n in state_names(model, m)}
         optimizer = Optimizer(stage.named_parameters(), config, cast(DeclaresParameterGroups, model))
         average = WeightEMA(model, names, config.ema_decay)
         before = {n: v.clone() for n, v in average.values.items()} if config.blend else {}
@@ -165,8 +171,8 @@ class Trainer:
                 optimizer.load_state(groups.get("optimizer", {}))
                 stage.load_state(self._to_device(groups.get("stage", {})))
                 average.values.update(self._to_device(groups.get("ema", {})))
-                score, misses, step = self._pending.header["best"]
-            self._best = BestScore(score, misses, step, self._to_device(groups.get("best", {})))
+                best = self._pending.best()
+            self._best = replace(best, values=self._to_device(best.values))
             before = self._to_device(groups.get("before", before))
             self._pending = None
         return _ActiveStage(config, stage, optimizer, average, before)
@@ -244,7 +250,7 @@ class Trainer:
             # Dropout differs from part to part; every other random draw is seeded by the items.
             seed = (self.task.train.seed * 1_000_003 + self.step) * 1_009 + batch.part.first
             with self._precision(config), dropout_generator(self._generator.manual_seed(seed)):
-                loss, metrics = stage.loss(_moved(batch, self.device), self.step)
+                loss, metrics = stage.loss(batch_to_device(batch, self.device), self.step)
             broken[batch.part.first // batch.part.size] = float(not math.isfinite(float(loss.detach())))
             torch.autograd.backward(loss / len(micro_batches))
             for name, value in metrics.items():
@@ -295,7 +301,7 @@ class Trainer:
         for number in range(EVAL_BATCH_COUNT):
             for batch in reader.micro_batches(number):
                 with self._precision(config):
-                    _, metrics = stage.loss(_moved(batch, self.device), 0)
+                    _, metrics = stage.loss(batch_to_device(batch, self.device), 0)
                 for name, value in metrics.items():
                     sums[name] = sums.get(name, 0.0) + value / (EVAL_BATCH_COUNT * self.shard.count)
         reader.close()
@@ -328,15 +334,3 @@ class Trainer:
 
     def _to_device(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    """A batch, a named tuple of tensors and what goes with them, on a device."""
-    values = (v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in batch)
-    return type(batch)(*values)
-
-
-def _names_in(model: nn.Module, part: nn.Module) -> list[str]:
-    """Names that the tensors of `part` have in the state of `model`."""
-    prefix = next(n for n, m in model.named_modules() if m is part)
-    return [f"{prefix}.{n}".lstrip(".") for n in part.state_dict()]

@@ -30,7 +30,7 @@ def main(run: RecipeRun) -> None:
     _keep_freed_memory()
     folder = run.model.parent
     trained_on = folder / "manifest.sha256"
-    if trained_on.exists() and trained_on.read_text() != state(run):
+    if trained_on.exists() and trained_on.read_bytes() != state(run).encode():
         raise AudiovqError(f"{folder}: was trained on other recordings; remove it, or give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     if torchrun_rank().is_first:

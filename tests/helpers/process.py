@@ -1,4 +1,4 @@
-"""A picture of the process: everything that a library could change for the application around it."""
+"""A picture of the process: what a library could change for the application around it, what it loads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -16,6 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
+
+HEAVY = {"torch", "torchaudio", "librosa", "numba", "scipy", "matplotlib"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Names of the modules that a fresh interpreter has loaded after `code`."""
+    code += "\nimport sys; print('\\n'.join(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
 
 
 def picture_of_process() -> dict[str, Any]:
@@ -43,6 +53,10 @@ def _torch() -> dict[str, Any]:
         "default dtype": torch.get_default_dtype(),
         "default device": str(torch.get_default_device()),
         "precision": torch.get_float32_matmul_precision(),
+        "precision of products": [
+            backend.fp32_precision
+            for backend in (torch.backends, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+        ],
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "onednn": torch.backends.mkldnn.enabled,
         "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],

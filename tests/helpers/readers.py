@@ -63,9 +63,15 @@ class FuzzedReader:
         return name, self.mutate(content, rng.choice(self.seeds)[1], rng)
 
 
-def make_readers(folder: Path) -> list[FuzzedReader]:
-    """All readers; `folder` is for the good files."""
-    return [*_models(folder), *_codes(folder), *_texts(folder), *_pictures(folder), *_sounds(folder)]
+def make_readers(folder: Path, recordings: Path | None = None) -> list[FuzzedReader]:
+    """All readers.
+
+    Args:
+        folder: for the good files.
+        recordings: a folder of more good recordings.
+    """
+    sounds = _sounds(folder, recordings)
+    return [*_models(folder), *_codes(folder), *_texts(folder), *_pictures(folder), *sounds]
 
 
 def _models(folder: Path) -> list[FuzzedReader]:
@@ -87,6 +93,7 @@ def _models(folder: Path) -> list[FuzzedReader]:
         with resuming(path):
             linear.load_state_dict(found.groups["model"])
             found.progress(2)
+            found.best()
 
     kinds = [
         ("speech model", model, mutate.changed_model(_KIND), load_model),
@@ -231,8 +238,9 @@ def _pictures(folder: Path) -> list[FuzzedReader]:
     ]
 
 
-def _sounds(folder: Path) -> list[FuzzedReader]:
-    made = []
+def _sounds(folder: Path, recordings: Path | None) -> list[FuzzedReader]:
+    given = sorted(path for path in recordings.iterdir() if path.is_file()) if recordings else []
+    made = [(path.name, path.read_bytes()) for path in given]
     samples = speech(4_000)
     for ending, kind in (
         *(("wav", "PCM_16"), ("wav", "FLOAT"), ("flac", "PCM_16"), ("ogg", "VORBIS"), ("ogg", "OPUS")),

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from audiovq.batch import FileJob, targets
+from audiovq.cli import checks
 from audiovq.errors import AudiovqError
 from audiovq.speech.codes import CodeFormat, CodeSequence
 from audiovq.speech.output import DecodeOptions
@@ -34,6 +35,7 @@ class StandInTokenizer:
 
     hop = 128
     path = Path("stand-in.safetensors")
+    fingerprint = "f00d"
     code_format = CodeFormat(128, 1, 512, 1, 16_000, "f00d")
     speakers = (StandInSpeaker(0, "p225", "F", 2.5), StandInSpeaker(1, "1998", "", 0.25))
 
@@ -71,21 +73,28 @@ class StandInTokenizer:
     def encode_files(self, jobs: Sequence[FileJob], *, done: Any, force: bool, encode: Any) -> None:
         for job in jobs:
             job.target.parent.mkdir(parents=True, exist_ok=True)
-            half_done = job.target.exists() and not job.target.with_suffix(".json").exists()
             try:
-                encode(job).save(job.target, force=force or half_done)
+                encode(job).save(job.target, force=force)
                 done(job, None)
             except AudiovqError as error:
                 done(job, error)
 
     def decode_files(
-        self, jobs: Sequence[FileJob], how: DecodeOptions, *, done: Any, heard: Any, force: bool
+        self,
+        jobs: Sequence[FileJob],
+        how: DecodeOptions,
+        *,
+        done: Any,
+        force: bool,
+        load: Any,
+        heard: Any = None,
     ) -> None:
         for job in jobs:
             job.target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self.decode_file(CodeSequence.load(job.source), job.target, force=force, **asdict(how))
-                heard(0.1)
+                self.decode_file(load(job), job.target, force=force, **asdict(how))
+                if heard is not None:
+                    heard(0.1)
                 done(job, None)
             except AudiovqError as error:
                 done(job, error)
@@ -103,6 +112,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandInTokenizer:
     module = types.ModuleType("audiovq.tokenizer")
     module.load = load  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "audiovq.tokenizer", module)
+    # Its header is read without torch, before it is loaded.
+    monkeypatch.setattr(checks, "read_model_header", lambda model: StandInTokenizer)
     folders = types.ModuleType("audiovq.batch")
     folders.FileJob = FileJob  # type: ignore[attr-defined]
     folders.encode_files = StandInTokenizer.encode_files  # type: ignore[attr-defined]
