@@ -14,7 +14,8 @@ from helpers.readers import FuzzedReader, make_readers
 
 NAMES = (
     *("speech model", "model header", "prior", "image model", "checkpoint", "npy codes", "sidecar", "avq"),
-    *("configuration", "--set", "manifest", "metrics", "picture", "npz", "idx", "zip", "recording"),
+    *("configuration", "--set", "manifest", "metrics", "picture", "npz", "idx", "zip"),
+    *("raw codes", "parquet", "shard", "recording"),
 )
 
 
@@ -31,6 +32,14 @@ def test_every_reader_reads_its_good_files(readers: dict[str, FuzzedReader], tmp
             folder.mkdir()
             (folder / name).write_bytes(content)
             reader.read(folder / name)
+
+
+def test_a_shard_that_is_cut_anywhere_is_refused(readers: dict[str, FuzzedReader], tmp_path: Path) -> None:
+    ((name, content),) = readers["shard"].seeds
+    for end in range(0, len(content.rstrip(b"\0")), 100):
+        (tmp_path / name).write_bytes(content[:end])
+        with pytest.raises(AudiovqError):
+            readers["shard"].read(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import struct
+import tarfile
 import warnings
 import zipfile
 import zlib
@@ -18,9 +19,12 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import pyarrow
 import safetensors.torch
+from pyarrow import parquet
 
 from audiovq.io.tensorfile import ModelFileKind, _checksum, _split
+from audiovq.tables.shards import _checksum as shard_checksum
 
 Mutator = Callable[[bytes, bytes, Random], bytes]
 
@@ -293,4 +297,54 @@ def changed_archive(content: bytes, other: bytes, rng: Random) -> bytes:
             made.external_attr = rng.choice((0, 0o120777 << 16, 0o100644 << 16, 0o010644 << 16))
             body = source.read(member)
             target.writestr(made, body if rng.random() < 0.8 else bytes(10**6))
+    return buffer.getvalue()
+
+
+def changed_shard(content: bytes, other: bytes, rng: Random) -> bytes:
+    """Of a shard: bytes, or its arrays, columns and names, with checksums that fit again."""
+    if rng.random() < 0.4:
+        return changed_bytes(content, other, rng)
+    buffer = io.BytesIO()
+    array = b""
+    with (
+        tarfile.open(fileobj=io.BytesIO(content)) as source,
+        tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as target,
+    ):
+        for member in source:
+            opened = source.extractfile(member)
+            body = b"" if opened is None else opened.read()
+            if member.name.endswith(".npy"):
+                body = array = changed_npy(body, body, rng) if rng.random() < 0.3 else body
+            elif rng.random() < 0.7:
+                facts = changed_tree(json.loads(body), rng)
+                with contextlib.suppress(RecursionError):
+                    facts.pop("checksum", None)
+                    facts["checksum"] = shard_checksum(array, json.loads(json.dumps(facts)))
+                body = as_json(facts)
+            made = tarfile.TarInfo(
+                rng.choice((*TEXTS[:5], *TEXTS[7:9])) if rng.random() < 0.1 else member.name
+            )
+            made.type = rng.choice((tarfile.SYMTYPE, tarfile.DIRTYPE)) if rng.random() < 0.1 else member.type
+            made.size = len(body)
+            target.addfile(made, io.BytesIO(body))
+    return buffer.getvalue()
+
+
+def changed_parquet(content: bytes, other: bytes, rng: Random) -> bytes:
+    """Of a part in Parquet: bytes, its header, or one of its columns."""
+    if rng.random() < 0.5:
+        return changed_bytes(content, other, rng)
+    table = parquet.read_table(pyarrow.BufferReader(content))
+    metadata = table.schema.metadata
+    if rng.random() < 0.5:
+        metadata = {b"audiovq": changed_json(metadata[b"audiovq"], b"", rng)}
+    else:
+        at = rng.randint(0, table.num_columns - 1)
+        name = table.column_names[at]
+        values = rng.choice((None, -1, 2**62, 0.5, float("nan"), True, "", "x" * 5_000, [], [1, -1], [None]))
+        table = table.remove_column(at)
+        if rng.random() < 0.8:
+            table = table.append_column(name, pyarrow.array([values] * table.num_rows))
+    buffer = io.BytesIO()
+    parquet.write_table(table.replace_schema_metadata(metadata), buffer)
     return buffer.getvalue()

@@ -25,18 +25,25 @@ from audiovq.config.speech import CodebookConfig, load_speech_config
 from audiovq.config.toml import apply_override, load_toml
 from audiovq.data.download import unzip
 from audiovq.data.listing import MANIFEST_NAME, list_recordings, parse_measures
+from audiovq.errors import AudiovqError
 from audiovq.image.codes import CodeGrid
 from audiovq.image.dataset import open_pictures
 from audiovq.image.files import read_picture
 from audiovq.image.modelfile import _IMAGE_KIND, load_image_model
+from audiovq.io.codestream import CodeStreamHeader, CodeStreamWriter
 from audiovq.plots.curves import _read_metrics
 from audiovq.prior.bitstream import compress_codes, decompress_codes, parse_bitstream
 from audiovq.prior.engine import PriorEngine
 from audiovq.prior.file import _KIND as PRIOR_KIND
 from audiovq.prior.file import load_prior
-from audiovq.speech.codes import CodeSequence
+from audiovq.speech.codes import CodeFormat, CodeSequence
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import _KIND, Speaker, load_model, read_header, save_model
+from audiovq.speech.rawcodes import open_raw_codes, read_raw_codes
+from audiovq.tables.parquet import ParquetFormat
+from audiovq.tables.row import TableHeader, TableRow
+from audiovq.tables.shards import ShardFormat
+from audiovq.tables.table import table_format
 from audiovq.training.checkpoint import Checkpoint, resuming
 from helpers import mutate
 from helpers.images import photo, save_tiny
@@ -70,8 +77,8 @@ def make_readers(folder: Path, recordings: Path | None = None) -> list[FuzzedRea
         folder: for the good files.
         recordings: a folder of more good recordings.
     """
-    sounds = _sounds(folder, recordings)
-    return [*_models(folder), *_codes(folder), *_texts(folder), *_pictures(folder), *sounds]
+    others = (*_tables(), *_sounds(folder, recordings))
+    return [*_models(folder), *_codes(folder), *_texts(folder), *_pictures(folder), *others]
 
 
 def _models(folder: Path) -> list[FuzzedReader]:
@@ -235,6 +242,59 @@ def _pictures(folder: Path) -> list[FuzzedReader]:
             idx_folder,
         ),
         FuzzedReader("zip", (("a.zip", archive.getvalue()),), mutate.changed_archive, unpack),
+    ]
+
+
+def _tables() -> list[FuzzedReader]:
+    rng = np.random.default_rng(3)
+    form = CodeFormat(128, 1, 64, 2, 16_000, "0123456789abcdef")
+    header = TableHeader("tiny", form)
+    rows = [
+        TableRow(
+            f"ann/{n}",
+            CodeSequence(
+                (rng.integers(64, size=(n + 5, 2)) + np.array([0, 64])).astype(np.uint16).reshape(-1),
+                128,
+                num_samples=(n + 5) * 128,
+                codebook_size=64,
+                voice=(1, 2) if n else None,
+                fingerprint=form.fingerprint,
+            ),
+            "ann" if n else None,
+        )
+        for n in range(3)
+    ]
+
+    def table(path: Path) -> None:
+        kind = table_format(path)
+        failures = []
+        for row in kind.rows(path):
+            try:
+                row.build(form)
+            except AudiovqError as error:
+                failures.append(error)
+        kind.index(path)
+        if failures:
+            raise failures[0]
+
+    raw = io.BytesIO()
+    stream_header = CodeStreamHeader(2, 128, 64, 16_000, 44_100, 0.5, form.fingerprint)
+    writer = CodeStreamWriter(raw, stream_header)
+    writer.write(rows[2].codes.rows)
+    writer.close(0)
+
+    def stream(path: Path) -> None:
+        reader, rest = open_raw_codes(io.BytesIO(path.read_bytes()))
+        if reader is None:
+            CodeSequence.load(rest)
+        else:
+            read_raw_codes(reader).for_model(form)
+
+    parts = [(f"a{kind.ending}", kind.pack(header, rows)) for kind in (ParquetFormat(), ShardFormat())]
+    return [
+        FuzzedReader("raw codes", (("a.raw", raw.getvalue()),), mutate.changed_bytes, stream),
+        FuzzedReader("parquet", (parts[0],), mutate.changed_parquet, table),
+        FuzzedReader("shard", (parts[1],), mutate.changed_shard, table),
     ]
 
 
