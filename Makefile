@@ -6,6 +6,7 @@
 #   make check                           what is slower: coverage, documentation, packages
 #   make docs                            the documentation site, in site/
 #   make coverage                        share of the lines that the tests run; fails under 92 %
+#   make fuzz                            damaged and forged files to every reader, for SECONDS
 #   make soak                            everything in one process for SECONDS, memory and results watched
 #   make faults                          kills and full disks (docs/reliability.md); FAULTS="--kills 5" tries it
 #   make bench                           measure this machine, write docs/benchmarks.md
@@ -17,6 +18,7 @@ TESTS     ?=
 BENCH     ?=
 SECONDS   ?= 600
 FAULTS    ?=
+FUZZ      ?=
 # STRICT=1: `make test` of all tests measures coverage, and a skipped test fails (scripts/strict_tests.py lists exceptions).
 STRICT    ?=
 
@@ -30,7 +32,7 @@ FULL    := $(if $(TESTS),,$(STRICT))
 MEASURE := PYTHONPATH=scripts $(BIN)/python -m pytest -p strict_tests \
     --cov --cov-report= --cov-fail-under=0
 
-.PHONY: demo test lint format check coverage docs package soak faults bench hooks clean
+.PHONY: demo test lint format check coverage docs package soak faults fuzz bench hooks clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -85,6 +87,10 @@ bench: $(STAMP)
 
 faults: $(CHECKS)
 	nice -n 15 $(BIN)/python scripts/faults.py $(FAULTS)
+
+# FUZZ='--reader picture --seed 7' and other options of scripts/fuzz.py.
+fuzz: $(STAMP)
+	$(BIN)/python scripts/fuzz.py --seconds $(SECONDS) $(FUZZ)
 
 hooks: $(STAMP)
 	$(BIN)/pre-commit install

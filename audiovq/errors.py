@@ -1,4 +1,4 @@
-"""The one exception that audiovq raises for bad input, and what its messages need."""
+"""The one exception that audiovq raises for bad input, and how readers come to raise nothing else."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 """Control characters, which can steer a terminal; marks that reorder the text around them; halves of
@@ -38,7 +39,7 @@ class AudiovqError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(" ".join(str(message).splitlines())))
+        super().__init__(_one_line(message))
 
 
 _WRONG_PATH = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
@@ -78,6 +79,57 @@ def os_error_line(error: OSError) -> str:
     return f"{os.fsdecode(error.filename)}: {error.strerror or error}"
 
 
+_FROM_CONTENT = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
+"""Errors of the operating system that come from what a file says: a seek to a place before its start."""
+
+
+@contextmanager
+def reading(name: str | os.PathLike[str], problem: str, remedy: str) -> Iterator[None]:
+    """The one place where whatever goes wrong while a file is read becomes one AudiovqError.
+
+    A file comes from anywhere, and what a damaged one raises is neither documented nor the same in the next
+    version of a library: RecursionError from JSON, AssertionError from Pillow, OverflowError from a number.
+    So a reader lists no exceptions. Put only the reading of foreign bytes inside, not the work on what was
+    read: a mistake of our own would look like a damaged file.
+
+    Args:
+        name: of the file.
+        problem: what is said of it, "is a damaged npy file".
+        remedy: what to do about it.
+
+    Raises: AudiovqError for any Exception. Its message begins with `name`, that of an AudiovqError too.
+    """
+    try:
+        yield
+    except AudiovqError as error:
+        if str(error).startswith(f"{_one_line(os.fspath(name))}: "):
+            raise
+        raise AudiovqError(f"{os.fspath(name)}: {error}") from error
+    except MemoryError as error:
+        raise AudiovqError(f"{os.fspath(name)}: {problem} (needs too much memory); {remedy}") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno and error.errno not in _FROM_CONTENT:
+            raise unreadable_file_error(name, error) from error
+        raise AudiovqError(f"{os.fspath(name)}: {problem} ({_reason(error)}); {remedy}") from error
+
+
+def shorten(value: object, length: int = 60) -> str:
+    """`repr` of a value from a file, for a message: cut off where it is long, never an error."""
+    try:
+        text = repr(value)
+    except Exception:  # an integer of thousands of digits, or a list that is too deep
+        return f"some {type(value).__name__}"
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says, without its end, or its name if it says nothing."""
+    text = _one_line(str(error)).rstrip(".")
+    if not text or isinstance(error, KeyError):
+        return f"{type(error).__name__} {text}".strip()
+    return text if len(text) <= 160 else f"{text[:160]}…"
+
+
 def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
     """For an error over an unknown name: the known one that it is near to, or what to say without any."""
     from difflib import get_close_matches
@@ -85,3 +137,7 @@ def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
     by_lower_case = {each.lower(): each for each in known}
     near = get_close_matches(name.lower(), list(by_lower_case), 1)
     return f"did you mean {by_lower_case[near[0]]}?" if near else otherwise
+
+
+def _one_line(text: object) -> str:
+    return printable(" ".join(str(text).splitlines()))

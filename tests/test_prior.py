@@ -400,7 +400,7 @@ def test_file(prior: PriorNetwork, tmp_path: Path) -> None:
     [
         ({"levels": 2}, r"its [\w.]+ does not fit this configuration"),
         ({"config": PriorConfig(24, 40, 0, DILATIONS)}, r"prior\.hidden must be at least 1"),
-        ({"codebook_size": "many"}, "not a prior, or damaged"),
+        ({"codebook_size": "many"}, "codebook_size is 'many'"),
     ],
 )
 def test_header_that_makes_no_sense(

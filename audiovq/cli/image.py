@@ -75,6 +75,9 @@ def image_encode(
         checks.check_ending(out, (".npy",), several=False)
     checks.check_exists(source)
     checks.check_files(model)
+    from audiovq.image.files import require_pillow
+
+    require_pillow()
     if is_folder:
         from audiovq.image.tokenizer import load_image_tokenizer
 
@@ -150,6 +153,9 @@ def image_decode(source: Path, out: Path | None, model: Path | None, device: str
         checks.check_ending(out, checks.PICTURE_ENDINGS, several=False)
     checks.check_exists(source)
     checks.check_files(model)
+    from audiovq.image.files import require_pillow
+
+    require_pillow()
     if is_folder:
         from audiovq.image.tokenizer import load_image_tokenizer
 

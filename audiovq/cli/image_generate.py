@@ -72,9 +72,10 @@ def image_generate(
         checks.check_writable(out, force)
     import numpy as np
 
-    from audiovq.image.files import tile_pictures, write_picture
+    from audiovq.image.files import require_pillow, tile_pictures, write_picture
     from audiovq.image.tokenizer import load_image_tokenizer
 
+    require_pillow()
     tokenizer = load_image_tokenizer(model, device=device)
     if each_class and not tokenizer.classes:
         raise click.UsageError(f"--each-class: {tokenizer.path.name} has no classes.")

@@ -12,10 +12,12 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from audiovq.config.speech import CodebookConfig
-from audiovq.config.toml import load_toml, raise_unless
+from audiovq.config.speech import MOST_CHANNELS, MOST_LAYERS, CodebookConfig
+from audiovq.config.toml import load_toml, raise_unless, require_range
 from audiovq.config.training import TrainConfig
 
+_LARGEST_SIZE = 4096
+"""Side of a training picture, pixels."""
 _IMAGE_STAGES = ("image", "pixelcnn")
 """Stages of an image model: encoder, codebook and decoder together, then the prior on frozen codes."""
 
@@ -31,9 +33,10 @@ class ImageNetworkConfig:
 
     def __post_init__(self) -> None:
         raise_unless(1 <= len(self.widths) <= 6, "network.widths must name 1 to 6 widths")
-        raise_unless(min(self.widths) >= 1, f"network.widths must be at least 1, not {list(self.widths)}")
+        for width in self.widths:
+            require_range("network.widths", width, 1, MOST_CHANNELS)
         for name in ("units", "decoder_units", "fine_units"):
-            raise_unless(getattr(self, name) >= 0, f"network.{name} must not be negative")
+            require_range(f"network.{name}", getattr(self, name), 0, MOST_LAYERS)
 
     @property
     def factor(self) -> int:
@@ -52,10 +55,10 @@ class PixelCNNConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("channels", "layers", "reach", "hidden"):
-            raise_unless(
-                getattr(self, name) >= 1, f"prior.{name} must be at least 1, not {getattr(self, name)}"
-            )
+        for name in ("channels", "hidden"):
+            require_range(f"prior.{name}", getattr(self, name), 1, MOST_CHANNELS)
+        for name in ("layers", "reach"):
+            require_range(f"prior.{name}", getattr(self, name), 1, MOST_LAYERS)
         raise_unless(0 <= self.dropout < 1, f"prior.dropout must lie in [0, 1), not {self.dropout}")
 
 
@@ -75,14 +78,15 @@ class ImageModelConfig:
 
     def __post_init__(self) -> None:
         raise_unless(self.channels in (1, 3), f"channels is 1 (grey) or 3 (colour), not {self.channels}")
-        raise_unless(self.condition >= 0, f"condition must not be negative, not {self.condition}")
+        require_range("condition", self.condition, 0, MOST_CHANNELS)
         raise_unless(0 <= self.drop_prob <= 1, f"drop_prob must lie in 0..1, not {self.drop_prob}")
         raise_unless(
             not self.decoder_condition or self.condition > 0, "decoder_condition needs condition > 0"
         )
         raise_unless(
-            self.size >= 1 and self.size % self.network.factor == 0,
-            f"size must be a multiple of {self.network.factor} pixels (one code), not {self.size}",
+            1 <= self.size <= _LARGEST_SIZE and self.size % self.network.factor == 0,
+            f"size must be a multiple of {self.network.factor} pixels (one code) up to {_LARGEST_SIZE}, "
+            f"not {self.size}",
         )
 
     @property
@@ -105,7 +109,7 @@ class ImageTrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        raise_unless(self.shift >= 0, f"train.shift must not be negative, not {self.shift}")
+        require_range("train.shift", self.shift, 0, _LARGEST_SIZE)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from audiovq.config.toml import raise_unless
+from audiovq.config.speech import MOST_CHANNELS, MOST_DILATED_STEPS, MOST_LAYERS
+from audiovq.config.toml import raise_unless, require_range
 from audiovq.config.training import TrainConfig
 
 
@@ -25,16 +26,18 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         for name in ("residual", "skip"):
-            raise_unless(
-                getattr(self, name) >= 1, f"prior.{name} must be at least 1, not {getattr(self, name)}"
-            )
-        raise_unless(self.hidden >= 0, f"prior.hidden must not be negative, not {self.hidden}")
+            require_range(f"prior.{name}", getattr(self, name), 1, MOST_CHANNELS)
+        require_range("prior.hidden", self.hidden, 0, MOST_CHANNELS)
         raise_unless(
             min(self.dilations, default=0) >= 1, "prior.dilations must be one number or more, from 1 up"
         )
+        raise_unless(
+            len(self.dilations) <= MOST_LAYERS and sum(self.dilations) <= MOST_DILATED_STEPS,
+            f"prior.dilations must be at most {MOST_LAYERS}, which add up to at most {MOST_DILATED_STEPS}",
+        )
         for name in ("dropout", "voice_drop_prob"):
             raise_unless(0 <= getattr(self, name) < 1, f"prior.{name} must lie in [0, 1)")
-        raise_unless(self.voice_noise >= 0, "prior.voice_noise must not be negative")
+        require_range("prior.voice_noise", self.voice_noise, 0, 100)
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,32 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from audiovq.config.toml import load_toml, raise_unless
+from audiovq.config.toml import load_toml, raise_unless, require_range
 from audiovq.config.training import StageConfig, TrainConfig
+from audiovq.errors import shorten
 
 __all__ = ["SpeechConfig", "SpeechModelConfig", "StageConfig", "TrainConfig", "load_speech_config"]
 
 SAMPLE_RATE = 16_000
+MOST_LAYERS = 256
+"""Of a stack."""
+MOST_DILATED_FRAMES = 4096
+"""Sum of the dilations of a stack at frame rate: half a minute at 128 samples a frame."""
+MOST_DILATED_STEPS = 1 << 16
+"""Sum of the dilations of a WaveNet."""
+MOST_CHANNELS = 1 << 16
 _STAGES = ("end-to-end", "codes", "spectral", "wavenet")
 """Stages of a speech model."""
 
 
-def _require_dilations(where: str, dilations: tuple[int, ...]) -> None:
+def _require_dilations(where: str, dilations: tuple[int, ...], most: int = MOST_DILATED_FRAMES) -> None:
     raise_unless(
-        min(dilations, default=1) >= 1, f"{where}.dilations must be at least 1, not {list(dilations)}"
+        min(dilations, default=1) >= 1,
+        f"{where}.dilations must be at least 1, not {shorten(list(dilations))}",
+    )
+    raise_unless(
+        len(dilations) <= MOST_LAYERS and sum(dilations) <= most,
+        f"{where}.dilations must be at most {MOST_LAYERS}, which add up to at most {most}",
     )
 
 
@@ -42,13 +55,15 @@ class EncoderConfig:
             f"encoder.frontend is 'filterbank' or 'strided', not {self.frontend!r}",
         )
         raise_unless(8 <= self.hop <= 8192, f"encoder.hop must lie in 8..8192 samples, not {self.hop}")
-        raise_unless(self.channels >= 1, f"encoder.channels must be at least 1, not {self.channels}")
-        raise_unless(self.kernel >= 2, f"encoder.kernel must be at least 2, not {self.kernel}")
+        require_range("encoder.channels", self.channels, 1, MOST_CHANNELS)
+        require_range("encoder.kernel", self.kernel, 2, 4096)
         _require_dilations("encoder", self.dilations)
         if self.frontend == "strided":
             raise_unless(
-                min(self.strides, default=0) >= 1 and math.prod(self.strides) == self.hop,
-                f"encoder.strides {list(self.strides)} must multiply to encoder.hop {self.hop}",
+                len(self.strides) <= MOST_LAYERS
+                and min(self.strides, default=0) >= 1
+                and math.prod(self.strides) == self.hop,
+                f"encoder.strides {shorten(list(self.strides))} must multiply to encoder.hop {self.hop}",
             )
 
 
@@ -77,7 +92,7 @@ class CodebookConfig:
             self.frames_per_step in (1, 2, 4),
             f"codebook.frames_per_step must be 1, 2 or 4, not {self.frames_per_step}",
         )
-        raise_unless(self.dim >= 1, "codebook.dim must be at least 1")
+        require_range("codebook.dim", self.dim, 1, MOST_CHANNELS)
         raise_unless(
             self.update in ("ema", "gradient"),
             f"codebook.update is 'ema' or 'gradient', not {self.update!r}",
@@ -106,9 +121,9 @@ class VoiceConfig:
     drop_prob: float = 0.1
 
     def __post_init__(self) -> None:
-        raise_unless(self.dims >= 1, f"voice.dims must be at least 1, not {self.dims}")
+        require_range("voice.dims", self.dims, 1, 4096)
         raise_unless(1 <= self.bits <= 16, f"voice.bits must lie in 1..16, not {self.bits}")
-        raise_unless(self.channels >= 1, f"voice.channels must be at least 1, not {self.channels}")
+        require_range("voice.channels", self.channels, 1, MOST_CHANNELS)
         raise_unless(0 <= self.drop_prob <= 1, f"voice.drop_prob must lie in 0..1, not {self.drop_prob}")
 
 
@@ -122,11 +137,11 @@ class ConditionerConfig:
     harmonic_bins: int = 160
 
     def __post_init__(self) -> None:
-        raise_unless(self.channels >= 1, f"conditioner.channels must be at least 1, not {self.channels}")
+        require_range("conditioner.channels", self.channels, 1, MOST_CHANNELS)
         _require_dilations("conditioner", self.dilations)
         raise_unless(
-            self.window >= 16 and self.window % 2 == 0,
-            f"conditioner.window must be an even number of samples from 16 up, not {self.window}",
+            16 <= self.window <= MOST_CHANNELS and self.window % 2 == 0,
+            f"conditioner.window must be an even number from 16 to {MOST_CHANNELS}, not {self.window}",
         )
         raise_unless(
             1 <= self.harmonic_bins <= self.window,
@@ -160,11 +175,9 @@ class WaveNetConfig:
 
     def __post_init__(self) -> None:
         for name in ("samples_per_step", "residual", "skip", "hidden", "cond_channels"):
-            raise_unless(
-                getattr(self, name) >= 1, f"wavenet.{name} must be at least 1, not {getattr(self, name)}"
-            )
+            require_range(f"wavenet.{name}", getattr(self, name), 1, MOST_CHANNELS)
         raise_unless(len(self.dilations) >= 1, "wavenet.dilations must name at least one layer")
-        _require_dilations("wavenet", self.dilations)
+        _require_dilations("wavenet", self.dilations, MOST_DILATED_STEPS)
         raise_unless(0 <= self.lpc_order <= 64, f"wavenet.lpc_order must lie in 0..64, not {self.lpc_order}")
         raise_unless(0 <= self.pre_emphasis < 1, "wavenet.pre_emphasis must lie in [0, 1)")
 
@@ -203,6 +216,7 @@ class SpeechModelConfig:
             0 <= self.correction_momentum < 1,
             f"correction_momentum must lie in [0, 1), not {self.correction_momentum}",
         )
+        require_range("output_gain_db", self.output_gain_db, -60, 60)
         raise_unless(
             hop % self.wavenet.samples_per_step == 0,
             f"encoder.hop ({hop}) must be a multiple of wavenet.samples_per_step "

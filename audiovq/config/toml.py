@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 import types
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from audiovq.errors import AudiovqError, suggest_name
+from audiovq.errors import AudiovqError, reading, shorten, suggest_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -18,12 +19,23 @@ _PRESETS = Path(__file__).parent / "presets"
 _Tree = dict[str, Any]
 """A parsed TOML table."""
 _Dataclass = TypeVar("_Dataclass", bound="DataclassInstance")
+_LARGEST_FILE = 1 << 18
+"""Bytes."""
+_MOST_DOTS = 500
+"""In a line: of nested keys, and of numbers."""
+_LARGEST_NUMBER = 2**63
+_LONGEST_LIST = 1 << 16
 
 
 def raise_unless(condition: bool, message: str) -> None:
     """Raise AudiovqError unless a condition on a configuration holds."""
     if not condition:
         raise AudiovqError(f"configuration: {message}")
+
+
+def require_range(name: str, value: float, least: float, most: float) -> None:
+    """Raise AudiovqError unless a number of a configuration lies in a range; nan lies in none."""
+    raise_unless(least <= value <= most, f"{name} must lie in {least}..{most}, not {value}")
 
 
 def load_toml(path: str | Path, overrides: list[str] | None, kind: type[_Dataclass]) -> _Dataclass:
@@ -36,20 +48,26 @@ def load_toml(path: str | Path, overrides: list[str] | None, kind: type[_Datacla
     Raises: AudiovqError for a missing or invalid file, an unknown key or a value out of range.
     """
     path = Path(path)
-    if not path.suffix and not path.is_file():
+    if not path.suffix and not os.path.isfile(path):
         path = _PRESETS / f"{path.name}.toml"
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _unknown_configuration(path) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise AudiovqError(f"{path}: not a readable TOML configuration ({error}); correct it") from None
+    if not os.path.lexists(path):
+        raise _unknown_configuration(path)
+    with reading(path, "not a readable TOML configuration", "correct it"):
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        tree = _parse_toml(content.decode("utf-8-sig"))
     for override in overrides or []:
         apply_override(tree, override)
-    try:
+    with reading(path, "not a readable TOML configuration", "correct it"):
         return dataclass_from_dict(kind, tree)
-    except AudiovqError as error:
-        raise AudiovqError(f"{path}: {error}") from None
+
+
+def _parse_toml(text: str) -> _Tree:
+    """A TOML table. Raises: ValueError, RecursionError and what else tomllib raises."""
+    # tomllib takes a time that grows with the square of the parts of a key, and more than that of a file.
+    if len(text) > _LARGEST_FILE or max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
+        raise ValueError("is too long for a configuration")
+    return tomllib.loads(text)
 
 
 def _unknown_configuration(path: Path) -> AudiovqError:
@@ -66,19 +84,19 @@ def apply_override(tree: _Tree, override: str) -> None:
     """Apply one `key.path=value` to a parsed TOML tree; `train.stages.0.steps=10` indexes the list."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise AudiovqError(f"override {override!r}: expected key=value, such as model.codebook.size=256")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = key.strip().split(".")
-    node: Any = tree
-    try:
+        raise AudiovqError(
+            f"override {shorten(override)}: expected key=value, such as model.codebook.size=256"
+        )
+    with reading(f"override {shorten(override)}", "no such key in the configuration", "correct it"):
+        try:
+            value = _parse_toml(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, last = key.strip().split(".")
+        node: Any = tree
         for name in parents:
             node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
         node[int(last) if isinstance(node, list) else last] = value
-    except (IndexError, ValueError, TypeError, AttributeError):
-        raise AudiovqError(f"override {override!r}: no such key in the configuration") from None
 
 
 def dataclass_from_dict(kind: type[_Dataclass], tree: object, where: str = "") -> _Dataclass:
@@ -88,7 +106,8 @@ def dataclass_from_dict(kind: type[_Dataclass], tree: object, where: str = "") -
     hints = typing.get_type_hints(kind)
     for key in sorted(set(tree) - set(hints)):
         hint = suggest_name(key, hints, f"known: {', '.join(hints)}")
-        raise AudiovqError(f"configuration: unknown key {where}{key}; {hint}")
+        name = shorten(where + key).strip("'")
+        raise AudiovqError(f"configuration: unknown key {name}; {hint}")
     return kind(**{name: _convert(hints[name], value, f"{where}{name}.") for name, value in tree.items()})
 
 
@@ -100,16 +119,19 @@ def _convert(hint: object, value: object, where: str) -> object:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise AudiovqError(f"configuration: {name} must be a list")
+        raise_unless(len(value) <= _LONGEST_LIST, f"{name} has {len(value)} entries, far too many")
         return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
     if origin is dict:
         if not isinstance(value, dict):
             raise AudiovqError(f"configuration: {name} must be a table")
         return {k: _convert(float, v, f"{where}{k}.") for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        # JSON and TOML have integers that no library holds.
+        raise_unless(abs(value) < _LARGEST_NUMBER, f"{name} is out of range, {shorten(value)}")
+        value = float(value) if hint is float else value
     if isinstance(hint, type) and not isinstance(hint, types.UnionType):
         ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-        raise_unless(ok, f"{name} must be {hint.__name__}, not {value!r}")
+        raise_unless(ok, f"{name} must be {hint.__name__}, not {shorten(value)}")
     return value
 
 

@@ -47,12 +47,16 @@ class StageConfig:
             raise_unless(getattr(self, name) >= 1, f"stage {self.stage}: {name} must be at least 1")
         for name in ("seconds", "lr", "grad_clip", "discriminator_lr"):
             raise_unless(0 < getattr(self, name) < math.inf, f"stage {self.stage}: {name} must be positive")
+        raise_unless(self.batch <= 1 << 16, f"stage {self.stage}: batch must be at most 65536")
+        raise_unless(self.seconds <= 3600, f"stage {self.stage}: seconds must be at most 3600")
         counts = ("warmup", "patience", "quantize_after", "target_passes", "discriminator_lead")
         sizes = ("muon_lr", "weight_decay", "jitter", "warp_octaves")
         for name in (*counts, *sizes):
             raise_unless(
                 0 <= getattr(self, name) < math.inf, f"stage {self.stage}: {name} must not be negative"
             )
+        for name, weight in self.weights.items():
+            raise_unless(math.isfinite(weight), f"stage {self.stage}: the weight of {name} must be a number")
         for name in ("lr_decay", "ema_decay", "blend", "coarse_prob", "warp_prob"):
             raise_unless(0 <= getattr(self, name) <= 1, f"stage {self.stage}: {name} must lie in 0..1")
 
@@ -75,6 +79,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         raise_unless(self.seed >= 0, f"train.seed must not be negative, not {self.seed}")
+        raise_unless(
+            0 <= self.checkpoint_seconds < math.inf,
+            f"train.checkpoint_seconds must not be negative, not {self.checkpoint_seconds}",
+        )
         raise_unless(0 <= self.speed < 0.5, f"train.speed must lie in [0, 0.5), not {self.speed}")
         raise_unless(0 <= self.level_db <= 20, f"train.level_db must lie in 0..20 dB, not {self.level_db}")
         raise_unless(

@@ -13,18 +13,21 @@ import stat
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, reading, shorten
 from audiovq.io.atomic import PartialFile, remove_leftover_files
+from audiovq.io.limits import too_much_error, unpacked_limit
 
 _Progress = Callable[[int, int | None], None]
 """Called with bytes done and in all (None: unknown)."""
 
 _BLOCK = 1 << 18
+_LONGEST_NAME = 4096
+"""Bytes of a path in an archive."""
 _ALGORITHMS = {32: "md5", 64: "sha256"}
 
 
@@ -80,35 +83,62 @@ def unzip(archive: Path, folder: Path, *, progress: _Progress | None = None) -> 
     """Unpack the files that `folder` lacks, each whole or not at all; returns their number.
 
     Raises:
-        AudiovqError: no ZIP archive, a damaged one, links or paths outside of `folder`, or a full disk.
+        AudiovqError: no ZIP archive, a damaged or encrypted one, links or paths outside of `folder`, links in
+            `folder` on the way to a file, more content than `limits.unpacked_limit`, or a full disk.
     """
-    try:
-        with zipfile.ZipFile(archive) as source:
+    with ExitStack() as stack:
+        with _reading(archive):
+            source = stack.enter_context(zipfile.ZipFile(archive))
             members = [m for m in source.infolist() if not m.is_dir()]
-            for member in members:
-                _refuse_unsafe(archive, member)
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_leftover_files(folder)
-            missing = [m for m in members if not _is_there(folder / m.filename, m.file_size)]
-            total = sum(m.file_size for m in missing)
-            _check_space(folder, total, "unpacking needs")
-            done = 0
-            for member in missing:
-                path = folder / member.filename
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with source.open(member) as stream, PartialFile(path, force=True) as file:
-                    while block := stream.read(_BLOCK):
-                        file.write(block)
-                done += member.file_size
-                if progress is not None:
-                    progress(done, total)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise AudiovqError(f"{archive}: not a whole ZIP archive ({error}); download it again") from None
-    except OSError as error:
-        raise AudiovqError(
-            f"{error.filename or archive}: cannot be unpacked ({error.strerror or error}); check the disk"
-        ) from None
+            size = archive.stat().st_size
+        for member in members:
+            _refuse_unsafe(archive, member)
+            _refuse_links(folder, member)
+        if sum(m.file_size for m in members) > unpacked_limit(size):
+            raise too_much_error(str(archive), size)
+        try:
+            return _unpack(archive, source, members, folder, progress)
+        except OSError as error:
+            raise AudiovqError(
+                f"{error.filename or archive}: cannot be unpacked ({error.strerror or error}); check the disk"
+            ) from None
+
+
+def _unpack(
+    archive: Path,
+    source: zipfile.ZipFile,
+    members: list[zipfile.ZipInfo],
+    folder: Path,
+    progress: _Progress | None,
+) -> int:
+    """Write the members that `folder` lacks; returns their number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftover_files(folder)
+    missing = [m for m in members if not _is_there(folder / m.filename, m.file_size)]
+    total = sum(m.file_size for m in missing)
+    _check_space(folder, total, "unpacking needs")
+    done = 0
+    for member in missing:
+        path = folder / member.filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _reading(archive):
+            stream = source.open(member)
+        with stream, PartialFile(path, force=True) as file:
+            while block := _read_block(archive, stream):
+                file.write(block)
+        done += member.file_size
+        if progress is not None:
+            progress(done, total)
     return len(missing)
+
+
+def _reading(archive: Path) -> AbstractContextManager[None]:
+    return reading(archive, "not a whole ZIP archive", "download it again")
+
+
+def _read_block(archive: Path, stream: IO[bytes]) -> bytes:
+    with _reading(archive):
+        return stream.read(_BLOCK)
 
 
 def _fetch(url: str, part: Path, progress: _Progress | None) -> None:
@@ -200,9 +230,20 @@ def _check_space(folder: Path, needed: int, what: str) -> None:
 
 def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
     name = PurePosixPath(member.filename.replace("\\", "/"))
+    if not name.parts or len(member.filename.encode("utf-8", "replace")) > _LONGEST_NAME:
+        raise AudiovqError(f"{archive}: {shorten(member.filename)} is no name of a file; use another source")
     kind = stat.S_IFMT(member.external_attr >> 16)
     if name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or kind not in (0, stat.S_IFREG):
-        raise AudiovqError(f"{archive}: {member.filename!r} lies outside of it; use another source")
+        raise AudiovqError(f"{archive}: {shorten(member.filename)} lies outside of it; use another source")
+
+
+def _refuse_links(folder: Path, member: zipfile.ZipInfo) -> None:
+    """Raise AudiovqError if a file would be written through a link in the folder, which leads anywhere."""
+    path = folder
+    for part in PurePosixPath(member.filename).parts:
+        path /= part
+        if path.is_symlink():
+            raise AudiovqError(f"{path}: is a link, and nothing is unpacked through links; remove it")
 
 
 def _is_there(path: Path, size: int) -> bool:

@@ -13,7 +13,7 @@ from audiovq.audio.loudness import MAX_GAIN_FACTOR, MIN_GAIN_FACTOR
 from audiovq.audio.reader import AUDIO_EXTENSIONS
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
 from audiovq.data.names import utf8_name
-from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.errors import AudiovqError, reading, shorten
 from audiovq.io.folder import Identity, identity
 
 MANIFEST_NAME = "manifest.tsv"
@@ -80,10 +80,11 @@ def manifest_rows(manifest: Path) -> Iterator[tuple[dict[str, int], list[str]]]:
 
     Raises: AudiovqError if it cannot be read, is no such table, or is not UTF-8.
     """
-    try:
-        with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            lines = _ManifestLines(file, manifest)
-            rows = csv.reader(lines, delimiter="\t", strict=True)
+    file_error = reading(manifest, "cannot be read", "write it as UTF-8")
+    with file_error, open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        lines = _ManifestLines(file, manifest)
+        rows = csv.reader(lines, delimiter="\t", strict=True)
+        try:
             names = next(rows, [])
             column_of = {name: i for i, name in enumerate(names)}
             for row in rows:
@@ -92,13 +93,11 @@ def manifest_rows(manifest: Path) -> Iterator[tuple[dict[str, int], list[str]]]:
                 row += [""] * (len(names) - len(row))
                 lines.check(row[column_of["path"]])
                 yield column_of, row
-    except OSError as error:
-        raise unreadable_file_error(manifest, error) from None
-    except csv.Error as error:
-        raise AudiovqError(
-            f"{manifest}: line {rows.line_num} is not well formed ({error}); where a field starts with a "
-            "quotation mark, double all that belong to the text, and quote the field"
-        ) from None
+        except csv.Error as error:
+            raise AudiovqError(
+                f"{manifest}: line {rows.line_num} is not well formed ({error}); where a field starts with a "
+                "quotation mark, double all that belong to the text, and quote the field"
+            ) from None
 
 
 class _ManifestLines:
@@ -167,7 +166,7 @@ def parse_measures(texts: Sequence[str]) -> RecordingMeasures:
         and MIN_GAIN_FACTOR <= measures.gain <= MAX_GAIN_FACTOR
     ):
         raise AudiovqError(
-            f"the manifest's samples, rate and gain are {', '.join(texts)}; correct them, "
+            f"the manifest's samples, rate and gain are {shorten(', '.join(texts))}; correct them, "
             "or remove the three columns to have them measured"
         )
     return measures

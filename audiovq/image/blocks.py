@@ -98,8 +98,8 @@ class Upsample(nn.Linear):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, 4 * out_channels)
         with torch.no_grad():
-            self.weight.copy_(self.weight[:out_channels].repeat(4, 1))
-            self.bias.copy_(self.bias[:out_channels].repeat(4))
+            self.weight.copy_(torch.cat([self.weight[:out_channels]] * 4))
+            self.bias.copy_(torch.cat([self.bias[:out_channels]] * 4))
 
     def forward(self, x: Tensor) -> Tensor:
         return depth_to_space(F.linear(x, self.weight, self.bias), 2)

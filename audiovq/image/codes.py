@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, shorten
 from audiovq.io.codefile import (
     CodeFileKind,
     check_code_range,
@@ -22,6 +22,8 @@ from audiovq.io.codefile import (
 _KIND = CodeFileKind("audiovq-image-codes", 2, "picture", 2, ("shape",))
 _METADATA = ("factor", "height", "width", "channels", "label", "fingerprint")
 """Keys of the sidecar, beside the shape."""
+_LARGEST_SIDE = 1 << 24
+"""Pixels. JSON has integers that numpy has not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +56,11 @@ class CodeGrid:
         object.__setattr__(self, "codes", validate_codes(self.name, np.asarray(self.codes), _KIND))
         for name in ("factor", "height", "width"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise AudiovqError(f"{self.name}: {name} is {value!r}; it must be a positive integer")
-        if self.channels is not None and (type(self.channels) is not int or self.channels not in (1, 3)):
-            raise AudiovqError(f"{self.name}: channels is {self.channels!r}; it must be 1 or 3")
+            self._require(name, value is None or _is_size(value), f"an integer from 1 to {_LARGEST_SIDE}")
+        grey_or_colour = self.channels is None or (_is_size(self.channels) and self.channels in (1, 3))
+        self._require("channels", grey_or_colour, "1 or 3")
         for name in ("label", "fingerprint"):
-            if not is_text(getattr(self, name)):
-                raise AudiovqError(f"{self.name}: {name} is {getattr(self, name)!r}; it must be a text")
+            self._require(name, is_text(getattr(self, name)), "a text")
         if self.height is None or self.width is None or self.factor is None:
             return
         wanted = (-(-self.height // self.factor), -(-self.width // self.factor))
@@ -70,6 +70,10 @@ class CodeGrid:
                 f"{self.factor} pixels, not {self.codes.shape[1]} x {self.codes.shape[0]}; "
                 "leave height and width out if the codes were edited"
             )
+
+    def _require(self, name: str, valid: bool, rule: str) -> None:
+        if not valid:
+            raise AudiovqError(f"{self.name}: {name} is {shorten(getattr(self, name))}; it must be {rule}")
 
     def check_against(self, num_codes: int, fingerprint: str, factor: int) -> None:
         """Raise AudiovqError for codes of another model than that of these values, or beyond its codebook."""
@@ -106,3 +110,7 @@ class CodeGrid:
         if file.metadata["shape"] != list(file.codes.shape):
             raise file.mismatch(f"of shape {file.codes.shape}")
         return file.build(cls, _METADATA)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LARGEST_SIDE

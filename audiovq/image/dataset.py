@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,12 +29,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.data.names import utf8_name
-from audiovq.errors import AudiovqError, unreadable_file_error
-from audiovq.image.files import IMAGE_EXTENSIONS, Pixels, convert_channels, open_picture, read_picture
+from audiovq.errors import AudiovqError, reading
+from audiovq.image.files import (
+    IMAGE_EXTENSIONS,
+    Pixels,
+    convert_channels,
+    open_picture,
+    read_picture,
+    require_pillow,
+)
 from audiovq.io.folder import paths_below
+from audiovq.io.limits import read_at_most, too_much_error, unpacked_limit
+from audiovq.io.npyfile import read_npz
 
 _CACHE_BYTES = 1 << 29
 """Size of the cache of decoded pictures."""
+_PIXELS_AT_A_TIME = 1 << 20
 _HELD_OUT_EVERY = 10
 _TEST_NAMES = ("test", "val", "valid", "eval")
 """Folders, and starts of names of files, that are held out."""
@@ -126,15 +135,12 @@ def _divide(
 
 
 def _from_npz(path: Path, channels: int) -> tuple[PictureDataset, PictureDataset]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("images", "labels") if name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        raise AudiovqError(f"{path}: cannot be read ({error}); save plain arrays with numpy.savez") from None
+    arrays = read_npz(path, ("images", "labels"))
     images = arrays.get("images")
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
         raise AudiovqError(f"{path}: needs an array images (N, H, W) or (N, H, W, 3) of uint8")
-    pixels = images[..., None] if images.ndim == 3 else images
+    levels = images.astype(np.uint8, copy=False)
+    pixels = levels[..., None] if levels.ndim == 3 else levels
     if pixels.shape[-1] not in (1, 3):
         raise AudiovqError(f"{path}: images of shape {images.shape}; the last axis is 1 or 3 channels")
     labels, classes = _labels(path, arrays.get("labels"), len(pixels))
@@ -169,16 +175,18 @@ def _from_idx(paths: list[Path], channels: int) -> tuple[PictureDataset, Picture
 
 def _read_idx(path: Path, dims: int) -> Pixels:
     """The array of an idx file (yann.lecun.com/exdb/mnist): magic, sizes as big-endian 32 bits, bytes."""
-    try:
+    with reading(path, "is no idx file of bytes, or cut", "fetch it again"):
+        size = path.stat().st_size
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            content = file.read()
+            content = read_at_most(file, unpacked_limit(size))
+        if content is None:
+            raise too_much_error(str(path), size)
         magic, *shape = struct.unpack_from(f">{1 + dims}I", content)
-    except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise AudiovqError(f"{path}: cannot be read ({error}); fetch it again") from None
-    body = np.frombuffer(content, np.uint8, offset=4 + 4 * dims)
-    if magic != 0x800 + dims or body.size != np.prod(shape, dtype=np.int64) or body.size == 0:
-        raise AudiovqError(f"{path}: is no idx file of bytes, or cut; fetch it again")
-    return body.reshape(shape)
+        body = np.frombuffer(content, np.uint8, offset=4 + 4 * dims)
+        # Python's integers, as a product of sizes may wrap around in numpy's.
+        if magic != 0x800 + dims or body.size != math.prod(shape) or body.size == 0:
+            raise ValueError("its sizes are not those of its content")
+        return body.reshape(shape)
 
 
 def _from_cifar(root: Path, batches: list[Path], channels: int) -> tuple[PictureDataset, PictureDataset]:
@@ -192,10 +200,8 @@ def _from_cifar(root: Path, batches: list[Path], channels: int) -> tuple[Picture
     parts = []
     test = []
     for path in [*batches, *root.glob("test_batch.bin")]:
-        try:
+        with reading(path, "cannot be read", "fetch it again"):
             rows = np.fromfile(path, np.uint8)
-        except OSError as error:
-            raise unreadable_file_error(path, error) from None
         if rows.size == 0 or rows.size % record:
             raise AudiovqError(f"{path}: is no whole number of CIFAR-10 records; fetch it again")
         parts.append(rows.reshape(-1, record))
@@ -203,7 +209,10 @@ def _from_cifar(root: Path, batches: list[Path], channels: int) -> tuple[Picture
     rows = np.concatenate(parts)
     pixels = np.ascontiguousarray(rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     names = root / "batches.meta.txt"
-    known = tuple(names.read_text("utf-8", "replace").split()) if names.is_file() else ()
+    known: tuple[str, ...] = ()
+    if names.is_file():
+        with reading(names, "cannot be read", "fetch it again"):
+            known = tuple(names.read_text("utf-8", "replace").split())
     labels, classes = _labels(root, rows[:, 0], len(pixels), known)
     return _divide(_all_to_channels(pixels, channels), labels, classes, np.concatenate(test))
 
@@ -213,6 +222,7 @@ def _from_files(root: Path, channels: int) -> tuple[PictureDataset, PictureDatas
     paths = []
     first_error = None
     listed = [p for p in paths_below(root) if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file()]
+    require_pillow()
     if not listed:
         raise AudiovqError(
             f"{root}: no pictures found; expected files ending in {', '.join(IMAGE_EXTENSIONS)}"
@@ -258,4 +268,9 @@ def _labels(
 def _all_to_channels(pixels: Pixels, channels: int) -> Pixels:
     if pixels.shape[-1] == channels:
         return pixels
-    return np.stack([convert_channels(picture, channels) for picture in pixels])
+    out = np.empty((*pixels.shape[:-1], channels), np.uint8)
+    # Many at a time, as there may be millions of tiny ones.
+    step = max(1, _PIXELS_AT_A_TIME // max(1, math.prod(pixels.shape[1:3])))
+    for start in range(0, len(pixels), step):
+        out[start : start + step] = convert_channels(pixels[start : start + step], channels)
+    return out

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import io
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.errors import AudiovqError, reading
 from audiovq.io.atomic import PartialFile
 from audiovq.io.readers import may_read, switched_off
+from audiovq.io.regular import open_regular_file
 from audiovq.io.stdio import binary_stdin, binary_stdout
 
 if TYPE_CHECKING:
@@ -33,6 +32,12 @@ _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """Decoders that may open a file, by Pillow's names: untrusted input does not reach the other ones."""
 MAX_PICTURE_PIXELS = 1 << 27
 """134 megapixels; Pillow holds a picture in up to four bytes a pixel."""
+_ALWAYS_DECODED = 1 << 28
+_MOST_TIMES = 256
+"""A picture takes at most 256 MiB decoded, or so many times its file. Photographs take about ten times."""
+_STRIP_PIXELS = 1 << 20
+_ORIENTATION = 0x0112
+"""Tag of Exif."""
 
 Pixels = NDArray[np.uint8]
 
@@ -61,27 +66,85 @@ def read_picture(source: str | os.PathLike[str], channels: int) -> Pixels:
 
 
 class DecodedPicture:
-    """An open picture: its size, and its rows as levels.
+    """An open picture: its size, upright, and its rows as levels.
+
+    It is kept as Pillow decoded it; a strip at a time is turned, laid on white and converted, so that a large
+    picture takes its memory once.
 
     Args:
-        image: decoded, of one of Pillow's modes `L`, `RGB` or `I;16`.
+        image: decoded.
+        name: of the file, for messages.
+        orientation: of the camera, as in Exif, 1 to 8.
     """
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Image.Image, name: str = "picture", orientation: int = 1) -> None:
         self._image = image
-        self.width, self.height = image.size
-        self.grey = image.mode != "RGB"
+        self._name = name
+        self._orientation = orientation
+        self.width, self.height = image.size if orientation < 5 else image.size[::-1]
+        self.grey = image.mode in ("1", "L", "LA", "I") or image.mode.startswith("I;16")
 
     def rows(self, begin: int, end: int, channels: int) -> Pixels:
         """Rows `begin` to `end` as `(end - begin, W, channels)`: a copy of these alone."""
-        part = self._image.crop((0, begin, self.width, end))
-        if part.mode == "I;16":
+        out = np.empty((end - begin, self.width, channels), dtype=np.uint8)
+        step = max(1, _STRIP_PIXELS // self.width)
+        with _translated(self._name):
+            for top in range(begin, end, step):
+                bottom = min(end, top + step)
+                out[top - begin : bottom - begin] = self._strip(top, bottom, channels)
+        return out
+
+    def _strip(self, begin: int, end: int, channels: int) -> Pixels:
+        part = self._upright(begin, end)
+        if part.mode == "I" or part.mode.startswith("I;16"):
             # Pillow's own conversion cuts at 255.
-            wide = np.asarray(part).astype(np.uint32)
+            wide = np.asarray(part if part.mode == "I;16" else part.convert("I;16")).astype(np.uint32)
             levels = ((wide * 255 + 32767) // 65535).astype(np.uint8)
             return np.repeat(levels[..., None], channels, axis=2)
+        if self._image.has_transparency_data:
+            white = _new_white(part.size)
+            white.alpha_composite(part.convert("RGBA"))
+            part = white
+        if part.mode not in ("L", "RGB"):
+            part = part.convert("L" if self.grey else "RGB")
         part = part.convert("L" if channels == 1 else "RGB")
         return np.array(part, dtype=np.uint8).reshape(end - begin, self.width, channels)
+
+    def _upright(self, begin: int, end: int) -> Image.Image:
+        """Some rows of the upright picture, still in its own mode."""
+        width, height = self._image.size
+        across = self._orientation >= 5
+        length = width if across else height
+        if self._orientation in (3, 4, 7, 8):
+            begin, end = length - end, length - begin
+        box = (begin, 0, end, height) if across else (0, begin, width, end)
+        part = self._image.crop(box)
+        method = _TRANSPOSITIONS.get(self._orientation)
+        return part if method is None else part.transpose(_transposition(method))
+
+
+_TRANSPOSITIONS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What turns a picture of an orientation in Exif upright, by Pillow's names."""
+
+
+def _transposition(name: str) -> Image.Transpose:
+    from PIL import Image
+
+    return Image.Transpose[name]
+
+
+def _new_white(size: tuple[int, int]) -> Image.Image:
+    from PIL import Image
+
+    return Image.new("RGBA", size, "white")
 
 
 @contextmanager
@@ -92,17 +155,37 @@ def open_picture(source: str | os.PathLike[str]) -> Iterator[DecodedPicture]:
 
     name = "standard input" if os.fspath(source) == "-" else os.fspath(source)
     with _translated(name):
-        file = io.BytesIO(binary_stdin().read()) if os.fspath(source) == "-" else _opened(name)
+        content = binary_stdin().read() if os.fspath(source) == "-" else b""
+        file = io.BytesIO(content) if os.fspath(source) == "-" else _open(name)
         with file, Image.open(file, formats=_PILLOW_FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PICTURE_PIXELS:
-                raise AudiovqError(
-                    f"{name}: {width} x {height} pixels, more than {MAX_PICTURE_PIXELS:,}; cut it into parts"
-                )
+            _check_size(image, name, file.seek(0, os.SEEK_END))
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise AudiovqError(f"{name}: is animated ({frames} frames); save one of them as a PNG")
-            plain = _plain(image, name)
-        yield DecodedPicture(plain)
+            image.load()
+            if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+                raise AudiovqError(
+                    f"{name}: holds 32-bit values of no known range; save it with 8 or 16 bits"
+                )
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            picture = DecodedPicture(image, name, orientation if orientation in _TRANSPOSITIONS else 1)
+            # Whether this mode can be converted.
+            picture.rows(0, 1, 3)
+    yield picture
+
+
+def _check_size(image: Image.Image, name: str, file_size: int) -> None:
+    """Raise AudiovqError for a picture too large, or much too large for its file."""
+    width, height = image.size
+    if width * height > MAX_PICTURE_PIXELS:
+        raise AudiovqError(
+            f"{name}: {width} x {height} pixels, more than {MAX_PICTURE_PIXELS:,}; cut it into parts"
+        )
+    size = width * height * (1 if image.mode in ("1", "L", "P") else 4)
+    if size > _ALWAYS_DECODED and size > _MOST_TIMES * file_size:
+        raise AudiovqError(
+            f"{name}: {width} x {height} pixels in {file_size:,} bytes, a blank picture or a trap; "
+            "cut it into parts"
+        )
 
 
 @contextmanager
@@ -112,60 +195,25 @@ def _translated(name: str) -> Iterator[None]:
 
     from PIL import Image, UnidentifiedImageError
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), reading(name, "is damaged or cut", "save it again"):
         # The size is checked here; Pillow warns from a smaller one on.
         warnings.simplefilter("ignore")
         try:
             yield
-        except AudiovqError:
-            raise
         except Image.DecompressionBombError:
             raise AudiovqError(
                 f"{name}: more than {MAX_PICTURE_PIXELS:,} pixels; cut it into parts"
             ) from None
         except UnidentifiedImageError:
             raise AudiovqError(f"{name}: is no picture that can be read; give a PNG or a JPEG") from None
-        except MemoryError:
-            raise AudiovqError(f"{name}: does not fit into memory; cut it into parts") from None
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError) as error:
-            reason = str(error) or type(error).__name__
-            raise AudiovqError(f"{name}: is damaged or cut ({reason}); save it again") from error
 
 
-def _opened(name: str) -> io.BufferedReader:
-    try:
-        file = open(name, "rb")  # noqa: SIM115 (closed by the caller)
-    except OSError as error:
-        raise unreadable_file_error(name, error) from None
+def _open(name: str) -> BinaryIO:
+    file = open_regular_file(name)
     if os.fstat(file.fileno()).st_size == 0:
         file.close()
         raise AudiovqError(f"{name}: is empty (0 bytes); give a PNG or a JPEG")
     return file
-
-
-def _plain(image: Image.Image, name: str) -> Image.Image:
-    """Decoded, turned upright, and of mode `L`, `RGB` or `I;16`."""
-    from PIL import Image, ImageOps
-
-    image.load()
-    # In place, and as it is where it can be: a copy of a large picture is as much memory again.
-    ImageOps.exif_transpose(image, in_place=True)
-    mode = image.mode
-    if mode == "I" and image.format in ("PNG", "PPM"):
-        mode = "I;16"
-        image = image.convert("I;16")
-    if mode.startswith("I;16"):
-        return image if mode == "I;16" else image.convert("I;16")
-    if mode in ("I", "F"):
-        raise AudiovqError(f"{name}: holds 32-bit values of no known range; save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image)
-        return white.convert("L" if mode in ("LA", "L", "1") else "RGB")
-    if mode in ("L", "RGB"):
-        return image
-    return image.convert("L" if mode == "1" else "RGB")
 
 
 def write_picture(path: str | os.PathLike[str], pixels: Pixels, *, force: bool = False) -> None:
@@ -198,7 +246,7 @@ def write_picture(path: str | os.PathLike[str], pixels: Pixels, *, force: bool =
 
 
 def convert_channels(pixels: Pixels, channels: int) -> Pixels:
-    """`(H, W, 1 or 3)` as grey (ITU-R 601 luma, as Pillow's) or colour."""
+    """`(..., 1 or 3)` as grey (ITU-R 601 luma, as Pillow's) or colour."""
     if pixels.shape[-1] == channels:
         return pixels
     if channels == 3:

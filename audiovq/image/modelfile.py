@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from audiovq.config.image import ImageModelConfig
 from audiovq.config.toml import dataclass_from_dict, dataclass_to_dict
+from audiovq.errors import AudiovqError, shorten
 from audiovq.io import JsonObject, tensorfile
 
 if TYPE_CHECKING:
@@ -63,33 +64,47 @@ def save_image_model(
 
 
 def read_image_header(path: str | Path) -> ImageHeader:
-    """Read the header, without the weights and without torch.
+    """Read the header, without the weights and without torch, and unverified.
 
     Raises: AudiovqError if the file is missing, no image model, damaged, or of another version.
     """
+    return tensorfile.read_metadata(path, _IMAGE_KIND, _build_header)
 
-    def build(tree: JsonObject) -> ImageHeader:
-        config = dataclass_from_dict(ImageModelConfig, tree["config"])
-        classes = tuple(tree["classes"])
-        return ImageHeader(config, classes, tree["training"], bool(tree["prior"]), tree["fingerprint"])
 
-    return tensorfile.read_metadata(path, _IMAGE_KIND, build)
+def _build_header(tree: JsonObject) -> ImageHeader:
+    classes = tree["classes"]
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise AudiovqError("its classes are no names; use a file that training wrote")
+    if not isinstance(tree["prior"], bool):
+        raise AudiovqError(f"prior is {shorten(tree['prior'])}; use a file that training wrote")
+    return ImageHeader(
+        dataclass_from_dict(ImageModelConfig, tree["config"]),
+        tuple(classes),
+        tensorfile.check_training(tree["training"]),
+        tree["prior"],
+        tensorfile.check_fingerprint(tree["fingerprint"]),
+    )
 
 
 def load_image_model(path: str | Path) -> tuple[ImageModel, ImageHeader]:
     """Build the model of a file, in evaluation mode, fp32.
 
-    Raises: AudiovqError as `read_image_header`, or if weights and configuration disagree.
+    Raises: AudiovqError as `read_image_header`, or if the file is not as it was written, or weights and
+        configuration disagree.
     """
     from audiovq.image.model import ImageModel
     from audiovq.nn.guard import own_generator
+    from audiovq.nn.outline import outline
 
-    header = read_image_header(path)
+    header, tensors = tensorfile.read_verified(path, _IMAGE_KIND, _build_header)
+
+    def make() -> ImageModel:
+        return ImageModel(header.config, len(header.classes))
+
+    tensorfile.require_fit(lambda: outline(make), tensors, path, _IMAGE_KIND, _not_stored(header.prior))
     with own_generator(0):
-        model = ImageModel(header.config, len(header.classes))
-    tensorfile.load_tensors(
-        model, tensorfile.read_tensors(path, _IMAGE_KIND), path, _not_stored(header.prior)
-    )
+        model = make()
+    tensorfile.load_tensors(model, tensors, path)
     return model, header
 
 
@@ -100,8 +115,7 @@ def load_image_weights(model: ImageModel, path: str | Path, prior: bool = True) 
 
     Returns: the names copied. Raises: AudiovqError if any other tensor of the file does not fit the model.
     """
-    read_image_header(path)
-    tensors = tensorfile.read_tensors(path, _IMAGE_KIND)
+    _, tensors = tensorfile.read_verified(path, _IMAGE_KIND, _build_header)
     if not prior:
         tensors = {name: value for name, value in tensors.items() if not name.startswith(_PRIOR)}
     return tensorfile.copy_tensors(model, tensors, path, _MAY_DIFFER)

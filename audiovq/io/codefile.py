@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, reading, shorten
 from audiovq.io import JsonObject
 from audiovq.io.atomic import PartialFile
+from audiovq.io.npyfile import NPY_MAGIC, parse_npy
 from audiovq.io.regular import read_regular_file
 from audiovq.io.stdio import PrefixedStream, binary_stdin, binary_stdout
 
@@ -54,7 +55,9 @@ class CodeFile(NamedTuple):
     def build(self, make: Callable[..., _Codes], keys: Collection[str]) -> _Codes:
         """The codes as a dataclass with some keys of the metadata; errors in these name the sidecar."""
         known = {key: self.metadata[key] for key in keys if key in self.metadata}
-        return replace(make(self.codes, **known, name=str(self.sidecar)), name=self.name)
+        with reading(str(self.sidecar), "makes no sense", "encode again or remove it"):
+            made = make(self.codes, **known, name=str(self.sidecar))
+        return replace(made, name=self.name)
 
     def mismatch(self, found: str) -> AudiovqError:
         """The error for metadata that contradict the array, which is `found`."""
@@ -159,9 +162,9 @@ def read_codes(path: str | os.PathLike[str] | PrefixedStream, kind: CodeFileKind
     """
     if isinstance(path, PrefixedStream) or os.fspath(path) == "-":
         content = path.read() if isinstance(path, PrefixedStream) else binary_stdin().read()
-        return CodeFile(_STDIN, _read_array(_STDIN, content, kind), None, {})
+        return CodeFile(_STDIN, _parse_array(_STDIN, content, kind), None, {})
     path = Path(path)
-    codes = _read_array(str(path), read_regular_file(path), kind)
+    codes = _parse_array(str(path), read_regular_file(path), kind)
     sidecar = path.with_suffix(".json")
     if sidecar == path or not os.path.lexists(sidecar):
         return CodeFile(str(path), codes, None, {})
@@ -179,22 +182,14 @@ def _checksum(codes: NDArray[np.uint16]) -> str:
     return f"{zlib.crc32(codes.astype('<u2').tobytes()):08x}"
 
 
-def _read_array(name: str, content: bytes, kind: CodeFileKind) -> NDArray[np.uint16]:
+def _parse_array(name: str, content: bytes, kind: CodeFileKind) -> NDArray[np.uint16]:
     """The codes of an npy file. Pickled objects, which run code when loaded, are refused unread."""
     if not content:
         raise AudiovqError(f"{name}: is empty (0 bytes); give an array of codes in npy format")
-    if not content.startswith(b"\x93NUMPY"):
+    if not content.startswith(NPY_MAGIC):
         raise AudiovqError(f"{name}: is not an npy file; give an array of codes as numpy.save writes it")
-    try:
-        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:
-        # What a damaged header raises is not documented, and depends on the damage.
-        if "allow_pickle" in str(error):
-            raise AudiovqError(
-                f"{name}: holds pickled objects, never loaded here; save plain integers"
-            ) from error
-        raise AudiovqError(f"{name}: is a damaged npy file; encode the {kind.of} again") from error
-    return validate_codes(name, array, kind)
+    with reading(name, "is a damaged npy file", f"encode the {kind.of} again"):
+        return validate_codes(name, parse_npy(content), kind)
 
 
 def _is_sidecar(path: Path, kind: CodeFileKind) -> bool:
@@ -202,23 +197,26 @@ def _is_sidecar(path: Path, kind: CodeFileKind) -> bool:
     if not os.path.lexists(path):
         return False
     try:
-        metadata = json.loads(read_regular_file(path, _LARGEST_SIDECAR))
-    except (AudiovqError, ValueError, RecursionError):
+        metadata = _load_json(path)
+    except AudiovqError:
         return False
     return isinstance(metadata, dict) and metadata.get("format") == kind.format
 
 
+def _load_json(path: Path) -> object:
+    with reading(path, "is not JSON", "fix it or remove it"):
+        return json.loads(read_regular_file(path, _LARGEST_SIDECAR))
+
+
 def _read_sidecar(path: Path, kind: CodeFileKind) -> JsonObject:
-    try:
-        metadata = json.loads(read_regular_file(path, _LARGEST_SIDECAR))
-    except (ValueError, RecursionError) as error:
-        raise AudiovqError(f"{path}: is not JSON ({error}); fix it or remove it") from error
+    metadata = _load_json(path)
     if not isinstance(metadata, dict) or metadata.get("format") != kind.format:
         raise AudiovqError(f"{path}: is not a sidecar of codes of a {kind.of}; rename it or the .npy")
     if (version := metadata.get("version")) != kind.version:
         older = isinstance(version, int) and version < kind.version
         remedy = f"encode the {kind.of} again" if older else "update audiovq"
-        raise AudiovqError(f"{path}: is of version {version!r}, this audiovq reads {kind.version}; {remedy}")
+        stated = shorten(version)
+        raise AudiovqError(f"{path}: is of version {stated}, this audiovq reads {kind.version}; {remedy}")
     if missing := {*kind.required, "checksum"} - metadata.keys():
         raise AudiovqError(f"{path}: lacks {' and '.join(sorted(missing))}; encode again or remove it")
     return metadata

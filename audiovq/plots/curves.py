@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, reading, shorten
 from audiovq.plots.spectrogram import write_figure
 
 if TYPE_CHECKING:
@@ -66,20 +66,20 @@ def _read_metrics(run: str | os.PathLike[str]) -> list[_StageCurves]:
     if path.is_dir() or path.suffix != ".csv":
         path = path / _METRICS
     points: dict[tuple[int, str], list[tuple[int, float, float]]] = {}
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = csv.reader(file)
-            if next(lines, None) != _COLUMNS:
-                raise ValueError(f"does not begin with {','.join(_COLUMNS)}")
-            for row in lines:
-                # While a run goes on, its last line may be incomplete.
-                if len(row) == len(_COLUMNS):
-                    point = (int(row[1]), float(row[2]) / 3600, float(row[4]))
-                    points.setdefault((int(row[0]), row[3]), []).append(point)
-    except FileNotFoundError:
-        raise AudiovqError(f"{path}: no such file; give the folder of a training run") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise AudiovqError(f"{path}: not the metrics of a run ({error}); give another") from None
+    if not path.exists():
+        raise AudiovqError(f"{path}: no such file; give the folder of a training run")
+    with (
+        reading(path, "not the metrics of a run", "give another"),
+        open(path, newline="", encoding="utf-8") as file,
+    ):
+        lines = csv.reader(file)
+        if next(lines, None) != _COLUMNS:
+            raise ValueError(f"does not begin with {','.join(_COLUMNS)}")
+        for row in lines:
+            # While a run goes on, its last line may be incomplete.
+            if len(row) == len(_COLUMNS):
+                point = (_step(row[1]), float(row[2]) / 3600, float(row[4]))
+                points.setdefault((_step(row[0]), row[3]), []).append(point)
     if not points:
         raise AudiovqError(f"{path}: holds no metrics yet; train for some steps first")
     stages: dict[int, _StageCurves] = {}
@@ -88,6 +88,13 @@ def _read_metrics(run: str | os.PathLike[str]) -> list[_StageCurves]:
         curve = _Curve(steps, np.maximum.accumulate(hours), values)
         stages.setdefault(number, _StageCurves(number)).curves[name] = curve
     return [stages[number] for number in sorted(stages)]
+
+
+def _step(text: str) -> int:
+    """A number of a step or stage. Raises: ValueError if it is none."""
+    if not 0 <= (number := int(text)) < 1 << 53:
+        raise ValueError(f"a step of {shorten(text)}")
+    return number
 
 
 def _smoothed(values: NDArray[np.float64], share: float = _SMOOTHED_SHARE) -> NDArray[np.float64]:

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, resampled_length
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, reading
 from audiovq.io.codefile import AVQ_MAGIC, other_model_error
 from audiovq.io.regular import read_regular_file
 from audiovq.io.stdio import binary_stdin
@@ -133,10 +133,8 @@ def parse_bitstream(content: bytes, name: str) -> Bitstream:
         raise AudiovqError(f"{name}: is cut off; get it again")
     if zlib.crc32(content[:-4]) != struct.unpack("<I", content[-4:])[0]:
         raise AudiovqError(f"{name}: is damaged (its checksum does not fit); get it again")
-    try:
+    with reading(name, "is damaged, its header makes no sense", "get it again"):
         return _parse_header(content[:-4], name)
-    except (struct.error, ValueError):
-        raise _senseless(name) from None
 
 
 def decompress_codes(stream: Bitstream, engine: PriorEngine, form: BitstreamFormat) -> CodeSequence:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from audiovq.config.prior import PriorConfig
 from audiovq.config.toml import dataclass_from_dict, dataclass_to_dict
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, shorten
 from audiovq.io import JsonObject, tensorfile
 from audiovq.nn.guard import own_generator
+from audiovq.nn.outline import outline
 from audiovq.prior.network import PriorNetwork
 
 _KIND = tensorfile.ModelFileKind("audiovq-prior", 2, "a prior")
+_LARGEST_SIZE = 1 << 16
+"""Of codebook, levels and voice."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,11 @@ class PriorHeader:
     def build(self) -> PriorNetwork:
         """The network, untrained."""
         with own_generator(0):
-            return PriorNetwork(self.codebook_size, self.levels, self.voice_dims, self.config)
+            return self.make()
+
+    def make(self) -> PriorNetwork:
+        """The network, drawn by torch's own generator."""
+        return PriorNetwork(self.codebook_size, self.levels, self.voice_dims, self.config)
 
 
 def save_prior(path: str | Path, prior: PriorNetwork, header: PriorHeader, force: bool = False) -> str:
@@ -58,19 +65,30 @@ def load_prior(path: str | Path, model: str | None = None) -> tuple[PriorNetwork
     path = Path(path)
     if not os.path.exists(path):
         raise AudiovqError(f"{path}: no such prior; train one with `audiovq prior`")
-    header = tensorfile.read_metadata(path, _KIND, _build_header)
-    tensors = tensorfile.read_tensors(path, _KIND)
+    header, tensors = tensorfile.read_verified(path, _KIND, _build_header)
     if model is not None and header.model != model:
         raise AudiovqError(
             f"{path}: is the prior of model {header.model}, not of {model}; train one with `audiovq prior`"
         )
-    with tensorfile.name_file_in_errors(path, _KIND):
-        prior = header.build()
+    tensorfile.require_fit(lambda: outline(header.make), tensors, path, _KIND)
+    prior = header.build()
     tensorfile.load_tensors(prior, tensors, path)
     return prior, header
 
 
 def _build_header(tree: JsonObject) -> PriorHeader:
-    config = dataclass_from_dict(PriorConfig, tree.pop("config"))
-    del tree["version"], tree["checksum"]
-    return PriorHeader(config, **tree)
+    sizes = {name: _size(name, tree[name]) for name in ("codebook_size", "levels", "voice_dims")}
+    return PriorHeader(
+        dataclass_from_dict(PriorConfig, tree["config"]),
+        **sizes,
+        model=tensorfile.check_fingerprint(tree["model"]),
+        training=tensorfile.check_training(tree["training"]),
+        fingerprint=tensorfile.check_fingerprint(tree["fingerprint"]),
+    )
+
+
+def _size(name: str, value: object) -> int:
+    """A number from 1 to 65536. Raises: AudiovqError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_SIZE:
+        raise AudiovqError(f"{name} is {shorten(value)}; use a file that training wrote")
+    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import reprlib
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from audiovq.audio.resample import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, resampled_length
 from audiovq.config.speech import SAMPLE_RATE
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, shorten
 from audiovq.io import JsonObject
 from audiovq.io.codefile import (
     CodeFileKind,
@@ -117,9 +116,7 @@ class CodeSequence:
 
     def _require(self, name: str, valid: bool, rule: str) -> None:
         if not valid:
-            # What a file holds may be as long as it likes.
-            value = reprlib.repr(getattr(self, name))
-            raise AudiovqError(f"{self.name}: {name} is {value}; it must be {rule}")
+            raise AudiovqError(f"{self.name}: {name} is {shorten(getattr(self, name))}; it must be {rule}")
 
     def _check_length(self) -> None:
         if self.num_samples is None:

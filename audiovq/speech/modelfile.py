@@ -103,31 +103,41 @@ def save_model(
 
 
 def read_header(path: str | Path) -> ModelHeader:
-    """Read the header, without the weights and without torch.
+    """Read the header, without the weights and without torch, and unverified.
 
     Raises: AudiovqError if the file is missing, no audiovq model, damaged, or of another version.
     """
+    return tensorfile.read_metadata(path, _KIND, _build_header)
 
-    def build(tree: JsonObject) -> ModelHeader:
-        speakers = tuple(Speaker(**s) for s in tree["speakers"])
-        config = dataclass_from_dict(SpeechModelConfig, tree["config"])
-        return ModelHeader(config, speakers, tree["training"], tree["fingerprint"])
 
-    return tensorfile.read_metadata(path, _KIND, build)
+def _build_header(tree: JsonObject) -> ModelHeader:
+    return ModelHeader(
+        dataclass_from_dict(SpeechModelConfig, tree["config"]),
+        tuple(dataclass_from_dict(Speaker, row) for row in tree["speakers"]),
+        tensorfile.check_training(tree["training"]),
+        tensorfile.check_fingerprint(tree["fingerprint"]),
+    )
 
 
 def load_model(path: str | Path) -> tuple[WaveformModel, ModelHeader]:
     """Build the model of a file, in evaluation mode, fp32.
 
-    Raises: AudiovqError as `read_header`, or if weights and configuration disagree.
+    Raises: AudiovqError as `read_header`, or if the file is not as it was written, or weights and
+        configuration disagree.
     """
     from audiovq.nn.guard import own_generator
+    from audiovq.nn.outline import outline
     from audiovq.speech.model import WaveformModel
 
-    header = read_header(path)
+    header, tensors = tensorfile.read_verified(path, _KIND, _build_header)
+
+    def make() -> WaveformModel:
+        return WaveformModel(header.config, len(header.speakers), untrained=False)
+
+    tensorfile.require_fit(lambda: outline(make), tensors, path, _KIND, TRAINING_ONLY_TENSORS)
     with own_generator(0):
-        model = WaveformModel(header.config, len(header.speakers), untrained=False)
-    tensorfile.load_tensors(model, tensorfile.read_tensors(path, _KIND), path, TRAINING_ONLY_TENSORS)
+        model = make()
+    tensorfile.load_tensors(model, tensors, path)
     return model, header
 
 
@@ -138,9 +148,9 @@ def load_weights(model: WaveformModel, path: str | Path) -> set[str]:
 
     Returns: the names copied. Raises: AudiovqError if any other tensor of the file does not fit the model.
     """
-    theirs = read_header(path).config.codebook
+    header, tensors = tensorfile.read_verified(path, _KIND, _build_header)
+    theirs = header.config.codebook
     own = model.config.codebook
-    tensors = tensorfile.read_tensors(path, _KIND)
     if (theirs.levels, theirs.frames_per_step) != (own.levels, own.frames_per_step):
         # Tables of the same shape mean something else where levels or steps are cut in another way.
         tensors = {name: value for name, value in tensors.items() if name not in _MAY_DIFFER[1:]}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.errors import AudiovqError
+from audiovq.io.regular import read_regular_file
 from audiovq.tables.row import (
     PartIndex,
     StoredRow,
@@ -17,7 +18,7 @@ from audiovq.tables.row import (
     TableHeader,
     TableRow,
     check_row_id,
-    damaged_part,
+    reading_part,
 )
 
 if TYPE_CHECKING:
@@ -54,21 +55,23 @@ class ParquetFormat(TableFormat):
 
     def index(self, path: Path) -> PartIndex:
         """What a part holds, by its column of ids."""
-        table = _read(path, ["id"])
-        return PartIndex(_header(path, table), _ids(path, table))
+        with reading_part(path):
+            table = _read(path, ["id"])
+            return PartIndex(_header(table), _ids(path, table))
 
     def rows(self, path: Path) -> Iterator[StoredRow]:
         """The rows of a part, in order."""
-        table = _read(path, None)
-        header = _header(path, table)
-        ids = _ids(path, table)
-        columns = {name: table.column(name).to_pylist() for name in table.column_names if name != "codes"}
-        codes = table.column("codes")
-        for i, row_id in enumerate(ids):
-            values = codes[i].values
-            array = np.zeros(0, np.uint16) if values is None else values.to_numpy(zero_copy_only=False)
-            facts = {name: column[i] for name, column in columns.items()}
-            yield StoredRow(f"{path}: {row_id}", facts, array, header)
+        with reading_part(path):
+            table = _read(path, None)
+            header = _header(table)
+            ids = _ids(path, table)
+            columns = {name: table.column(name).to_pylist() for name in table.column_names if name != "codes"}
+            codes = table.column("codes")
+            for i, row_id in enumerate(ids):
+                values = codes[i].values
+                array = np.zeros(0, np.uint16) if values is None else values.to_numpy(zero_copy_only=False)
+                facts = {name: column[i] for name, column in columns.items()}
+                yield StoredRow(f"{path}: {row_id}", facts, array, header)
 
 
 def arrow_table(header: TableHeader | None, rows: Sequence[TableRow]) -> pa.Table:
@@ -114,18 +117,11 @@ def _import_arrow() -> tuple[Any, Any]:
 
 
 def _read(path: Path, columns: list[str] | None) -> Any:
-    """A part as an Arrow table. Here alone Parquet is parsed: whatever is wrong becomes one error."""
+    """A part as an Arrow table. Raises: whatever pyarrow raises over a damaged file."""
     pa, parquet = _import_arrow()
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise unreadable_file_error(path, error) from error
-    try:
-        file = parquet.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        _check_types(file.schema_arrow)
-        return file.read(columns)
-    except Exception as error:  # pyarrow documents no list of what a damaged file raises
-        raise damaged_part(path) from error
+    file = parquet.ParquetFile(pa.BufferReader(read_regular_file(path)), page_checksum_verification=True)
+    _check_types(file.schema_arrow)
+    return file.read(columns)
 
 
 def _check_types(schema: Any) -> None:
@@ -143,14 +139,9 @@ def _check_types(schema: Any) -> None:
         raise ValueError("rates are no integers")
 
 
-def _header(path: Path, table: Any) -> TableHeader | None:
+def _header(table: Any) -> TableHeader | None:
     text = (table.schema.metadata or {}).get(_KEY)
-    if text is None:
-        return None
-    try:
-        return TableHeader.from_json(text)
-    except (ValueError, KeyError, TypeError, RecursionError, AudiovqError) as error:
-        raise damaged_part(path, error) from None
+    return None if text is None else TableHeader.from_json(text)
 
 
 def _ids(path: Path, table: Any) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError
+from audiovq.errors import AudiovqError, reading, shorten
 from audiovq.io import JsonObject
 from audiovq.io.codefile import other_model_error
 from audiovq.speech.codes import CodeFormat, CodeSequence
@@ -56,7 +57,10 @@ class TableHeader:
         if tree["format"] != _FORMAT:
             raise ValueError("another format")
         if tree["version"] != _VERSION:
-            raise AudiovqError(f"is of version {tree['version']!r}, this audiovq reads {_VERSION}")
+            stated = shorten(tree["version"])
+            raise AudiovqError(
+                f"is of version {stated}, this audiovq reads {_VERSION}; update audiovq, or encode again"
+            )
         counts = {
             name: _count(tree[name])
             for name in ("hop", "frames_per_step", "codebook_size", "levels", "model_rate")
@@ -126,7 +130,7 @@ class StoredRow:
         )
         if codes.levels != (stated := facts.get("levels", codes.levels)):
             raise AudiovqError(
-                f"{self.name}: holds {codes.levels} levels where {stated} are stated; encode it again"
+                f"{self.name}: holds {codes.levels} levels where {shorten(stated)} are stated; encode again"
             )
         return codes.for_model(model)
 
@@ -160,12 +164,13 @@ class TableFormat(ABC):
         """The rows of a part, in order. Raises: as `index`."""
 
 
-def damaged_part(path: Path, error: Exception | None = None) -> AudiovqError:
-    """The error for a file that is no part of a table."""
-    reason = "is no part of a table of codes, or is damaged"
-    if isinstance(error, AudiovqError):
-        reason = str(error)
-    return AudiovqError(f"{path}: {reason}; get it again, or remove it and encode what it held")
+def reading_part(path: Path) -> AbstractContextManager[None]:
+    """Turns whatever goes wrong while a part is read into one AudiovqError."""
+    return reading(
+        path,
+        "is no part of a table of codes, or is damaged",
+        "get it again, or remove it and encode what it held",
+    )
 
 
 def check_row_id(name: str, text: object) -> str:
@@ -178,17 +183,17 @@ def check_row_id(name: str, text: object) -> str:
             text.encode()
             return text
     raise AudiovqError(
-        f"{name}: cannot be a row of the id {text!r}, which is no UTF-8 path below a folder; rename it"
+        f"{name}: cannot be a row of the id {shorten(text)}, which is no UTF-8 path below a folder; rename it"
     )
 
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{value!r} is no positive integer")
+        raise ValueError(f"{shorten(value)} is no positive integer")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{shorten(value)} is no text")
     return value

@@ -12,16 +12,15 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
-from numpy.typing import NDArray
 
-from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io import JsonObject
+from audiovq.io.npyfile import parse_npy
+from audiovq.io.regular import open_regular_file
 from audiovq.tables.row import (
     PartIndex,
     StoredRow,
@@ -29,7 +28,7 @@ from audiovq.tables.row import (
     TableHeader,
     TableRow,
     check_row_id,
-    damaged_part,
+    reading_part,
 )
 
 _ENDINGS = (".npy", ".json")
@@ -64,24 +63,26 @@ class ShardFormat(TableFormat):
         """What a shard holds, by the names in it and its first header."""
         header: TableHeader | None = None
         ids = []
-        for member, read in _members(path):
-            if member.endswith(".json"):
-                header = header or _facts(path, read())[0]
-                ids.append(check_row_id(str(path), unquote(member.removesuffix(".json"))))
+        with reading_part(path):
+            for member, read in _members(path):
+                if member.endswith(".json"):
+                    header = header or _facts(read())[0]
+                    ids.append(check_row_id(str(path), unquote(member.removesuffix(".json"))))
         return PartIndex(header, ids)
 
     def rows(self, path: Path) -> Iterator[StoredRow]:
         """The rows of a shard, in order."""
-        members = _members(path)
-        for array_name, read_array in members:
-            array = read_array()
-            text_name, read_text = next(members, ("", bytes))
-            key = array_name.removesuffix(".npy")
-            if text_name != f"{key}.json":
-                raise damaged_part(path)
-            header, facts = _facts(path, read_text(), array)
-            row_id = check_row_id(str(path), facts.get("id"))
-            yield StoredRow(f"{path}: {row_id}", facts, _codes(path, array), header)
+        with reading_part(path):
+            members = _members(path)
+            for array_name, read_array in members:
+                array = read_array()
+                text_name, read_text = next(members, ("", bytes))
+                key = array_name.removesuffix(".npy")
+                if text_name != f"{key}.json":
+                    raise ValueError("its files are no pairs of codes and columns")
+                header, facts = _facts(read_text(), array)
+                row_id = check_row_id(str(path), facts.get("id"))
+                yield StoredRow(f"{path}: {row_id}", facts, parse_npy(array), header)
 
 
 def _key(row_id: str) -> str:
@@ -95,59 +96,45 @@ def _checksum(array: bytes, facts: JsonObject) -> str:
     return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode(), zlib.crc32(array)):08x}"
 
 
-def _members(path: Path) -> Iterator[tuple[str, Any]]:
-    """Names in a shard, each with a function that reads its content. Tar is parsed here alone."""
-    try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as shard:
-            size = os.fstat(file.fileno()).st_size
-            end = 0
-            for member in shard:
-                # Sparse members may claim more than the file holds; ours are plain.
-                if not member.isreg() or member.sparse is not None or member.size > size:
-                    raise damaged_part(path)
+def _members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Names in a shard, each with a function that reads its content.
 
-                def read(member: tarfile.TarInfo = member) -> bytes:
-                    opened = shard.extractfile(member)
-                    content = b"" if opened is None else opened.read()
-                    if len(content) != member.size:
-                        raise damaged_part(path)
-                    return content
+    Raises: whatever tarfile raises over a damaged file; ValueError for what is no plain shard, or cut.
+    """
+    with open_regular_file(path) as file, tarfile.open(fileobj=file, mode="r:") as shard:
+        size = os.fstat(file.fileno()).st_size
+        end = 0
+        for member in shard:
+            # Sparse members may claim more than the file holds; ours are plain.
+            if not member.isreg() or member.sparse is not None or member.size > size:
+                raise ValueError("it holds more than plain files")
+            if not member.name.endswith(_ENDINGS):
+                raise ValueError("it holds other files")
 
-                if not member.name.endswith(_ENDINGS):
-                    raise damaged_part(path)
-                yield member.name, read
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            # A damaged header ends the archive for tarfile, as does a cut between two members.
-            file.seek(end)
-            rest = file.read()
-            if len(rest) < 2 * tarfile.BLOCKSIZE or any(rest):
-                raise damaged_part(path)
-    except tarfile.TarError as error:
-        raise damaged_part(path) from error
-    except (ValueError, EOFError, OverflowError, RecursionError) as error:
-        raise damaged_part(path) from error
-    except OSError as error:
-        raise unreadable_file_error(path, error) from error
+            def read(member: tarfile.TarInfo = member) -> bytes:
+                opened = shard.extractfile(member)
+                content = b"" if opened is None else opened.read()
+                if len(content) != member.size:
+                    raise ValueError("its end is missing")
+                return content
+
+            yield member.name, read
+            end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        # A damaged header ends the archive for tarfile, as does a cut between two members.
+        file.seek(end)
+        rest = file.read()
+        if len(rest) < 2 * tarfile.BLOCKSIZE or any(rest):
+            raise ValueError("its end is missing")
 
 
-def _facts(path: Path, text: bytes, array: bytes | None = None) -> tuple[TableHeader, JsonObject]:
-    """Header and columns of a row. Raises: AudiovqError if they, or the `array` beside them, are damaged."""
-    try:
-        facts = dict(json.loads(text))
-        stated = facts.pop("checksum")
-        if array is not None and stated != _checksum(array, facts):
-            raise ValueError("checksum")
-        header = TableHeader.from_json(json.dumps(facts.pop("table")))
-        if not {"id", "rate"} <= facts.keys():
-            raise ValueError("lacks columns")
-    except (ValueError, KeyError, TypeError, RecursionError, AudiovqError) as error:
-        raise damaged_part(path, error) from error
+def _facts(text: bytes, array: bytes | None = None) -> tuple[TableHeader, JsonObject]:
+    """Header and columns of a row. Raises: ValueError, KeyError, TypeError, RecursionError or AudiovqError if
+    they, or the `array` beside them, are damaged."""
+    facts = dict(json.loads(text))
+    stated = facts.pop("checksum")
+    if array is not None and stated != _checksum(array, facts):
+        raise ValueError("its checksum does not fit")
+    header = TableHeader.from_json(json.dumps(facts.pop("table")))
+    if not {"id", "rate"} <= facts.keys():
+        raise ValueError("lacks columns")
     return header, facts
-
-
-def _codes(path: Path, array: bytes) -> NDArray[np.generic]:
-    try:
-        codes: NDArray[np.generic] = np.lib.format.read_array(io.BytesIO(array), allow_pickle=False)
-    except Exception as error:  # numpy documents no list of what a damaged array raises
-        raise damaged_part(path) from error
-    return codes

@@ -9,9 +9,11 @@ number alone, so that readers have no state to store.
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,15 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from audiovq import distributed
-from audiovq.errors import AudiovqError, unreadable_file_error
+from audiovq.errors import AudiovqError, reading
 from audiovq.io.atomic import PartialFile
+from audiovq.io.regular import read_regular_file
+from audiovq.training.best import BestScore
+
+
+def resuming(path: Path) -> AbstractContextManager[None]:
+    """Turns whatever goes wrong while a checkpoint is read or taken over into one AudiovqError."""
+    return reading(path, "not an audiovq checkpoint, or damaged", "use one that training wrote")
 
 
 @dataclass
@@ -60,6 +69,33 @@ class Checkpoint:
                 f"{path}: cannot write the checkpoint ({error.strerror}); free some space"
             ) from None
 
+    def progress(self, stages: int) -> tuple[int, int, list[float]]:
+        """Number of the stage, steps of it that are done, and seconds of training of each of so many stages.
+
+        Raises: ValueError, KeyError or TypeError if the header has none that make sense.
+        """
+        stage = self.header["stage"]
+        step = self.header["step"]
+        seconds = [float(value) for value in self.header["seconds"]]
+        whole = type(stage) is int and type(step) is int
+        if not whole or not 0 <= stage <= stages or not 0 <= step < 1 << 53:
+            raise ValueError("its step makes no sense")
+        if len(seconds) != stages or not all(0 <= value < math.inf for value in seconds):
+            raise ValueError("its times make no sense")
+        return stage, step, seconds
+
+    def best(self) -> BestScore:
+        """The best score of the stage so far, and its weights.
+
+        Raises: ValueError, KeyError or TypeError if the header has none that makes sense.
+        """
+        score, misses, step = self.header["best"]
+        if not (type(misses) is int and type(step) is int and min(misses, step) >= 0):
+            raise ValueError("its best score makes no sense")
+        if score is not None and not math.isfinite(score):
+            raise ValueError("its best score is not finite")
+        return BestScore(score, misses, step, self.groups.get("best", {}))
+
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
         """Read a file that `save` wrote; rank zero reads it for all processes.
@@ -68,31 +104,21 @@ class Checkpoint:
         """
         if distributed.rank_info().is_first and not path.is_file():
             raise AudiovqError(f"{path}: no checkpoint there; start a training in this folder first")
-        try:
-            content = distributed.broadcast_bytes(
-                path.read_bytes() if distributed.rank_info().is_first else b""
-            )
-        except OSError as error:
-            raise unreadable_file_error(path, error) from None
-        try:
+        content = distributed.broadcast_bytes(
+            read_regular_file(path) if distributed.rank_info().is_first else b""
+        )
+        with resuming(path):
             header, flat = _parse(content)
             # Checkpoints of earlier versions have none.
-            intact = header.pop("checksum", None) in (None, _checksum(header, flat))
-        except Exception as error:
-            # What a damaged file raises is not documented, and depends on the damage.
-            raise not_a_checkpoint_error(path) from error
-        if not intact:
-            raise AudiovqError(f"{path}: is damaged (its checksum does not fit); use a copy, or start again")
+            if header.pop("checksum", None) not in (None, _checksum(header, flat)):
+                raise AudiovqError(
+                    f"{path}: is damaged (its checksum does not fit); use a copy, or start again"
+                )
         groups: dict[str, dict[str, Tensor]] = {}
         for key, tensor in flat.items():
             group, _, name = key.partition(".")
             groups.setdefault(group, {})[name] = tensor
         return cls(header, groups)
-
-
-def not_a_checkpoint_error(path: Path) -> AudiovqError:
-    """The error for a file that cannot be a checkpoint of this training."""
-    return AudiovqError(f"{path}: not an audiovq checkpoint, or damaged; use one that training wrote")
 
 
 def _parse(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from audiovq.errors import AudiovqError
 from audiovq.io.atomic import PartialFile
 from audiovq.nn.dropout import dropout_generator
 from audiovq.training.best import BestScore, final_stage_weights
-from audiovq.training.checkpoint import Checkpoint, not_a_checkpoint_error
+from audiovq.training.checkpoint import Checkpoint, resuming
 from audiovq.training.finite import SkippedSteps, not_finite_error
 from audiovq.training.metrics_log import MetricsLog, ProgressLog
 from audiovq.training.optimizer import DeclaresParameterGroups, Optimizer, WeightEMA
@@ -92,17 +92,10 @@ class Trainer:
             if header.get(name) != json.loads(json.dumps(value)):
                 other = _DIFFERENT.get(name, f"another {name}")
                 raise AudiovqError(f"{path}: was made with {other}; resume with the same")
-        try:
+        with resuming(path):
             self.task.model.load_state_dict(checkpoint.groups["model"])
-            self.stage_number = int(header["stage"])
-            self.step = int(header["step"])
-            self.seconds = [float(seconds) for seconds in header["seconds"]]
-            score, misses, step = header["best"]
-            self._best = BestScore(score, int(misses), int(step))
-            if self.stage_number > len(self.task.stages) or len(self.seconds) != len(self.task.stages):
-                raise ValueError("it has other stages")
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise not_a_checkpoint_error(path) from error
+            self.stage_number, self.step, self.seconds = checkpoint.progress(len(self.task.stages))
+            self._best = checkpoint.best()
         self._pending = checkpoint
 
     def run(self) -> Path:
@@ -174,14 +167,12 @@ class Trainer:
         self._best = BestScore()
         if self._pending is not None:
             groups = self._pending.groups
-            try:
+            with resuming(self.folder / CHECKPOINT_NAME):
                 optimizer.load_state(groups.get("optimizer", {}))
                 stage.load_state(self._to_device(groups.get("stage", {})))
-            except (KeyError, ValueError, IndexError, RuntimeError) as error:
-                raise not_a_checkpoint_error(self.folder / CHECKPOINT_NAME) from error
-            average.values.update(self._to_device(groups.get("ema", {})))
-            score, misses, step = self._pending.header["best"]
-            self._best = BestScore(score, misses, step, self._to_device(groups.get("best", {})))
+                average.values.update(self._to_device(groups.get("ema", {})))
+                best = self._pending.best()
+            self._best = replace(best, values=self._to_device(best.values))
             before = self._to_device(groups.get("before", before))
             self._pending = None
         return _ActiveStage(config, stage, optimizer, average, before)
