@@ -35,6 +35,7 @@ BOXES = {
     "evaluation": (2.5, "scores, other codecs"),
     "tables": (1.35, "Parquet, WebDataset shards"),
     "ray": (2.1, "a class for Ray Data"),
+    "units": (2.95, "labels, counts, inventory"),
     "training": (1.05, "trainer, stages, losses"),
     "recipe": (1.05, "stages of a recipe"),
     "cli": (1.8, "the verbs"),

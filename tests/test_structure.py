@@ -18,7 +18,7 @@ FLOORS = (
     {"prior"},
     {"tokenizer"},
     {"batch", "tables", "evaluation"},
-    {"training", "ray"},
+    {"training", "ray", "units"},
     {"recipe"},
     {"cli"},
 )

@@ -46,6 +46,8 @@ VERBS = {
     "info": Verb(("a.avq",), {"--model": MODEL}),
     "speakers": Verb((), {"--model": MODEL}),
     "picture": Verb(("a.wav", "b.wav"), {"--out": "new.png"}),
+    "labels": Verb(("a.avq", "new.txt"), {"--model": MODEL}),
+    "units": Verb(("a.avq",), {"--model": MODEL, "--out": "new", "--find": "0"}),
     "train": Verb(("default",), TRAINING),
     "prior": Verb(("prior",), {**TRAINING, "--model": MODEL}),
     "merge": Verb((MODEL, "new.safetensors"), {"--wavenet": MODEL}),
@@ -86,6 +88,8 @@ def wrong_values(parameter: click.Parameter, verb: str) -> list[str]:
         if parameter.name == "asr":
             return ["", "nothing"]  # read only where recordings have transcripts
         if parameter.name == "out" and VERBS[verb].options.keys() >= TRAINING.keys():
+            return ["", "noise"]  # a folder, which is made
+        if parameter.name == "out" and verb == "units":
             return ["", "noise"]  # a folder, which is made
         if parameter.name == "out" and verb == "image generate":
             return ["", "folder/new.wrong"]  # without an ending a folder, which is made

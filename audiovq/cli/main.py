@@ -21,11 +21,13 @@ from audiovq.cli.evaluate import evaluate
 from audiovq.cli.generate import generate
 from audiovq.cli.image import image
 from audiovq.cli.info import info, speakers
+from audiovq.cli.labels import labels
 from audiovq.cli.merge import merge
 from audiovq.cli.options import OrderedGroup
 from audiovq.cli.score import score
 from audiovq.cli.stderr_log import log_to_stderr
 from audiovq.cli.train import prior, train
+from audiovq.cli.units import units
 from audiovq.errors import AudiovqError, os_error_line
 from audiovq.io.terminal import escaped_output
 
@@ -62,8 +64,8 @@ def cli(ctx: click.Context) -> None:
 
 
 for _verb in (
-    encode, decode, generate, convert, score, info, speakers, picture, train, prior, merge, curves,
-    evaluate, image,
+    encode, decode, generate, convert, score, info, speakers, picture, labels, units, train, prior,
+    merge, curves, evaluate, image,
 ):  # fmt: skip
     cli.add_command(_verb)
 
