@@ -23,12 +23,16 @@ def high_pass(signal: NDArray[np.float32], cutoff_hz: float) -> NDArray[np.float
         return signal
     k = math.tan(math.pi * cutoff_hz / 16_000)
     b = 1 / (1 + math.sqrt(2) * k + k * k)
-    a1, a2 = 2 * (k * k - 1) * b, (1 - math.sqrt(2) * k + k * k) * b
+    a1 = 2 * (k * k - 1) * b
+    a2 = (1 - math.sqrt(2) * k + k * k) * b
     out = np.empty(len(signal))
-    s1, s2 = -b * float(signal[0]), b * float(signal[0])
+    s1 = -b * float(signal[0])
+    s2 = -s1
     for i, x in enumerate(signal.tolist()):
-        out[i] = y = b * x + s1
-        s1, s2 = -2 * b * x - a1 * y + s2, b * x - a2 * y
+        y = b * x + s1
+        s1 = s2 - 2 * b * x - a1 * y
+        s2 = b * x - a2 * y
+        out[i] = y
     return out.astype(np.float32)
 
 

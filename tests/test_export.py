@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import soundfile
 import torch
@@ -26,6 +24,10 @@ from audiovq.speech.chunked_encoder import ChunkedEncoder
 from audiovq.speech.spectral_correction import correct_spectrum
 from audiovq.tokenizer import Tokenizer, load
 from helpers.models import speech
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = (1, 127, 128, 129, 256, 257, 5_001, 40_000)

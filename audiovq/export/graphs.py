@@ -101,7 +101,8 @@ class DecoderGraph(nn.Module):
         encoder = self.model.voice_encoder
         table = self.model.voice_table
         if encoder is None:
-            return table((voice + 1).clamp_min(0))
+            named: Tensor = table((voice + 1).clamp_min(0))
+            return named
         return torch.where(voice[:1] < 0, table.points[:1], encoder.from_levels(voice.unsqueeze(0)))
 
 
