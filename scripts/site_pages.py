@@ -27,7 +27,7 @@ PAGES = (
 )
 LINKED = (
     *("LICENSE", "CITATION.cff", "recipes/default/files.tsv.gz"),
-    *("examples/language_model.py", "examples/lhotse_codes.py"),
+    *("examples/language_model.py", "examples/lhotse_codes.py", "examples/run_onnx.py"),
 )
 """Files that pages link to."""
 

@@ -16,7 +16,7 @@ FLOORS = (
     {"data", "kernels", "plots"},
     {"speech", "image"},
     {"prior"},
-    {"tokenizer"},
+    {"tokenizer", "export"},
     {"batch", "tables", "evaluation"},
     {"training", "ray", "units"},
     {"recipe"},

@@ -26,7 +26,7 @@ MODEL = "model.safetensors"
 TRAINING = {"--data": "data", "--out": "run"}
 OUTPUTS = ("out", "json_out", "plot_out", "grid_out", "snapshot")
 """Parameters that name what is written."""
-FREE_TEXT = ("titles",)
+FREE_TEXT = ("titles", "licence")
 """Parameters for which any text may be right."""
 
 
@@ -53,6 +53,7 @@ VERBS = {
     "merge": Verb((MODEL, "new.safetensors"), {"--wavenet": MODEL}),
     "curves": Verb(("run_a", "run_b"), {"--out": "new.png"}),
     "evaluate": Verb(("data", "-q"), {"--model": MODEL, "--system": "fast"}),
+    "export": Verb(("new.onnx",), {"--model": MODEL}),
     "image encode": Verb(("a.png", "new.npy")),
     "image decode": Verb(("a.npy", "new.png")),
     "image train": Verb(("image-fashion-mnist",), TRAINING),

@@ -18,6 +18,7 @@ from audiovq.cli.decode import decode
 from audiovq.cli.draw import curves, picture
 from audiovq.cli.encode import encode
 from audiovq.cli.evaluate import evaluate
+from audiovq.cli.export import export
 from audiovq.cli.generate import generate
 from audiovq.cli.image import image
 from audiovq.cli.info import info, speakers
@@ -65,7 +66,7 @@ def cli(ctx: click.Context) -> None:
 
 for _verb in (
     encode, decode, generate, convert, score, info, speakers, picture, labels, units, train, prior,
-    merge, curves, evaluate, image,
+    merge, curves, evaluate, export, image,
 ):  # fmt: skip
     cli.add_command(_verb)
 

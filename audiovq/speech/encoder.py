@@ -85,10 +85,12 @@ class FilterbankFrontend(nn.Module):
         wide = signal.unfold(-1, self.long, self.hop)
         offset = (self.long - self.short) // 2
         narrow = wide[..., offset : offset + self.short]
-        pitch = _power(wide, self.long_filters)
-        power = _power(narrow, self.short_filters)
+        return self.to_log_powers(_power(narrow, self.short_filters), _power(wide, self.long_filters))
+
+    def to_log_powers(self, power: Tensor, pitch: Tensor) -> Tensor:
+        """Log band powers of the powers of both windows' filters, `(B, F, bins)`."""
         mel = F.linear(power, self.bands.square())
-        with torch.autocast(signal.device.type, enabled=False):
+        with torch.autocast(power.device.type, enabled=False):
             powers = torch.cat([mel.float(), pitch.float()], dim=-1)
             return torch.log(powers + _LOG_FLOOR) * 0.25 + 1.0
 

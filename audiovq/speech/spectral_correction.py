@@ -10,6 +10,8 @@ the fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard, 2013). docs/t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -81,14 +83,35 @@ def correct_spectrum(
         window, hop: samples.
         momentum: `u_n = x_n + momentum (x_n - x_(n-1))` goes into pass n + 1, x_n being the result of pass n.
     """
-    wanted = torch.exp(2 * log_magnitude) + _FLOOR**2
+    wanted = wanted_power(log_magnitude)
+
+    def one_pass(given: Tensor) -> Tensor:
+        spectrum = stft(given, window, hop)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return istft(spectrum * correction_factor(power, wanted), window, hop)
+
+    return correct_repeatedly(signal, one_pass, passes, momentum)
+
+
+def wanted_power(log_magnitude: Tensor) -> Tensor:
+    """Power that bins are moved towards, floor included."""
+    return torch.exp(2 * log_magnitude) + _FLOOR**2
+
+
+def correction_factor(power: Tensor, wanted: Tensor) -> Tensor:
+    """Factor by which a pass moves bins of a power towards a `wanted_power`."""
+    change = 0.5 * torch.log(wanted / (power + _FLOOR**2))
+    return torch.exp(change.clamp(-_LIMIT, _LIMIT))
+
+
+def correct_repeatedly(
+    signal: Tensor, one_pass: Callable[[Tensor], Tensor], passes: int, momentum: float
+) -> Tensor:
+    """The signal after some passes, as `correct_spectrum` does them with its own STFT."""
     before: Tensor | None = None
     given = signal
     for _ in range(passes):
-        spectrum = stft(given, window, hop)
-        power = spectrum.real.square() + spectrum.imag.square()
-        change = 0.5 * torch.log(wanted / (power + _FLOOR**2))
-        signal = istft(spectrum * torch.exp(change.clamp(-_LIMIT, _LIMIT)), window, hop)
+        signal = one_pass(given)
         given = signal if before is None or not momentum else signal + momentum * (signal - before)
         before = signal
     return signal

@@ -35,10 +35,12 @@ class SpectralHead(nn.Module):
         return self.trunk.reach + (self.window // self.hop) // 2 + 1
 
     def forward(self, features: Tensor, log_magnitude: Tensor) -> Tensor:
+        return istft(torch.complex(*self.spectra(features, log_magnitude)), self.window, self.hop)
+
+    def spectra(self, features: Tensor, log_magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """Real and imaginary parts `(B, F, bins)` of the spectra that are inverted."""
         x = self.in_proj(torch.cat([features, log_magnitude * 0.25 + 1.0], dim=-1))
         correction, cosine, sine = self.out_proj(self.trunk(x)).float().chunk(3, dim=-1)
         magnitude = torch.exp((log_magnitude + correction).clamp_max(5.0))
         length = torch.sqrt(cosine.square() + sine.square() + 1e-8)
-        return istft(
-            torch.complex(magnitude * cosine / length, magnitude * sine / length), self.window, self.hop
-        )
+        return magnitude * cosine / length, magnitude * sine / length
