@@ -24,9 +24,9 @@ from helpers.models import speech
 
 MODEL = "model.safetensors"
 TRAINING = {"--data": "data", "--out": "run"}
-OUTPUTS = ("out", "json_out", "plot_out", "grid_out", "snapshot")
+OUTPUTS = ("out", "json_out", "plot_out", "page_out", "grid_out", "snapshot")
 """Parameters that name what is written."""
-FREE_TEXT = ("titles",)
+FREE_TEXT = ("titles", "title")
 """Parameters for which any text may be right."""
 
 
@@ -46,6 +46,7 @@ VERBS = {
     "info": Verb(("a.avq",), {"--model": MODEL}),
     "speakers": Verb((), {"--model": MODEL}),
     "picture": Verb(("a.wav", "b.wav"), {"--out": "new.png"}),
+    "page": Verb(("a.wav",), {"--model": MODEL, "--out": "new.html"}),
     "train": Verb(("default",), TRAINING),
     "prior": Verb(("prior",), {**TRAINING, "--model": MODEL}),
     "merge": Verb((MODEL, "new.safetensors"), {"--wavenet": MODEL}),

@@ -23,6 +23,7 @@ from audiovq.cli.image import image
 from audiovq.cli.info import info, speakers
 from audiovq.cli.merge import merge
 from audiovq.cli.options import OrderedGroup
+from audiovq.cli.page import page
 from audiovq.cli.score import score
 from audiovq.cli.stderr_log import log_to_stderr
 from audiovq.cli.train import prior, train
@@ -62,7 +63,7 @@ def cli(ctx: click.Context) -> None:
 
 
 for _verb in (
-    encode, decode, generate, convert, score, info, speakers, picture, train, prior, merge, curves,
+    encode, decode, generate, convert, score, info, speakers, page, picture, train, prior, merge, curves,
     evaluate, image,
 ):  # fmt: skip
     cli.add_command(_verb)
