@@ -42,12 +42,14 @@ demo: $(STAMP)
 	$(BIN)/audiovq info $(OUT)/codes.npy
 	$(BIN)/audiovq picture "$(RECORDING)" $(OUT)/decoded.wav -o $(OUT)/spectrograms.png --force \
 	    --title "original" --title "decoded by the WaveNet"
+	$(BIN)/audiovq page "$(RECORDING)" -o $(OUT)/index.html --force --generate 1 --title "audiovq demo"
 	@echo
 	@echo "Made from $(RECORDING), in $(OUT)/:"
 	@echo "  codes.npy         the recording as integers"
 	@echo "  codes.json        what else decoding uses: length, loudness, voice, model"
 	@echo "  decoded.wav       speech again, drawn by the WaveNet from the codes"
 	@echo "  spectrograms.png  the original over the decoded one"
+	@echo "  index.html        to listen: the original, decoded from 1, 2 and 3 levels, and new speech"
 
 test: $(if $(FULL),$(CHECKS),$(STAMP)) $(if $(TESTS),,lint)
 	$(if $(FULL),$(MEASURE),$(BIN)/python -m pytest) $(TESTS)

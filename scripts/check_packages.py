@@ -5,7 +5,8 @@
 Without arguments, everything but `tests`:
 
 - both packages pass `twine check --strict`, and their page links to nothing that a page lacks;
-- wheel, sdist: installed with their dependencies alone, they encode and decode a recording;
+- wheel, sdist: installed with their dependencies alone, they encode and decode a recording,
+  and write a page;
 - types: mypy sees the types of an editable installation from another folder;
 - tests: the sdist, unpacked, runs its own tests (as long as `make test`).
 """
@@ -90,6 +91,7 @@ def check_round_trip(environment: Environment, kind: str, folder: Path) -> None:
     call(environment.scripts / "python", "-c", ROUND_TRIP, RECORDING, cwd=folder)
     call(environment.scripts / "audiovq", "encode", RECORDING, f"{kind}.avq", cwd=folder)
     call(environment.scripts / "audiovq", "decode", f"{kind}.avq", f"{kind}.wav", "--fast", cwd=folder)
+    call(environment.scripts / "audiovq", "page", RECORDING, "-o", f"{kind}.html", cwd=folder)
 
 
 def check_types(environment: Environment, folder: Path) -> None:

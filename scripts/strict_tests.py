@@ -10,6 +10,7 @@ import pytest
 ALLOWED = {
     "codec2 is not installed": "programs of the operating system: apt-get install codec2",
     "opus-tools are not installed": "programs of the operating system: apt-get install opus-tools",
+    "Chromium is not installed": "programs of the operating system: apt-get install chromium",
     "no SIGKILL here": "Windows has no such signal",
 }
 """Reasons for a skip that are accepted, and what each stands for."""

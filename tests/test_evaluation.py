@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from audiovq.cli.evaluate import SYSTEM_NAMES
+from audiovq.cli.codec_options import SYSTEM_NAMES
 from audiovq.cli.main import run
 from audiovq.data.corpus import Corpus, Utterance
 from audiovq.errors import AudiovqError
@@ -469,6 +469,7 @@ def test_the_command_prints_a_table_and_writes_json(
     without_prior(tiny_model_path, tmp_path)
     out = tmp_path / "scores.json"
     options = ["--limit", "2", "--system", "fast", "--system", "original", "--json", str(out)]
+    options += ["--page", str(tmp_path / "page.html")]
     command = ["--codec", "copy=cp {i} {o}", "--model", str(tmp_path / "alone.safetensors")]
     assert run(["evaluate", str(DATA), *command, *options]) == 0
     captured = capsys.readouterr()
@@ -489,6 +490,10 @@ def test_the_command_prints_a_table_and_writes_json(
     assert first["delay_samples"] == 0
     assert copy["stored_bits_per_second"] is None
     assert last["words"] is None
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<audio ") == 2 * 3
+    assert f"<dt>PESQ-WB</dt><dd>{last['scores']['pesq_wb'][1]:.2f}</dd>" in page
+    assert "2 of 2 recordings that were scored" in page
     assert run(["evaluate", str(DATA), *options]) == 1
     assert "--force" in capsys.readouterr().err
 

@@ -11,12 +11,12 @@ import soundfile
 
 from audiovq.config.speech import SAMPLE_RATE
 from audiovq.errors import AudiovqError
-from audiovq.plots.spectrogram import _MAX_FRAMES, _WINDOW_SAMPLES, _log_spectrogram, draw_spectrograms
+from audiovq.plots.spectrogram import _MAX_FRAMES, _WINDOW_SAMPLES, draw_spectrograms, log_spectrogram
 
 
 def test_sine_stands_at_its_frequency_and_level() -> None:
     time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
-    level = _log_spectrogram((0.1 * np.sin(2 * np.pi * 1_000 * time)).astype(np.float32))
+    level = log_spectrogram((0.1 * np.sin(2 * np.pi * 1_000 * time)).astype(np.float32))
     assert level.shape == (_WINDOW_SAMPLES // 2 + 1, 200)
     middle = level[:, 100]
     assert middle.argmax() == 1_000 * _WINDOW_SAMPLES // SAMPLE_RATE
@@ -26,7 +26,7 @@ def test_sine_stands_at_its_frequency_and_level() -> None:
 
 @pytest.mark.parametrize("samples", [1, 79, 81, _MAX_FRAMES * 200])
 def test_any_length_gives_a_bounded_number_of_frames(samples: int) -> None:
-    level = _log_spectrogram(np.ones(samples, dtype=np.float32))
+    level = log_spectrogram(np.ones(samples, dtype=np.float32))
     assert level.shape[0] == _WINDOW_SAMPLES // 2 + 1
     assert 1 <= level.shape[1] <= _MAX_FRAMES
     assert np.isfinite(level).all()

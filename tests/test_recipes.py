@@ -216,6 +216,7 @@ def test_vctk_from_prepare_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixt
     samples = sorted((out / "samples").iterdir())
     assert [path.suffix for path in samples] == [".wav"] * 4
     assert {soundfile.info(path).frames for path in samples} == {64_000}
+    assert (out / "page.html").read_text(encoding="utf-8").count("<audio") == 8 * 4 + 4
     found = sorted(path.name for path in out.glob("scores-*.json"))
     assert found == (["scores-eval-speakers.json", "scores-eval-utts.json"] if scores else [])
     capsys.readouterr()
@@ -306,11 +307,12 @@ def test_own_recordings_become_a_model(
     monkeypatch.setattr("audiovq.training.prior.train_speech_prior", prior)
     monkeypatch.setattr("audiovq.tokenizer.load", StandIn)
     monkeypatch.setattr("audiovq.evaluation.report.evaluate_speech", evaluate)
+    monkeypatch.setattr("audiovq.evaluation.listening.make_run_page", lambda *args: called.append(args))
     assert start("folder", folder, "--out", out, "--config", config, "--threads", "1") == 0
     assert (out / "model" / "model.safetensors").exists()
     splits = open_corpus(out / "corpus").splits
     assert splits == ("eval-utts", "train"), "pieces of the one recording"
-    (prior_config, data, run_options, model), loaded, generated, (corpus, options) = called
+    (prior_config, data, run_options, model), loaded, generated, page, (corpus, options) = called
     assert prior_config == "prior"
     assert data == out / "corpus"
     assert run_options.out == out / "prior"
@@ -318,6 +320,7 @@ def test_own_recordings_become_a_model(
     assert run_options.resume
     assert loaded == (model, out / "prior" / "prior.safetensors")
     assert generated == out / "samples" / "nobody.wav"
+    assert page == (out, out / "corpus", model, out / "prior" / "prior.safetensors")
     assert corpus == out / "corpus"
     assert options.split == "eval-utts"
     assert options.model == model
@@ -518,10 +521,12 @@ def test_the_default_recipe_trains_and_scores_its_splits(
         "audiovq.training.speech.train_speech_model", lambda *args: called.append(args) or args[2].out
     )
     monkeypatch.setattr("audiovq.evaluation.report.evaluate_speech", lambda *args: called.append(args) or [])
+    monkeypatch.setattr("audiovq.evaluation.listening.make_run_page", lambda *args: called.append(args))
     run = RecipeRun(tmp_path, tmp_path / "out", overrides=("train.seed=1",))
     for stage in ("train", "evaluate"):
         _load_stage(RECIPES / "default", stage).main(run)
-    (_, _, _, overrides), *evaluations = called
+    (_, _, _, overrides), *evaluations, page = called
+    assert page == (tmp_path / "out", tmp_path, run.model, run.prior)
     config = load_speech_config("default", list(overrides))
     assert config.train.train_splits == ("train", "train-singles", "train-voices")
     assert config.train.seed == 1

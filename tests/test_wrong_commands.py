@@ -24,9 +24,9 @@ from helpers.models import speech
 
 MODEL = "model.safetensors"
 TRAINING = {"--data": "data", "--out": "run"}
-OUTPUTS = ("out", "json_out", "plot_out", "grid_out", "snapshot")
+OUTPUTS = ("out", "json_out", "plot_out", "page_out", "grid_out", "snapshot")
 """Parameters that name what is written."""
-FREE_TEXT = ("titles", "licence")
+FREE_TEXT = ("titles", "title", "licence")
 """Parameters for which any text may be right."""
 
 
@@ -48,6 +48,7 @@ VERBS = {
     "picture": Verb(("a.wav", "b.wav"), {"--out": "new.png"}),
     "labels": Verb(("a.avq", "new.txt"), {"--model": MODEL}),
     "units": Verb(("a.avq",), {"--model": MODEL, "--out": "new", "--find": "0"}),
+    "page": Verb(("a.wav",), {"--model": MODEL, "--out": "new.html"}),
     "train": Verb(("default",), TRAINING),
     "prior": Verb(("prior",), {**TRAINING, "--model": MODEL}),
     "merge": Verb((MODEL, "new.safetensors"), {"--wavenet": MODEL}),

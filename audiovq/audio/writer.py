@@ -158,14 +158,9 @@ class AudioWriter:
         if self._num_samples is not None:
             samples = samples[: self._num_samples - self._written]
         self._written += len(samples)
-        values: NDArray[np.int16] | NDArray[np.float32]
         limited = np.clip(samples, -1, 1)
         self.clipped += int(np.count_nonzero(limited != samples))
-        if self._subtype == "PCM_16":
-            # Scaled here: libsndfile writes full scale as 32767 but reads 32768, so that copies would differ.
-            values = np.rint(limited * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-        else:
-            values = limited
+        values = _to_pcm16(limited) if self._subtype == "PCM_16" else limited
         try:
             self._file.write(values)
         except (soundfile.LibsndfileError, AssertionError) as error:
@@ -184,6 +179,19 @@ class AudioWriter:
     def _failed(self, error: Exception) -> AudiovqError:
         reason = getattr(error, "error_string", "not all was written").rstrip(".")
         return AudiovqError(f"{self.name}: cannot be written ({reason}); check the space left on the disk")
+
+
+def _to_pcm16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Samples of full scale ±1, limited to that, as integers."""
+    # Scaled here: libsndfile writes full scale as 32767 but reads 32768, so that copies would differ.
+    return np.rint(samples * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
+def encode_flac(samples: NDArray[np.float32], sample_rate: int) -> bytes:
+    """A whole signal `(T,)` as the content of a FLAC file, 16 bits a sample; beyond ±1 it is limited."""
+    file = io.BytesIO()
+    soundfile.write(file, _to_pcm16(samples), sample_rate, "PCM_16", format="FLAC")
+    return file.getvalue()
 
 
 def holds_rate(suffix: str, rate: int) -> bool:

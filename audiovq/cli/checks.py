@@ -24,6 +24,7 @@ SOUND_ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 """Of the sound files that can be written; a test compares them with the writer's."""
 CODE_TABLE_ENDINGS = (".parquet", ".tar")
 FIGURE_ENDINGS = (".png", ".pdf", ".svg")
+PAGE_ENDINGS = (".html",)
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 """Of images that can be written."""
 

@@ -2,55 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from audiovq.cli import checks, options
+from audiovq.cli.codec_options import SYSTEM_NAMES, codecs_option, systems_option
 from audiovq.evaluation.evaluation_options import DEFAULT_MAX_PER_SPEAKER, EvaluationOptions
-
-# Repeated here, so that the help lists them without importing the systems; a test compares.
-SYSTEM_NAMES = (
-    "original", "mu-law", "codec2-700C", "codec2-1200", "codec2-2400", "codec2-3200",
-    "opus-6", "opus-7", "opus-8", "opus-10", "griffin-lim", "wavenet-plain", "wavenet", "fast",
-)  # fmt: skip
-
-_LEVEL_NAME = re.compile(r"(wavenet|fast)-[1-9]\d{0,2}")
-_CODEC_NAME = re.compile(r"\w[\w .+/-]*")
-
-
-def _check_names(ctx: click.Context, option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if name not in SYSTEM_NAMES and not _LEVEL_NAME.fullmatch(name):
-            known = ", ".join(SYSTEM_NAMES)
-            raise click.BadParameter(f"{name!r} is unknown; choose from {known}, wavenet-N and fast-N.")
-    return names
-
-
-def _split_commands(
-    ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
-    commands: dict[str, str] = {}
-    for value in values:
-        name, equals, command = value.partition("=")
-        if not equals or not _CODEC_NAME.fullmatch(name):
-            raise click.BadParameter(f"{value!r} is not NAME=COMMAND.")
-        if name in commands or name in SYSTEM_NAMES or _LEVEL_NAME.fullmatch(name):
-            raise click.BadParameter(f"there is a system {name!r} already; choose another name.")
-        commands[name] = command
-        _check_command(name, command)
-    return tuple(commands.items())
-
-
-def _check_command(name: str, command: str) -> None:
-    from audiovq.evaluation.codecs import make_command_codec
-
-    try:
-        make_command_codec(name, command)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}.") from None
 
 
 @click.command()
@@ -77,26 +36,16 @@ def _check_command(name: str, command: str) -> None:
     text="Use at most N recordings per speaker, the first ones by name or in the manifest. A large N uses "
     "all.",
 )
-@click.option(
-    "--system",
-    "systems",
-    multiple=True,
-    metavar="NAME",
-    callback=_check_names,
-    help=f"Measure only this system; it is an error if it cannot be measured here. One of "
+@systems_option(
+    f"Measure only this system; it is an error if it cannot be measured here. One of "
     f"{', '.join(SYSTEM_NAMES)}, or wavenet-N and fast-N for the first N levels of the codes. wavenet-plain "
     "is the WaveNet without spectral correction; griffin-lim starts from the spectrum predicted from the "
     "codes; fast is `decode --fast`. Repeatable. Default: those of original, mu-law, codec2-1200, "
     "codec2-2400, opus-6, opus-7, wavenet and fast (the last two at every number of levels) that can be "
     "measured.",
 )
-@click.option(
-    "--codec",
-    "commands",
-    multiple=True,
-    metavar="NAME=COMMAND",
-    callback=_split_commands,
-    help="Also measure a codec of your own, for example --codec 'mine=./codec.sh {i} {o}'. COMMAND is split "
+@codecs_option(
+    "Also measure a codec of your own, for example --codec 'mine=./codec.sh {i} {o}'. COMMAND is split "
     "as by a shell and run without one, once per recording. {i} is the recording (16-bit WAV, 16 kHz), {o} "
     "the WAV to write, at any sample rate, {d} an empty folder for temporary files. If the last word on its "
     "standard output is a number, it is taken as the size of the code in bits; otherwise the table shows a "
@@ -129,6 +78,13 @@ def _check_command(name: str, command: str) -> None:
     text="Also plot all scores against the stored bit rate, to a .png, .pdf or .svg file. Requires "
     "audiovq[plot].",
 )
+@options.path_option(
+    "--page",
+    "page_out",
+    metavar="OUT",
+    text="Also write a page to listen to (.html), as `audiovq page` does: the first recordings, speakers in "
+    "turn, at most 8 and 20 MB, in the version of every system.",
+)
 @options.force_option
 def evaluate(folder: Path, **values: Any) -> None:
     """Score speech reconstructed by the model and by other codecs.
@@ -156,11 +112,14 @@ def evaluate(folder: Path, **values: Any) -> None:
         raise click.UsageError("--asr and --no-words exclude each other.")
     if how.plot_out is not None:
         checks.check_ending(how.plot_out, checks.FIGURE_ENDINGS, several=False)
+    if how.page_out is not None:
+        checks.check_ending(how.page_out, checks.PAGE_ENDINGS, several=False)
     checks.check_exists(folder, how.asr)
     checks.check_files(how.prior)
     checks.read_model_header(how.model)
-    if how.json_out is not None:
-        checks.check_writable(how.json_out, how.force)
+    for out in (how.json_out, how.page_out):
+        if out is not None:
+            checks.check_writable(out, how.force)
     if how.plot_out is not None:
         _check_plot(how.plot_out, how.force)
     from audiovq.evaluation.report import evaluate_speech

@@ -25,6 +25,7 @@ from audiovq.cli.info import info, speakers
 from audiovq.cli.labels import labels
 from audiovq.cli.merge import merge
 from audiovq.cli.options import OrderedGroup
+from audiovq.cli.page import page
 from audiovq.cli.score import score
 from audiovq.cli.stderr_log import log_to_stderr
 from audiovq.cli.train import prior, train
@@ -65,7 +66,7 @@ def cli(ctx: click.Context) -> None:
 
 
 for _verb in (
-    encode, decode, generate, convert, score, info, speakers, picture, labels, units, train, prior,
+    encode, decode, generate, convert, score, info, speakers, page, picture, labels, units, train, prior,
     merge, curves, evaluate, export, image,
 ):  # fmt: skip
     cli.add_command(_verb)

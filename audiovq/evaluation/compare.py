@@ -19,7 +19,7 @@ from audiovq.config.speech import SAMPLE_RATE
 from audiovq.data.corpus import Corpus, Utterance
 from audiovq.data.names import utf8_name
 from audiovq.errors import AudiovqError
-from audiovq.evaluation.codecs import Signal
+from audiovq.evaluation.codecs import CodedSignal, Signal
 from audiovq.evaluation.evaluation_options import DEFAULT_MAX_PER_SPEAKER
 from audiovq.evaluation.metrics import QualityScorer, RecordingScores, find_system_delay, remove_delay
 from audiovq.evaluation.systems import System
@@ -36,6 +36,9 @@ _WARM_UP_SECONDS = 0.5
 """Length of a first run before the clock starts: compilation does not count as a system's speed."""
 
 _Progress = Callable[[str, int, int], None]
+
+_Listener = Callable[[System, Sequence[CodedSignal], int, Sequence[RecordingScores]], None]
+"""Takes what a system gave back, its delay in samples, and the scores."""
 
 
 def _as_written(samples: Signal) -> Signal:
@@ -66,25 +69,29 @@ class SystemScores:
 
 
 def choose_utterances(
-    corpus: Corpus, limit: int | None = None, per_speaker: int = DEFAULT_MAX_PER_SPEAKER
+    corpus: Corpus,
+    limit: int | None = None,
+    per_speaker: int = DEFAULT_MAX_PER_SPEAKER,
+    longest_seconds: float = _LONGEST_SECONDS,
 ) -> list[Utterance]:
-    """The recordings to measure: under `_LONGEST_SECONDS`, the first ones of each speaker.
+    """The recordings to measure: the first ones of each speaker.
 
     Args:
         limit: number in all; speakers take turns. A recording of an unknown speaker counts as a speaker.
         per_speaker: limit for each speaker.
+        longest_seconds: recordings of this length and longer are left out.
 
     Raises: AudiovqError if none is left.
     """
     groups: dict[str, list[Utterance]] = {}
     for utterance in corpus.utterances:
-        if utterance.seconds < _LONGEST_SECONDS:
+        if utterance.seconds < longest_seconds:
             groups.setdefault(utterance.speaker or f"\0{utterance.path}", []).append(utterance)
     turns = itertools.zip_longest(*(groups[name][:per_speaker] for name in sorted(groups)))
     chosen = [u for turn in turns for u in turn if u is not None][:limit]
     if not chosen:
         raise AudiovqError(
-            f"{corpus.root}: no recording under {_LONGEST_SECONDS:g} s; cut longer ones to measure them"
+            f"{corpus.root}: no recording under {longest_seconds:g} s; cut longer ones to measure them"
         )
     return chosen
 
@@ -96,6 +103,7 @@ def compare_systems(
     tokenizer: Tokenizer | None = None,
     progress: _Progress | None = None,
     words: WordErrorMetric | None = None,
+    listener: _Listener | None = None,
 ) -> Iterator[SystemScores]:
     """Measure systems one after another.
 
@@ -107,11 +115,12 @@ def compare_systems(
         progress: called with the system's label, recordings done and in all; each recording counts once for
             running and once for scoring.
         words: of the same signals; None: word errors are not counted.
+        listener: called once for each system, after it was scored.
 
     Raises: AudiovqError if a program fails.
     """
     for system in systems:
-        yield _measure(system, signals, scorer, tokenizer, progress or (lambda *_: None), words)
+        yield _measure(system, signals, scorer, tokenizer, progress or (lambda *_: None), words, listener)
 
 
 def read_signals(corpus: Corpus, utterances: Sequence[Utterance]) -> list[Signal]:
@@ -126,30 +135,34 @@ def _measure(
     tokenizer: Tokenizer | None,
     progress: _Progress,
     words: WordErrorMetric | None,
+    listener: _Listener | None,
 ) -> SystemScores:
     codec = system.make(tokenizer)
     codec(signals[0][: round(_WARM_UP_SECONDS * SAMPLE_RATE)])
-    returned: list[Signal] = []
+    coded: list[CodedSignal] = []
     stored = 0.0
     nominal = 0.0
     took = 0.0
     for signal in signals:
         began = time.perf_counter()
-        coded = codec(signal)
+        back = codec(signal)
         took += time.perf_counter() - began
-        returned.append(_as_written(coded.samples))
-        stored += coded.stored_bits
-        nominal += coded.nominal_bits
-        progress(system.label, len(returned), 2 * len(signals))
+        coded.append(back._replace(samples=_as_written(back.samples)))
+        stored += back.stored_bits
+        nominal += back.nominal_bits
+        progress(system.label, len(coded), 2 * len(signals))
+    returned = [each.samples for each in coded]
     delay = find_system_delay(signals, returned)
     scores: list[RecordingScores] = []
     heard: list[str] = []
-    for number, (signal, back) in enumerate(zip(signals, returned, strict=True)):
-        scores.append(scorer.score(signal, remove_delay(back, delay, len(signal))))
+    for number, (signal, samples) in enumerate(zip(signals, returned, strict=True)):
+        scores.append(scorer.score(signal, remove_delay(samples, delay, len(signal))))
         if words is not None:
             # With its delay: removing it could cut a word, and a recogniser tolerates it.
-            heard.append(words.hear(number, back))
+            heard.append(words.hear(number, samples))
         progress(system.label, len(signals) + len(scores), 2 * len(signals))
+    if listener is not None:
+        listener(system, coded, delay, scores)
     seconds = sum(map(len, signals)) / SAMPLE_RATE
     return SystemScores(
         system=system,

@@ -24,4 +24,5 @@ class EvaluationOptions:
     asr: Path | None = None  # folder of the speech recogniser; None: Whisper tiny.en
     json_out: Path | None = None  # JSON file to write with the scores of every recording
     plot_out: Path | None = None  # picture to write of the scores over bits per second
+    page_out: Path | None = None  # page to write, to listen to some of the recordings
     force: bool = False  # overwrite existing files

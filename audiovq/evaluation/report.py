@@ -20,6 +20,7 @@ from audiovq.evaluation.compare import (
     write_scores_json,
 )
 from audiovq.evaluation.evaluation_options import EvaluationOptions
+from audiovq.evaluation.listening import ListeningTable, PageRecording, choose_fitting, page_title
 from audiovq.evaluation.metrics import QualityScorer
 from audiovq.evaluation.rate_plot import draw_rate_plot
 from audiovq.evaluation.systems import System, find_systems
@@ -31,10 +32,14 @@ from audiovq.evaluation.words import (
     load_word_tools,
 )
 from audiovq.io.progress import ProgressBar
+from audiovq.plots.page import write_page
 from audiovq.tokenizer import load
 
 if TYPE_CHECKING:
     from audiovq.tokenizer import Tokenizer
+
+_PAGE_RECORDINGS = 8
+"""Of a page, at most."""
 
 _logger = logging.getLogger(__name__)
 
@@ -61,6 +66,7 @@ def evaluate_speech(folder: Path, options: EvaluationOptions) -> Iterator[str]:
     signals = read_signals(corpus, utterances)
     words = None if options.words is False else _open_words(corpus, utterances, signals, options)
     yield from format_table_head(words is not None).splitlines()
+    table = None if options.page_out is None else _open_table(utterances, signals, len(systems))
     rows = []
     with ProgressBar("step", 2 * len(systems) * len(signals)) as bar:
 
@@ -68,7 +74,8 @@ def evaluate_speech(folder: Path, options: EvaluationOptions) -> Iterator[str]:
             bar.describe(label)
             bar.update()
 
-        for row in compare_systems(systems, signals, scorer, tokenizer, progress, words):
+        listener = None if table is None else table.add
+        for row in compare_systems(systems, signals, scorer, tokenizer, progress, words, listener):
             bar.clear()
             yield format_table_row(row)
             _log_unscored(row)
@@ -81,6 +88,25 @@ def evaluate_speech(folder: Path, options: EvaluationOptions) -> Iterator[str]:
     if options.plot_out is not None:
         for label in draw_rate_plot(rows, options.plot_out, force=options.force):
             _logger.info("%s: %s is not drawn, as its bits are unknown", options.plot_out, label)
+    if table is not None and options.page_out is not None:
+        _write_table(table, options.page_out, len(utterances), tokenizer, options.force)
+
+
+def _open_table(utterances: Sequence[Utterance], signals: Sequence[Signal], systems: int) -> ListeningTable:
+    """A page's table of as many recordings as it can well hold; speakers take turns."""
+    count = choose_fitting([u.seconds for u in utterances[:_PAGE_RECORDINGS]], systems)
+    pairs = zip(utterances[:count], signals, strict=False)
+    return ListeningTable.of([PageRecording(page_title(u), signal) for u, signal in pairs])
+
+
+def _write_table(
+    table: ListeningTable, out: Path, total: int, tokenizer: Tokenizer | None, force: bool
+) -> None:
+    sections = table.sections()
+    about = "" if tokenizer is None else f"Model {tokenizer.fingerprint}. "
+    about += f"{len(sections)} of {total} recordings that were scored. All sound is mono, 16 kHz."
+    size = write_page(out, "audiovq: evaluation", sections, about=about, force=force)
+    _logger.info("%s: %d recordings to listen to, %.1f MB", out, len(sections), size / 1e6)
 
 
 def _load_tokenizer(options: EvaluationOptions) -> Tokenizer | None:

@@ -65,7 +65,9 @@ class System:
         return None
 
 
-def _of_tokenizer(decoder: DecodeFunction, levels: int | None = None) -> Callable[[Tokenizer | None], Codec]:
+def of_tokenizer(decoder: DecodeFunction, levels: int | None = None) -> Callable[[Tokenizer | None], Codec]:
+    """The tokenizer as a `System.make`: with a decoder, and the first levels of the codes."""
+
     def make(tokenizer: Tokenizer | None) -> Codec:
         if tokenizer is None:
             raise ValueError("this system needs a tokenizer")
@@ -111,7 +113,7 @@ def _level_system(name: str, levels: int | None = None) -> System:
     return System(
         name + suffix,
         line if levels is None else f"{line}, {levels} {unit}",
-        _of_tokenizer(decoder, levels),
+        of_tokenizer(decoder, levels),
         line=line,
         point="" if levels is None else f"{levels}",
         needs_tokenizer=True,
@@ -120,7 +122,7 @@ def _level_system(name: str, levels: int | None = None) -> System:
 
 
 def _baseline_system(name: str, label: str, decoder: DecodeFunction) -> System:
-    return System(name, label, _of_tokenizer(decoder), default=False, needs_tokenizer=True)
+    return System(name, label, of_tokenizer(decoder), default=False, needs_tokenizer=True)
 
 
 _SYSTEMS = (

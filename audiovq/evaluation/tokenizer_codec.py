@@ -78,18 +78,13 @@ def make_tokenizer_codec(tokenizer: Tokenizer, decoder: DecodeFunction, levels: 
 
     Raises: AudiovqError for a prior that cannot be used.
     """
-    codebook = tokenizer.header.config.codebook
-    kept = codebook.levels if levels is None else levels
-    step_bits = kept * math.log2(codebook.size)
-    encoder = tokenizer.model.voice_encoder
-    voice_bits = 0 if encoder is None else encoder.bits
     prior = load_tokenizer_prior(tokenizer)
 
     def run(samples: Signal) -> CodedSignal:
         codes = tokenizer.encode(samples, SAMPLE_RATE)
         if levels is not None:
             codes = codes.coarse(levels)
-        nominal = len(codes) * step_bits + (voice_bits if codes.voice is not None else 0)
+        nominal = nominal_bits(tokenizer, codes)
         stored = float(nominal)
         if prior is not None:
             # Decode what is read back from the file: the counted bits are then all that decoding needs.
@@ -97,6 +92,13 @@ def make_tokenizer_codec(tokenizer: Tokenizer, decoder: DecodeFunction, levels: 
         return CodedSignal(decoder(tokenizer, codes), stored, nominal)
 
     return run
+
+
+def nominal_bits(tokenizer: Tokenizer, codes: CodeSequence) -> float:
+    """log2 K for each code, and the voice, if the codes have one."""
+    encoder = tokenizer.model.voice_encoder
+    voice_bits = 0 if encoder is None or codes.voice is None else encoder.bits
+    return len(codes) * (codes.levels * math.log2(tokenizer.header.config.codebook.size)) + voice_bits
 
 
 def _through_file(prior: PriorSampler, codes: CodeSequence) -> tuple[CodeSequence, float]:

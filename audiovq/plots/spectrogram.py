@@ -28,7 +28,7 @@ _HOP_SAMPLES = SAMPLE_RATE * 5 // 1000
 _MAX_FRAMES = 4_000
 """Limit of frames in a picture, more than it has pixel columns; longer recordings get a longer hop."""
 
-_RANGE_DB = 80.0
+DRAWN_RANGE_DB = 80.0
 """Levels this far below the loudest point, and lower ones, are drawn as silence."""
 
 _PNG_COLORS = 64
@@ -38,15 +38,16 @@ _PNG_GREYS = 8
 _FORMATS = ("png", "pdf", "svg")
 
 
-def _log_spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def log_spectrogram(samples: NDArray[np.float32], max_frames: int = _MAX_FRAMES) -> NDArray[np.float32]:
     """Magnitude of the short-time Fourier transform in dB; a sine of full scale is 0 dB.
 
     Args:
-        samples: `(T,)`, any T from 1.
+        samples: `(T,)` at 16 kHz, any T from 1.
+        max_frames: limit of F.
 
     Returns: `(_WINDOW_SAMPLES // 2 + 1, F)`, frames evenly spread from the first sample to the last.
     """
-    frames = max(1, min(_MAX_FRAMES, len(samples) // _HOP_SAMPLES))
+    frames = max(1, min(max_frames, len(samples) // _HOP_SAMPLES))
     starts = np.linspace(0, len(samples) - 1, frames).astype(np.int64)
     padded = np.pad(samples, _WINDOW_SAMPLES // 2)
     taper = np.hanning(_WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
@@ -152,7 +153,7 @@ def _draw(
     # A bare Figure instead of pyplot: no window system and no shared state.
     figure = figure_class(figsize=(9, 0.6 + 2.7 * len(signals)), layout="constrained")
     panels = figure.subplots(len(signals), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    levels = [_log_spectrogram(signal) for signal in signals]
+    levels = [log_spectrogram(signal) for signal in signals]
     loudest = max(float(level.max()) for level in levels)
     for panel, signal, level, title in zip(panels, signals, levels, titles, strict=True):
         image = panel.imshow(
@@ -161,7 +162,7 @@ def _draw(
             aspect="auto",
             extent=(0, len(signal) / SAMPLE_RATE, 0, SAMPLE_RATE / 2000),
             cmap="magma",
-            vmin=loudest - _RANGE_DB,
+            vmin=loudest - DRAWN_RANGE_DB,
             vmax=loudest,
         )
         panel.set_title(title, loc="left")

@@ -1,4 +1,4 @@
-"""Stage generate: a few seconds of new speech by each of a few speakers, in RUN/samples."""
+"""Stage generate: a few seconds of new speech by each of a few speakers, RUN/samples, and RUN/page.html."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 def main(run: RecipeRun) -> None:
     """Generate samples that are missing or older than the prior; a single one if there are no speakers."""
+    from audiovq.evaluation.listening import make_run_page
     from audiovq.tokenizer import load
 
     folder = run.out / "samples"
@@ -29,3 +30,4 @@ def main(run: RecipeRun) -> None:
         (codes,) = tokenizer.prior.generate(SECONDS, speaker=name)
         tokenizer.decode_file(codes, target, force=True)
         logger.info("%s: %.2f s", target, codes.seconds)
+    make_run_page(run.out, run.prepared, run.model, run.prior)

@@ -1,4 +1,4 @@
-"""Stage evaluate: tables of speakers and voices never heard in training, and RUN/scores-SPLIT.json."""
+"""Stage evaluate: tables of speakers and voices never heard in training, and RUN/page.html."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 def main(run: RecipeRun) -> None:
     """Score the splits eval-speakers (English) and eval-voices (25 languages)."""
     from audiovq.evaluation.evaluation_options import EvaluationOptions
+    from audiovq.evaluation.listening import make_run_page
     from audiovq.evaluation.report import evaluate_speech
 
     for split in SPLITS:
@@ -24,3 +25,4 @@ def main(run: RecipeRun) -> None:
         options = EvaluationOptions(model=run.model, split=split, json_out=scores, force=True)
         for line in evaluate_speech(run.given(), options):
             print(line, flush=True)
+    make_run_page(run.out, run.given(), run.model, run.prior)
