@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 from lhotse import CutSet, NumpyFilesWriter
 from lhotse.cut import Cut
+from numpy.typing import NDArray
 
 import audiovq
 
@@ -33,11 +35,19 @@ def encode(tokenizer: audiovq.Tokenizer, source: Path, target: Path) -> None:
             cuts.write(cut)
 
 
+def rows_of(cut: Cut) -> NDArray[np.uint16]:
+    """Codes `(T, L)` of a cut. lhotse rounds lengths to whole steps, and may lose the last of a whole cut."""
+    codes = cut.codes
+    is_whole = cut.start == codes.start and abs(codes.duration - cut.duration) < codes.frame_shift
+    rows: NDArray[np.uint16] = codes.load() if is_whole else cut.load_codes()
+    return rows
+
+
 def codes_of(tokenizer: audiovq.Tokenizer, cut: Cut) -> audiovq.CodeSequence:
     """The codes of a cut, or of a part of one."""
     form = tokenizer.code_format
     return audiovq.CodeSequence(
-        cut.load_codes().reshape(-1),
+        rows_of(cut).reshape(-1),
         hop=form.hop,
         codebook_size=form.codebook_size,
         frames_per_step=form.frames_per_step,

@@ -26,8 +26,8 @@ from audiovq.training.run_options import RunOptions
 from helpers.stand_in import RECORDING, StandInTokenizer, install, names, one_line, save_codes
 
 VERBS = [
-    "encode", "decode", "generate", "convert", "score", "info", "speakers", "picture", "train", "prior",
-    "merge", "curves", "evaluate", "image",
+    "encode", "decode", "generate", "convert", "score", "info", "speakers", "page", "picture", "labels",
+    "units", "train", "prior", "merge", "curves", "evaluate", "export", "image",
 ]  # fmt: skip
 
 

@@ -170,7 +170,7 @@ def test_measures_of_a_manifest_that_cannot_be(tmp_path: Path, samples: str, rat
     assert [u.path for u in corpus.utterances] == ["good.wav"], "the largest gain that is measured"
     assert len(corpus.skipped) == 1
     assert corpus.skipped[0].startswith("bad.wav: skipped (the manifest's ")
-    assert f"{samples}, {rate}, {gain}; correct them" in corpus.skipped[0]
+    assert f"'{samples}, {rate}, {gain}'; correct them" in corpus.skipped[0]
 
 
 # Index

@@ -65,7 +65,7 @@ def test_cuts_of_lhotse_are_encoded_and_decoded(
     program("lhotse_codes.py", "decode", codes, tmp_path / "sound", *model)
     for cut in lhotse.CutSet.from_file(codes):
         alone = tiny_tokenizer.encode(recordings / f"{cut.recording_id}.wav")
-        np.testing.assert_array_equal(cut.load_codes(), alone.rows)
+        np.testing.assert_array_equal(cut.codes.load(), alone.rows)
         assert (cut.gain, tuple(cut.voice)) == (alone.gain, alone.voice)
         tiny_tokenizer.decode_file(alone[:], tmp_path / "alone.wav", force=True)
         assert (tmp_path / "sound" / f"{cut.id}.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
