@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+# A library is silent; the command line adds a handler that writes to standard error.
+logging.getLogger("audiovq").addHandler(logging.NullHandler())
+
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 """Control characters, which can steer a terminal; marks that reorder the text around them; halves of
 characters, which cannot be encoded (a file name that is not UTF-8 has them)."""
@@ -24,10 +27,6 @@ def printable(text: str, kept: str = "") -> str:
         kept: characters that stay as they are.
     """
     return _UNSAFE.sub(lambda found: found[0] if found[0] in kept else f"\\u{ord(found[0]):04x}", text)
-
-
-# A library is silent; the command line adds a handler that writes to standard error.
-logging.getLogger("audiovq").addHandler(logging.NullHandler())
 
 
 class AudiovqError(Exception):

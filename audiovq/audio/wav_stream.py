@@ -29,7 +29,7 @@ class WavStream:
     """Reads a WAV as it comes, PCM or float.
 
     Args:
-        raw: the stream, of which the first bytes, `head`, were read before.
+        raw: the rest of the stream, after its first bytes, `head`.
         head: twelve bytes, `RIFF....WAVE`.
 
     Raises: AudiovqError for a header that is cut short or states no plain samples.
