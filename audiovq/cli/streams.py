@@ -36,7 +36,7 @@ def encode_raw(
     head = raw.read(12)
     if not is_wav_head(head):
         whole = PrefixedStream(head, raw)
-        write_raw_codes(tokenizer.encode_open(whole, levels=levels, partial=partial), form)
+        write_raw_codes(tokenizer.encode(whole, levels=levels, partial=partial), form)
         return
     wav = WavStream(raw, head)
     stream = tokenizer.encoder_stream(wav.sample_rate, gain=gain, levels=levels)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from audiovq.audio.reader import Recording
 from audiovq.errors import AudiovqError
-from audiovq.io.stdio import PrefixedStream
 from audiovq.kernels.options import Precision, check_whole
 from audiovq.nn.device import find_device
 from audiovq.nn.guard import guarded
@@ -26,8 +25,8 @@ from audiovq.speech.decoder_stream import DecoderStream
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import ModelHeader, Speaker, describe_model, save_model
 from audiovq.speech.output import DecodeOptions, OutputFormat, OutputStage, decoded_length
-from audiovq.speech.recording_encoder import AudioFile, RecordingEncoder
-from audiovq.speech.samples import AudioSource, is_samples
+from audiovq.speech.recording_encoder import RecordingEncoder
+from audiovq.speech.samples import AudioFile, AudioSource, is_samples
 from audiovq.speech.synthesis import DecodeJob, Synthesiser
 from audiovq.speech.voices import VoiceSpace
 
@@ -144,15 +143,6 @@ class SpeechCodec:
         else:
             kind = type(source).__name__
             raise TypeError(f"a recording is a path, a binary stream, an array or a tensor, not {kind}")
-        return codes if levels is None else codes.coarse(levels)
-
-    @guarded()
-    def encode_open(
-        self, source: PrefixedStream, *, levels: int | None = None, partial: bool = False
-    ) -> CodeSequence:
-        """Codes of a recording on standard input of which the first bytes were read before."""
-        self.check_levels(levels)
-        codes = self._encoder.encode_file(source, None, partial)
         return codes if levels is None else codes.coarse(levels)
 
     def check_levels(self, levels: int | None) -> None:

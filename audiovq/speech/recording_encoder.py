@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
@@ -24,10 +23,7 @@ from audiovq.speech.codes import CodeSequence
 from audiovq.speech.encoder_stream import EncoderStream
 from audiovq.speech.model import WaveformModel
 from audiovq.speech.modelfile import ModelHeader
-from audiovq.speech.samples import mono_samples
-
-AudioFile = str | os.PathLike[str] | BinaryIO | PrefixedStream
-"""What has the bytes of a recording's file."""
+from audiovq.speech.samples import AudioFile, mono_samples
 
 _KEPT_SAMPLES = 1 << 21
 """Of a recording up to this length (two minutes) the signal is kept, not read again to be encoded."""

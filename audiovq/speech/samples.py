@@ -13,11 +13,14 @@ from torch import Tensor
 from audiovq.audio.reader import MAX_SAMPLE_MAGNITUDE
 from audiovq.audio.resample import to_mono
 from audiovq.errors import AudiovqError
+from audiovq.io.stdio import PrefixedStream
 
 Samples = NDArray[Any] | Tensor
 """Samples of any float or integer type, on any device."""
-AudioSource = str | os.PathLike[str] | BinaryIO | NDArray[Any] | Tensor
-"""A recording: its path, the content of its file as a stream, or its samples."""
+AudioFile = str | os.PathLike[str] | BinaryIO | PrefixedStream
+"""The file of a recording: its path, or its content as a stream."""
+AudioSource = AudioFile | NDArray[Any] | Tensor
+"""A recording: its file, or its samples."""
 Lengths = Sequence[int] | NDArray[np.integer[Any]] | Tensor
 """How much of each row of a padded batch counts."""
 
