@@ -1,4 +1,4 @@
-"""Checks before the work, none of which needs torch: a mistake is answered at once.
+"""Checks before the work, none of which needs torch: so that mistakes are reported at once.
 
 Endings come first, then files that are read, levels and speakers. Whether an output exists already comes
 last, so that it does not hide another mistake.
@@ -66,11 +66,16 @@ def out_or_default(source: Path, out: Path | None, ending: str, metavar: str = "
     return source.with_name(source.stem + ending)
 
 
+def are_many(sources: Sequence[Path]) -> bool:
+    """Whether a verb has several inputs or a folder, so that its output is a folder."""
+    return len(sources) > 1 or sources[0].is_dir()
+
+
 def check_ending(out: Path, endings: Sequence[str], several: bool = True) -> None:
     """Raise click.UsageError unless `out` is `-` or ends in one of `endings`.
 
     Args:
-        several: whether the verb takes several inputs, the second of which this may be.
+        several: whether the verb takes several inputs; the error then suggests -o.
     """
     if out == STANDARD_STREAM or out.suffix.lower() in endings:
         return

@@ -68,7 +68,7 @@ def convert(
     if (speaker is None) == (voice is None):
         raise click.UsageError("Either --speaker or --voice is required, and not both.")
     sources, out = checks.split_paths(paths, out)
-    many = len(sources) > 1 or sources[0].is_dir()
+    many = checks.are_many(sources)
     if not many:
         out = checks.out_or_default(sources[0], out, "_converted.wav")
         checks.check_ending(out, checks.SOUND_ENDINGS)
@@ -91,11 +91,11 @@ def convert(
 
     tokenizer = load(model)
     keywords["voice"] = None if voice is None else tokenizer.voice_of(voice, partial=partial)
-    if many:
-        _convert_many(sources, out, tokenizer, _encoder(tokenizer, levels, partial), keywords, force)
-        return
-    assert out is not None
-    _convert_one(sources[0], out, tokenizer, _encoder(tokenizer, levels, partial), keywords, force)
+    encode = _encoder(tokenizer, levels, partial)
+    if out is None or many:
+        _convert_many(sources, out, tokenizer, encode, keywords, force)
+    else:
+        _convert_one(sources[0], out, tokenizer, encode, keywords, force)
 
 
 def _encoder(tokenizer: Tokenizer, levels: int | None, partial: bool) -> _Encode:
@@ -129,7 +129,6 @@ def _convert_many(
     from audiovq.audio.reader import AUDIO_EXTENSIONS
     from audiovq.batch import decode_files
     from audiovq.cli.folders import FolderRun, default_out, find_all_jobs
-    from audiovq.io.progress import ProgressBar
     from audiovq.speech.output import DecodeOptions
 
     out = out or default_out(sources[0], "_converted")
@@ -147,12 +146,6 @@ def _convert_many(
 
     jobs = find_all_jobs(sources, out, AUDIO_EXTENSIONS, ".wav")
     run = FolderRun(jobs, finished, "converted", out)
-    with ProgressBar("file", len(run.todo)) as bar:
-        run.bar = bar
-
-        def done(job: FileJob, error: Exception | None) -> None:
-            run.done(job, error)
-            bar.update()
-
+    with run.counting() as done:
         decode_files(tokenizer, run.todo, DecodeOptions(**keywords), done=done, force=force, load=load)
     run.summarize()

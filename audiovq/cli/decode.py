@@ -108,12 +108,7 @@ def decode(
     """
     checks.check_one_voice(speaker, voice)
     sources, out = checks.split_paths(paths, out, "CODES")
-    many = len(sources) > 1 or sources[0].is_dir() or sources[0].suffix in checks.CODE_TABLE_ENDINGS
-    if not many:
-        # Another name than the recording's: the result must not be mistaken for the original.
-        out = checks.out_or_default(sources[0], out, "_decoded.wav", "CODES")
-        _check_out(out, as_json)
-    checks.check_exists(*sources)
+    out = _check_paths(sources, out, as_json)
     checks.check_files(prior, voice)
     header = checks.read_model_header(model)
     keywords: DecodeKeywords = {
@@ -133,30 +128,28 @@ def decode(
 
         return load(model, device=device, precision=precision, prior=prior)
 
-    if len(sources) == 1 and sources[0].suffix in checks.CODE_TABLE_ENDINGS:
-        from audiovq.cli.tables import decode_table
-
-        decode_table(sources[0], out, load_model, keywords, force, as_json)
-        return
-    if many:
+    if _are_many(sources):
         _decode_many(sources, out, how, load_model)
-        return
-    assert out is not None
-    if sources[0] == out == STANDARD_STREAM:
-        from audiovq.cli.streams import decode_piped
-
-        decode_piped(load_model(), keywords)
-        return
-    codes = _codes_of_npy(sources[0], header)
-    checks.check_writable(out, force)
-    _decode_one(sources[0], codes, out, how, load_model())
+    else:
+        _decode_one(sources[0], out, how, header, load_model)
 
 
-def _check_out(out: Path, as_json: bool) -> None:
-    """Refuse an output of another format."""
-    if out == STANDARD_STREAM and as_json:
-        raise click.UsageError("--json prints to standard output, where `-` writes the sound; name a file.")
-    checks.check_ending(out, checks.SOUND_ENDINGS)
+def _are_many(sources: Sequence[Path]) -> bool:
+    return checks.are_many(sources) or sources[0].suffix in checks.CODE_TABLE_ENDINGS
+
+
+def _check_paths(sources: Sequence[Path], out: Path | None, as_json: bool) -> Path | None:
+    """The output; None: by its own name for each of many codes. Raises if CODES are missing."""
+    if not _are_many(sources):
+        # Another name than the recording's: the result must not be mistaken for the original.
+        out = checks.out_or_default(sources[0], out, "_decoded.wav", "CODES")
+        if out == STANDARD_STREAM and as_json:
+            raise click.UsageError(
+                "--json prints to standard output, where `-` writes the sound; name a file."
+            )
+        checks.check_ending(out, checks.SOUND_ENDINGS)
+    checks.check_exists(*sources)
+    return out
 
 
 def _codes_of_npy(source: Path, header: ModelHeader) -> CodeSequence | None:
@@ -171,7 +164,18 @@ def _codes_of_npy(source: Path, header: ModelHeader) -> CodeSequence | None:
     return codes
 
 
-def _decode_one(source: Path, codes: CodeSequence | None, out: Path, how: _How, tokenizer: Tokenizer) -> None:
+def _decode_one(
+    source: Path, out: Path | None, how: _How, header: ModelHeader, load_model: Callable[[], Tokenizer]
+) -> None:
+    assert out is not None
+    if source == out == STANDARD_STREAM:
+        from audiovq.cli.streams import decode_piped
+
+        decode_piped(load_model(), how.keywords)
+        return
+    codes = _codes_of_npy(source, header)
+    checks.check_writable(out, how.force)
+    tokenizer = load_model()
     from audiovq.io.progress import SpeechProgressBar
 
     with stage_bars():
@@ -188,6 +192,11 @@ def _decode_one(source: Path, codes: CodeSequence | None, out: Path, how: _How, 
 def _decode_many(
     sources: Sequence[Path], out: Path | None, how: _How, load_model: Callable[[], Tokenizer]
 ) -> None:
+    if len(sources) == 1 and sources[0].suffix in checks.CODE_TABLE_ENDINGS:
+        from audiovq.cli.tables import decode_table
+
+        decode_table(sources[0], out, load_model, how.keywords, how.force, how.as_json)
+        return
     from audiovq.batch import decode_files
     from audiovq.cli.folders import FolderRun, default_out, find_all_jobs
     from audiovq.config.speech import SAMPLE_RATE

@@ -113,13 +113,9 @@ def encode(
       arecord -f S16_LE -r 16000 | audiovq encode - - | audiovq decode - - | aplay
     """
     sources, out = checks.split_paths(paths, out)
-    many = len(sources) > 1 or sources[0].is_dir()
     form = _choose_form(sources, out, form, gain)
     how = _How(form, levels, partial, force, as_json)
-    if not many:
-        out = checks.out_or_default(sources[0], out, f".{form or 'npy'}")
-        _check_form(out, how)
-    checks.check_exists(*sources)
+    out = _check_paths(sources, out, how)
     checks.check_files(prior)
     checks.check_levels(levels, checks.read_model_header(model))
 
@@ -128,23 +124,28 @@ def encode(
 
         return load(model, device=device, prior=prior)
 
-    if form in _TABLES:
-        _encode_table(sources, out, how, load_model)
-        return
-    if many:
-        _encode_many(sources, out, how, load_model)
-        return
-    assert out is not None
-    checks.check_files(*sources)
     if form == "raw":
         from audiovq.cli.streams import encode_raw
 
+        checks.check_files(*sources)
         encode_raw(load_model(), sources[0], gain, levels, partial)
-        return
-    checks.check_writable(out, force)
-    if out.suffix == ".npy":
-        checks.check_writable(out.with_suffix(".json"), force)
-    _encode_one(sources[0], out, how, load_model())
+    elif checks.are_many(sources):
+        _encode_many(sources, out, how, load_model)
+    else:
+        _encode_one(sources[0], out, how, load_model)
+
+
+def _check_paths(sources: Sequence[Path], out: Path | None, how: _How) -> Path | None:
+    """The output; None: by its own name for each of many. Raises for missing inputs or another format."""
+    if not checks.are_many(sources):
+        out = checks.out_or_default(sources[0], out, f".{how.form or 'npy'}")
+        if out == STANDARD_STREAM and how.as_json:
+            raise click.UsageError(
+                "--json prints to standard output, where `-` writes the codes; name a file."
+            )
+        checks.check_ending(out, (f".{how.form}",) if how.form else (".npy", ".avq"))
+    checks.check_exists(*sources)
+    return out
 
 
 def _choose_form(
@@ -168,14 +169,13 @@ def _choose_form(
     return form
 
 
-def _check_form(out: Path, how: _How) -> None:
-    """Refuse an output of another format."""
-    if out == STANDARD_STREAM and how.as_json:
-        raise click.UsageError("--json prints to standard output, where `-` writes the codes; name a file.")
-    checks.check_ending(out, (f".{how.form}",) if how.form else (".npy", ".avq"))
-
-
-def _encode_one(source: Path, out: Path, how: _How, tokenizer: Tokenizer) -> None:
+def _encode_one(source: Path, out: Path | None, how: _How, load_model: Callable[[], Tokenizer]) -> None:
+    assert out is not None
+    checks.check_files(source)
+    checks.check_writable(out, how.force)
+    if out.suffix == ".npy":
+        checks.check_writable(out.with_suffix(".json"), how.force)
+    tokenizer = load_model()
     as_avq = out.suffix == ".avq" or how.form == "avq"
     if as_avq:
         _ = tokenizer.prior  # a missing prior is an error before the work, not after it
@@ -218,8 +218,10 @@ def _encode_many(
     from audiovq.audio.reader import AUDIO_EXTENSIONS
     from audiovq.batch import encode_files
     from audiovq.cli.folders import FolderRun, default_out, find_all_jobs
-    from audiovq.io.progress import ProgressBar
 
+    if how.form in _TABLES:
+        _encode_table(sources, out, how, load_model)
+        return
     form = how.form or "npy"
     out = out or default_out(sources[0], "_codes")
     jobs = find_all_jobs(sources, out, AUDIO_EXTENSIONS, f".{form}")
@@ -231,12 +233,7 @@ def _encode_many(
         return not how.force and _is_finished(job.target, tokenizer, how.levels)
 
     run = FolderRun(jobs, finished, "encoded", out, how.as_json)
-    with ProgressBar("file", len(run.todo)) as bar:
-        run.bar = bar
-
-        def done(job: FileJob, error: Exception | None) -> None:
-            run.done(job, error)
-            bar.update()
+    with run.counting() as done:
 
         def encode_job(job: FileJob) -> CodeSequence:
             return _encode_of_many(tokenizer, job, run, how)

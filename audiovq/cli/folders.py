@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -200,6 +201,18 @@ class FolderRun:
         if self.bar is not None:
             self.bar.clear()
         click.echo(line, err=True)
+
+    @contextmanager
+    def counting(self) -> Iterator[Callable[[FileJob, Exception | None], None]]:
+        """A bar over the files that are left; the function is `done`, and moves the bar."""
+        with ProgressBar("file", len(self.todo)) as bar:
+            self.bar = bar
+
+            def count(job: FileJob, error: Exception | None) -> None:
+                self.done(job, error)
+                bar.update()
+
+            yield count
 
     def each(self, work: Callable[[FileJob], None]) -> None:
         """Call `work` on every job that is left, one after another."""

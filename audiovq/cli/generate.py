@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,12 +124,7 @@ def generate(
     checks.check_one_voice(speaker, voice)
     _check_amount(seconds, count, fast, is_long)
     out = out or Path("generated" if count > 1 else "generated.wav")
-    if count > 1 and (out == STANDARD_STREAM or out.suffix):
-        raise click.UsageError("--out must be a folder if --count is greater than 1.")
-    if count == 1:
-        checks.check_ending(out, checks.SOUND_ENDINGS, several=False)
-    if with_codes and out == STANDARD_STREAM:
-        raise click.UsageError("--codes needs an audio file in --out, not `-`.")
+    _check_out(out, count, with_codes)
     checks.check_files(prior, voice, prompt)
     header = checks.read_model_header(model)
     if prompt is None:
@@ -155,10 +151,23 @@ def generate(
         )
     _decode_all(tokenizer, made, targets, seed, fast, force, with_codes)
     if out != STANDARD_STREAM:
-        total = sum(codes.seconds for codes in made)
-        voices = sorted({codes.speaker for codes in made if codes.speaker is not None and name is None})
-        chosen = f", in the likeliest voice: {' '.join(voices)}" if voices and prompt is None else ""
-        say(f"{out}: {len(made)} generated, {total:.2f} s{chosen}")
+        _say_made(out, made, is_voice_chosen=name is None and prompt is None)
+
+
+def _say_made(out: Path, made: Sequence[CodeSequence], is_voice_chosen: bool) -> None:
+    voices = sorted({codes.speaker for codes in made if codes.speaker is not None and is_voice_chosen})
+    chosen = f", in the likeliest voice: {' '.join(voices)}" if voices else ""
+    say(f"{out}: {len(made)} generated, {sum(codes.seconds for codes in made):.2f} s{chosen}")
+
+
+def _check_out(out: Path, count: int, with_codes: bool) -> None:
+    """Refuse an output that cannot hold what is asked for."""
+    if count > 1 and (out == STANDARD_STREAM or out.suffix):
+        raise click.UsageError("--out must be a folder if --count is greater than 1.")
+    if count == 1:
+        checks.check_ending(out, checks.SOUND_ENDINGS, several=False)
+    if with_codes and out == STANDARD_STREAM:
+        raise click.UsageError("--codes needs an audio file in --out, not `-`.")
 
 
 def _check_amount(seconds: float, count: int, fast: bool, is_long: bool) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from audiovq.cli import checks, options
 from audiovq.cli.messages import say
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from audiovq.image.codes import CodeGrid
 
 
 @click.command("generate")
@@ -79,8 +87,7 @@ def image_generate(
     tokenizer = load_image_tokenizer(model, device=device)
     if each_class and not tokenizer.classes:
         raise click.UsageError(f"--each-class: {tokenizer.path.name} has no classes.")
-    wanted: list[str | None] = list(tokenizer.classes if each_class else labels)
-    wanted = wanted or [None]
+    wanted: list[str | None] = list(tokenizer.classes if each_class else labels) or [None]
     grids = [
         codes
         for n, label in enumerate(wanted)
@@ -100,11 +107,19 @@ def image_generate(
         columns = count if len(wanted) > 1 else None
         write_picture(out, tile_pictures(np.stack(pictures), columns), force=force)
     else:
-        out.mkdir(parents=True, exist_ok=True)
-        for n, (codes, pixels) in enumerate(zip(grids, pictures, strict=True)):
-            codes.save(out / f"{n:05d}.npy", force=force)
-            write_picture(out / f"{n:05d}.png", pixels, force=force)
+        _write_folder(out, grids, pictures, force)
     say(f"{out}: {len(pictures)} images")
+
+
+def _write_folder(
+    out: Path, grids: Sequence[CodeGrid], pictures: Sequence[NDArray[np.uint8]], force: bool
+) -> None:
+    from audiovq.image.files import write_picture
+
+    out.mkdir(parents=True, exist_ok=True)
+    for n, (codes, pixels) in enumerate(zip(grids, pictures, strict=True)):
+        codes.save(out / f"{n:05d}.npy", force=force)
+        write_picture(out / f"{n:05d}.png", pixels, force=force)
 
 
 @click.command("evaluate")

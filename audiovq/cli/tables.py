@@ -42,7 +42,6 @@ def encode_to_table(
     from audiovq.batch import encode_in_order
     from audiovq.cli.folders import FolderRun, find_jobs
     from audiovq.data.listing import speakers_by_path
-    from audiovq.io.progress import ProgressBar
     from audiovq.tables.row import TableHeader, TableRow
     from audiovq.tables.table import TableWriter
 
@@ -62,13 +61,7 @@ def encode_to_table(
             writer.add(TableRow(_row_id(job, out), codes, speaker))
 
         run = FolderRun(jobs, finished, "encoded", out, as_json)
-        with ProgressBar("file", len(run.todo)) as bar:
-            run.bar = bar
-
-            def done(job: FileJob, error: Exception | None) -> None:
-                run.done(job, error)
-                bar.update()
-
+        with run.counting() as done:
             encode_in_order(run.todo, lambda job: encode(tokenizer, job, run), take=take, done=done)
     run.summarize()
 
@@ -87,7 +80,6 @@ def decode_table(
     """
     from audiovq.batch import FileJob, decode_files
     from audiovq.cli.folders import FolderRun
-    from audiovq.io.progress import ProgressBar
     from audiovq.speech.output import DecodeOptions
     from audiovq.tables.table import find_parts, table_format
 
@@ -110,13 +102,7 @@ def decode_table(
         return not force and job.target.exists()
 
     run = FolderRun(jobs, finished, "decoded", out, as_json)
-    with ProgressBar("file", len(run.todo)) as bar:
-        run.bar = bar
-
-        def done(job: FileJob, error: Exception | None) -> None:
-            run.done(job, error)
-            bar.update()
-
+    with run.counting() as done:
         for part, group in groupby(run.todo, lambda job: part_of[job.source]):
             load = _Rows(part, table_format(part), tokenizer.code_format)
             todo = sorted(group, key=load.size, reverse=True)
