@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from audiovq.cli.folders import FolderRun
     from audiovq.speech.codes import CodeFormat, CodeSequence
     from audiovq.speech.output import DecodeKeywords
-    from audiovq.tables.row import TableFormat
     from audiovq.tokenizer import Tokenizer
 
 
@@ -81,20 +80,16 @@ def decode_table(
     from audiovq.batch import FileJob, decode_files
     from audiovq.cli.folders import FolderRun
     from audiovq.speech.output import DecodeOptions
-    from audiovq.tables.table import find_parts, table_format
+    from audiovq.tables.table import find_parts, list_rows
 
     if out == Path("-"):
         raise click.UsageError("OUT must be a folder, as CODES is a table.")
     out = out or table.with_name(f"{table.stem}_decoded")
-    parts = find_parts(table)
-    if not parts:
+    if not find_parts(table):
         raise AudiovqError(f"{table}: holds no part that ends in {table.suffix}; check the path")
-    jobs = []
-    part_of = {}
-    for part in parts:
-        for row_id in table_format(part).index(part).ids:
-            jobs.append(FileJob(part / row_id, out / f"{row_id}.wav"))
-            part_of[part / row_id] = part
+    rows = list_rows(table)
+    jobs = [FileJob(part / row_id, out / f"{row_id}.wav") for row_id, part in rows]
+    part_of = {part / row_id: part for row_id, part in rows}
     tokenizer = load_model()
     how = DecodeOptions(**keywords)
 
@@ -104,7 +99,7 @@ def decode_table(
     run = FolderRun(jobs, finished, "decoded", out, as_json)
     with run.counting() as done:
         for part, group in groupby(run.todo, lambda job: part_of[job.source]):
-            load = _Rows(part, table_format(part), tokenizer.code_format)
+            load = _Rows(part, tokenizer.code_format)
             todo = sorted(group, key=load.size, reverse=True)
             decode_files(tokenizer, todo, how, done=done, force=force, load=load)
     run.summarize()
@@ -113,9 +108,11 @@ def decode_table(
 class _Rows:
     """The rows of a part, by job: called, it gives the codes."""
 
-    def __init__(self, part: Path, kind: TableFormat, model: CodeFormat) -> None:
+    def __init__(self, part: Path, model: CodeFormat) -> None:
+        from audiovq.tables.table import rows_by_id
+
         self.model = model
-        self.rows = {part / str(row.facts["id"]): row for row in kind.rows(part)}
+        self.rows = {part / row_id: row for row_id, row in rows_by_id(part).items()}
 
     def size(self, job: FileJob) -> int:
         """Codes of a job. The longest goes first, so that no core is left with a long one at the end."""

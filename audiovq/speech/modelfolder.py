@@ -59,7 +59,7 @@ def find_model(name: str | os.PathLike[str] | None) -> ModelPlace:
 def find_prior_path(model: Path) -> Path:
     """Path of the prior of a model file: MODEL-prior.safetensors, else prior.safetensors beside it."""
     own = model.with_name(f"{model.stem}-prior{model.suffix}")
-    common = model.with_name("prior.safetensors")
+    common = model.with_name(PRIOR_NAME)
     return common if common.exists() and not own.exists() else own
 
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from audiovq.errors import AudiovqError, unreadable_file_error
 from audiovq.io.atomic import FolderInUse, FolderLock, PartialFile, remove_leftover_files
 from audiovq.tables.parquet import ParquetFormat
-from audiovq.tables.row import TableFormat, TableHeader, TableRow
+from audiovq.tables.row import StoredRow, TableFormat, TableHeader, TableRow
 from audiovq.tables.shards import ShardFormat
 
 PART_CODES = 1 << 21
@@ -38,6 +38,16 @@ def find_parts(path: Path) -> list[Path]:
         raise unreadable_file_error(path, error) from error
     endings = (path.suffix,) if path.suffix in TABLE_ENDINGS else TABLE_ENDINGS
     return [entry for entry in names if entry.suffix in endings]
+
+
+def list_rows(path: Path) -> list[tuple[str, Path]]:
+    """The ids of a table's rows, in order, each with its part. Raises: AudiovqError if a part is damaged."""
+    return [(row_id, part) for part in find_parts(path) for row_id in table_format(part).index(part).ids]
+
+
+def rows_by_id(part: Path) -> dict[str, StoredRow]:
+    """The rows of a part. Raises: AudiovqError if it is damaged."""
+    return {str(row.facts["id"]): row for row in table_format(part).rows(part)}
 
 
 class TableWriter:

@@ -12,7 +12,7 @@ from audiovq.io.folder import paths_below
 from audiovq.io.stages import report_stage
 from audiovq.speech.codes import CodeFormat, CodeSequence
 from audiovq.tables.row import StoredRow
-from audiovq.tables.table import TABLE_ENDINGS, find_parts, table_format
+from audiovq.tables.table import TABLE_ENDINGS, list_rows, rows_by_id
 from audiovq.units.runs import CodeRuns, find_runs
 
 CODE_ENDINGS = (".npy", ".avq")
@@ -125,14 +125,14 @@ class UnitCorpus:
         return [name.as_posix() for name in targets(found, "")], [self.path / path for path in found]
 
     def _list_table(self) -> tuple[list[str], list[Path]]:
-        found = [(row, part) for part in find_parts(self.path) for row in table_format(part).index(part).ids]
+        found = list_rows(self.path)
         return [row for row, _ in found], [part for _, part in found]
 
     def _row(self, part: Path, name: str) -> StoredRow:
         # Rows are read in the order of their parts, so that the last part is enough.
         if self._part is None or self._part[0] != part:
             try:
-                self._part = (part, {str(row.facts["id"]): row for row in table_format(part).rows(part)})
+                self._part = (part, rows_by_id(part))
             except AudiovqError as error:
                 self._part = (part, error)
         rows = self._part[1]
